@@ -1,0 +1,2 @@
+//! The FUSE server of a volume.
+#![forbid(unsafe_code)]
