@@ -2,7 +2,7 @@
 
 Launchers on one machine share the directories: removing one that another launcher's namespace has a mount on
 would take that mount away (Linux detaches it). So each launcher holds a shared lock on a registry file, which
-lists what was made; the last one to leave, or the next one after a kill, removes what is listed, if it is empty.
+lists what was made; the last one to leave, or the next one after a kill, removes what is listed and empty.
 """
 
 import fcntl

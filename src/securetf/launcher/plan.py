@@ -159,7 +159,7 @@ def describe(planned: LaunchPlan, *, simulation: Path | None) -> list[str]:
         "5. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status"
     )
     lines.append(
-        "not checked: CAS, attestation, whether the CAS has this Manifest, the volumes' content, the program, root, FUSE"
+        "not checked: CAS, attestation, whether this Manifest is current, volumes, the program, root, FUSE"
     )
     return lines
 

@@ -19,6 +19,7 @@ class Report:
         self.facts: dict[str, object] = {"version": VERSION}
         self._steps: list[dict[str, object]] = []
         self._memory: dict[str, int] = {}
+        self._inner = 0.0  # seconds that steps inside the current one took
 
     def add_start_of_process(self) -> None:
         """Add the step `load`: from the start of this process until now (resolution 10 ms, `proc(5)`)."""
@@ -28,12 +29,14 @@ class Report:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time one step; it is kept when it fails, too."""
-        begin = time.monotonic()
+        """Time one step, without the steps inside it; it is kept when it fails, too."""
+        begin, outer, self._inner = time.monotonic(), self._inner, 0.0
         try:
             yield
         finally:
-            self._steps.append({"name": name, "seconds": round(time.monotonic() - begin, 4)})
+            whole = time.monotonic() - begin
+            self._steps.append({"name": name, "seconds": round(whole - self._inner, 4)})
+            self._inner = outer + whole
 
     def started(self) -> None:
         """Note that the program runs now: what was before is the launcher's overhead."""

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,9 @@ from securetf.launcher.mountpoints import REGISTRY, MountPoints, make_directory
 from securetf.launcher.plan import LaunchPlan, PlannedMount
 from securetf.launcher.program import Cancelled, Signals, end_descendants, start
 from securetf.launcher.report import Report
-from securetf.launcher.stages import Mounted, Provisioned, Provisioner, Shield
+from securetf.launcher.stages import Mounted, Provisioner, Shield
 from securetf.manifest.rules import HOME_MEMORY
+from securetf.provisioning import Provision
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ def run(
     planned: LaunchPlan,
     *,
     provisioner: Provisioner,
-    shield: Callable[[Provisioned], Shield],
+    shield: Shield,
     report: Report,
     registry: Path = REGISTRY,
 ) -> Outcome:
@@ -110,12 +110,12 @@ class _Launch:
     def __init__(
         self,
         planned: LaunchPlan,
-        shield: Callable[[Provisioned], Shield],
+        shield: Shield,
         report: Report,
         signals: Signals,
         outcome: Outcome,
     ) -> None:
-        self._plan, self._shield_of, self._report = planned, shield, report
+        self._plan, self._shield, self._report = planned, shield, report
         self._signals, self._outcome = signals, outcome
         self._mounted: list[PlannedMount] = []
 
@@ -124,17 +124,16 @@ class _Launch:
         with ExitStack() as undo:
             undo.callback(provisioner.close)
             with self._report.step("measure"):
-                provisioner.attest()
+                provisioner.measure()
             self._signals.check()
-            with self._report.step("attest and provision"):
+            with self._report.step("provision"):
                 provision = provisioner.provision()
                 self._check(provision)
             self._signals.check()
             with self._report.step("mount"):
                 points = undo.enter_context(MountPoints(registry))
-                shield = self._shield_of(provision)
-                shield.enter_namespace()
-                self._mount_all(shield, provision, points, undo)
+                self._shield.enter_namespace()
+                self._mount_all(provisioner, provision, points, undo)
             self._signals.check()
             with self._report.step("secrets"):
                 environment = self._hand_over(provision)
@@ -154,7 +153,7 @@ class _Launch:
             with self._report.step("unmount and commit"):
                 undo.close()
 
-    def _check(self, provision: Provisioned) -> None:
+    def _check(self, provision: Provision) -> None:
         """The CAS answered for this Manifest and this workload, or the plan does not fit what it released."""
         if provision.manifest_hash != self._plan.manifest_hash:
             raise LaunchError(
@@ -174,7 +173,7 @@ class _Launch:
             )
 
     def _mount_all(
-        self, shield: Shield, provision: Provisioned, points: MountPoints, undo: ExitStack
+        self, provisioner: Provisioner, provision: Provision, points: MountPoints, undo: ExitStack
     ) -> None:
         grants = {grant.name: grant for grant in provision.volumes}
         for one in self._plan.mounts:
@@ -183,12 +182,13 @@ class _Launch:
             if one.kind == "volume":
                 if one.directory is None:
                     raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
-                mounted = shield.mount_volume(grants[one.name], one.directory, one.path)
+                grant = grants[one.name]
+                mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
                 undo.callback(self._take_down, mounted, one.name)
             else:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
-                shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
-                undo.callback(shield.unmount_memory, one.path)
+                self._shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
+                undo.callback(self._shield.unmount_memory, one.path)
             self._mounted.append(one)
         for name in ("home", "tmp"):
             os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
@@ -208,7 +208,7 @@ class _Launch:
             return
         if not below[-1].writable:
             raise LaunchError(
-                f"the mount point {one.path} does not exist in the volume {below[-1].name}, which is read-only",
+                f"{one.path} does not exist in the volume {below[-1].name}, which is read-only",
                 "pack the volume with that directory, or mount elsewhere",
             )
         for parent in [*reversed(Path(one.path).parents), Path(one.path)]:
@@ -216,7 +216,7 @@ class _Launch:
                 make_directory(str(parent))
                 undo.callback(_remove_empty, str(parent))
 
-    def _hand_over(self, provision: Provisioned) -> dict[bytes, bytes]:
+    def _hand_over(self, provision: Provision) -> dict[bytes, bytes]:
         """Write the secret files; return the program's whole environment."""
         secrets.write_files(self._plan.secret_files, provision.secrets)
         environment = {name.encode(): os.fsencode(value) for name, value in self._plan.environment.items()}

@@ -1,40 +1,31 @@
 """What the launcher needs of the stages before it, as Protocols: they are given as arguments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from securetf.provisioning import Provision, VolumeGrant
 
-class Grant(Protocol):
-    """The right to one volume (`securetf.provisioning.VolumeGrant`)."""
+Anchor = Callable[[int, int, bytes, int, bytes], None]  # (epoch, seq, root, new_seq, new_root), or it raises
 
-    @property
-    def name(self) -> str:
-        """Name of the volume in the Manifest."""
+
+class Provisioner(Protocol):
+    """Attests to the CAS and returns what it releases."""
+
+    def measure(self) -> None:
+        """Measure this software and make the attester ready."""
         ...
 
-    @property
-    def writable(self) -> bool:
-        """Whether the CAS grants writing."""
+    def provision(self) -> Provision:
+        """Challenge, Evidence, and the opened Provision."""
         ...
 
-
-class Provisioned(Protocol):
-    """What the CAS released (`securetf.provisioning.Provision`)."""
-
-    @property
-    def manifest_hash(self) -> bytes:
-        """Hash of the Manifest for which it was released, 32 bytes."""
+    def anchor(self, grant: VolumeGrant) -> Anchor:
+        """Return what makes new roots of this volume count at the CAS; native threads call it."""
         ...
 
-    @property
-    def volumes(self) -> Sequence[Grant]:
-        """One grant per volume of the workload."""
-        ...
-
-    @property
-    def secrets(self) -> Mapping[str, bytes]:
-        """Secret name to value."""
+    def close(self) -> None:
+        """Close the connection; called last, also when `provision` was never called."""
         ...
 
 
@@ -51,7 +42,7 @@ class Mounted(Protocol):
 
 
 class Shield(Protocol):
-    """The file-system shield as the launcher uses it. All calls come from one thread."""
+    """The file-system shield. The launcher calls it from one thread."""
 
     def enter_namespace(self) -> None:
         """Give the calling thread, and what it starts, a mount namespace of its own."""
@@ -65,22 +56,6 @@ class Shield(Protocol):
         """Unmount the tmpfs on `path`."""
         ...
 
-    def mount_volume(self, grant: Grant, directory: Path, path: str) -> Mounted:
-        """Open the volume in `directory` and mount it on `path`."""
-        ...
-
-
-class Provisioner(Protocol):
-    """Attests to the CAS and returns what it releases."""
-
-    def attest(self) -> None:
-        """Measure this software and prepare the Evidence's attester."""
-        ...
-
-    def provision(self) -> Provisioned:
-        """Challenge, Evidence, and the opened Provision. The connection stays for the volumes' anchors."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection; called last."""
+    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
+        """Open the volume whose ciphertext is in `directory` and mount it on `path`."""
         ...
