@@ -24,6 +24,7 @@ SIZE_LIMIT = 16 * 1024  # characters
 _TYPE = "eat+jwt"
 _NONCE_SIZE = 32  # bytes
 _COORDINATE_SIZE = 32  # bytes; P-256
+_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _PREFIX = "securetf"  # our own claims stand under this one name
 _ATTEST_AGAIN = "attest again; a token is good for 5 minutes, for one audience and for the attested key"
 
@@ -90,8 +91,8 @@ def issue(  # noqa: PLR0913 - one argument per claim
 ) -> str:
     """Return a JWT signed with ES256 by the CAS's token key (P-256), good for 5 minutes from `now`.
 
-    issuer: the CAS's name. subject: the workload's SPIFFE ID. nonce: 32 bytes, the challenge of the attestation.
-    confirmation_jwk: the attested TLS key. token_id: `jti`, random, at least 16 characters.
+    issuer: the CAS's name. subject: the workload's SPIFFE ID. nonce: 32 bytes, the challenge of the
+    attestation. confirmation_jwk: the attested TLS key. token_id: `jti`, random, at least 16 characters.
 
     Raises:
         TokenError: nonce or key of the wrong size.
@@ -128,7 +129,7 @@ def issue(  # noqa: PLR0913 - one argument per claim
                 "advisories": list(claims.advisories),
                 "evaluation_number": claims.tcb_evaluation_number,
             },
-            "registers": {name: value.hex() for name, value in claims.registers.items()},
+            "registers": {name: claims.registers[name].hex() for name in _REGISTERS},
             "endorsements_valid_until": int(claims.valid_until.timestamp()),
         },
     }
@@ -151,8 +152,8 @@ def check(
     """Return what a token about hardware says. keys: `kid` to key of the CAS. nonce: None if any one counts.
 
     Raises:
-        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience or nonce, expired.
-        SimulationRefusedError: the token is about a simulation.
+        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience or nonce,
+        expired. SimulationRefusedError: the token is about a simulation.
     """
     claims = check_insecure_simulation(
         token, keys=keys, issuer=issuer, audience=audience, nonce=nonce, now=now
@@ -211,7 +212,8 @@ def _verified_payload(token: str, keys: Mapping[str, ec.EllipticCurvePublicKey])
         header = jws.extract_compact(token.encode()).headers()
         if header.get("alg") != "ES256" or header.get("typ") != _TYPE:
             raise TokenError(
-                f"the token has alg {header.get('alg')!r} and typ {header.get('typ')!r}, expected ES256 and {_TYPE}",
+                f"the token has alg {header.get('alg')!r} and typ {header.get('typ')!r}, "
+                f"expected 'ES256' and {_TYPE!r}",
                 _ATTEST_AGAIN,
             )
         kid = header.get("kid")
@@ -225,7 +227,7 @@ def _verified_payload(token: str, keys: Mapping[str, ec.EllipticCurvePublicKey])
 
 
 def _read(payload: bytes) -> EarClaims:
-    """Take the claims out of an authenticated payload; the issuer wrote it, so a surprise is a wrong version."""
+    """Take the claims out of an authenticated payload: a surprise means another version."""
     try:
         claims = json.loads(payload)
         ours, cpu = claims[_PREFIX], claims["submods"]["cpu"]

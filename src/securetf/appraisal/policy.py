@@ -58,7 +58,7 @@ class Policy(Protocol):
 class AttestationResult:
     """The policy accepts these claims. Only `appraise` makes one; nothing is released without.
 
-    policy_id: "sha256:<64 hex>" over the policy and the expected RTMR 3. trustworthiness_vector: AR4SI claims.
+    policy_id: "sha256:<64 hex>" over policy and expected RTMR 3. trustworthiness_vector: AR4SI claims.
     status: EAR tier, the worst of the vector; a simulation is always `contraindicated`, although its policy
     accepted it, so that no relying party takes it for hardware.
     """

@@ -1,7 +1,7 @@
 """INSECURE SIMULATION: a development PKI in the shape of Intel's DCAP (PCK certificate and CRL profile 1.5).
 
-Root; PCK CA and TCB signer under it; one PCK leaf; CRLs, TCB info and QE identity; quotes. Everything names itself
-a simulation. Keys come from the operating system; times are arguments. Nothing here touches a file.
+Root; PCK CA and TCB signer under it; one PCK leaf; CRLs, TCB info and QE identity; quotes. Everything names
+itself a simulation. Keys come from the operating system; times are arguments. Nothing here touches a file.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """INSECURE SIMULATION of a TDX platform: production-shaped quotes under a development PKI kept on disk.
 
-It proves nothing about any machine: whoever reads the directory can make any quote. docs/platforms.md says what it
-is good for.
+It proves nothing about any machine: whoever reads the directory can make any quote. docs/platforms.md says
+what it is good for.
 """
 
 import json
@@ -36,13 +36,14 @@ FILE_SIZE_LIMIT = 1024 * 1024  # bytes
 
 _TD_ATTRIBUTES = (1 << 28).to_bytes(8, "little")  # SEPT_VE_DISABLE, nothing else
 _XFAM = bytes.fromhex("e702060000000000")
-_NOTICE = "INSECURE SIMULATION. This file belongs to a simulated TEE of securetf and proves nothing about any machine."
+_NOTICE = "INSECURE SIMULATION. This file belongs to a simulated TEE and proves nothing about any machine."
 _README = f"""{_NOTICE}
 
 Development PKI in the shape of Intel's DCAP, made by `securetf simulation create`:
 root.pem, pck-ca.pem, tcb-signer.pem, pck.pem   certificates
 *-key.pem                                       their private keys: who reads them can simulate any software
-collateral.json                                 TCB info, QE identity and CRLs; issued again before they expire
+collateral.json                                 TCB info, QE identity and CRLs; issued again before they
+expire
 """
 _FIX_CREATE = "make a platform with `securetf simulation create DIR`"
 _IDENTITIES = {"root": "root", "pck_ca": "pck-ca", "tcb_signer": "tcb-signer", "pck": "pck"}
@@ -126,7 +127,8 @@ class SimulatedTdx:
         self._rtmr3 = code_register(code_roots)
 
     def attest(self, report_data: bytes) -> Evidence:
-        """Return a quote with mr_td = software_measurement(), measured now, and rtmr3 = code_register(code_roots).
+        """Return a quote with mr_td = software_measurement(), measured now, and rtmr3 =
+        code_register(code_roots).
 
         Raises:
             AttesterError: report_data has not 64 bytes, or the software cannot be measured.

@@ -17,8 +17,8 @@ _FIX = "fetch the collateral of this platform again"
 class Endorsements:
     """One platform's collateral, not authenticated: the verifier checks every signature and window in it.
 
-    *_chain: PEM, signer first, root last. *_crl: DER. tcb_info, qe_identity: the exact JSON text that was signed.
-    *_signature: 64 bytes, r then s, big endian.
+    *_chain: PEM, signer first, root last. *_crl: DER. tcb_info, qe_identity: the exact JSON text that was
+    signed. *_signature: 64 bytes, r then s, big endian.
     """
 
     pck_crl_issuer_chain: str = field(repr=False)
@@ -59,7 +59,8 @@ class Endorsements:
 
 
 def strict_json(text: str | bytes, what: str) -> Any:
-    """Return parsed JSON of at most `SIZE_LIMIT` bytes; duplicate names and NaN are errors. `what` names it in errors.
+    """Return parsed JSON of at most `SIZE_LIMIT` bytes; duplicate names and NaN are errors. `what` names it
+    in errors.
 
     Raises:
         EndorsementError: not such a text.

@@ -11,7 +11,8 @@ from securetf.errors import EndorsementError
 
 SIMULATION_MARK = "INSECURE SIMULATION"  # in the subject of every certificate of a development PKI
 
-# Intel SGX Root CA, whose key signs SGX and TDX provisioning. Intel re-issued the certificate with the same key.
+# Intel SGX Root CA, whose key signs SGX and TDX provisioning. Intel re-issued the certificate with the same
+# key.
 _INTEL_SGX_ROOT = bytes.fromhex("a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e")
 
 
@@ -19,8 +20,8 @@ _INTEL_SGX_ROOT = bytes.fromhex("a0af031289f5d5d4132f9186068a7fc13628633ba235777
 class TrustAnchors:
     """Keys that a certificate chain may end in. An empty set trusts nothing.
 
-    spki_sha256: 32 bytes each. development: True if these are keys of an INSECURE SIMULATION; hardware verifiers
-    take no such set, and the simulation's verifier takes no other.
+    spki_sha256: 32 bytes each. development: True if these are keys of an INSECURE SIMULATION; hardware
+    verifiers take no such set, and the simulation's verifier takes no other.
     """
 
     spki_sha256: frozenset[bytes]

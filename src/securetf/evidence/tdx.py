@@ -1,7 +1,9 @@
-"""Intel TDX quotes v4 and v5 as exact bytes (Intel TDX DCAP Quoting Library API, rev 0.9, appendix 3). Little endian.
+"""Intel TDX quotes v4 and v5 as exact bytes (Intel TDX DCAP Quoting Library API, rev 0.9, appendix 3).
+Little endian.
 
-Strict: each declared length must fit its part exactly, reserved bytes are zero, and after the declared end only zero
-bytes may follow (genuine quotes are padded). `encode` gives the canonical bytes; nothing is keyed on the raw ones.
+Strict: each declared length must fit its part exactly, reserved bytes are zero, and after the declared end
+only zero bytes may follow (genuine quotes are padded). `encode` gives the canonical bytes; nothing is keyed
+on the raw ones.
 """
 
 import struct
@@ -37,9 +39,11 @@ def _sized(size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdReport:
-    """The body of a quote, TD report 1.0; with `tee_tcb_svn2` and `mr_service_td` 1.5. Fields as Intel names them.
+    """The body of a quote, TD report 1.0; with `tee_tcb_svn2` and `mr_service_td` 1.5. Fields as Intel
+    names them.
 
-    mr_td: SHA-384 of the TD's initial contents. rtmr0 to rtmr3: run-time registers. report_data: the TD's choice.
+    mr_td: SHA-384 of the TD's initial contents. rtmr0 to rtmr3: run-time registers. report_data: the TD's
+    choice.
     """
 
     tee_tcb_svn: bytes = _sized(16)
@@ -75,9 +79,10 @@ _BODY_SIZES = {body_type: sum(size for _, size in layout) for body_type, layout 
 class TdxQuote:
     """One quote as received; nothing is authenticated until `verifier.tdx` returns.
 
-    version: 4 or 5. user_data: 20 bytes of the quoting enclave. signature: 64 bytes by `attestation_key` (64 bytes,
-    x then y) over `signed_bytes`. qe_report: 384 bytes, signed by the PCK with `qe_report_signature`; its report
-    data binds attestation_key and qe_auth_data. pck_chain: PEM of leaf, CA and root, perhaps a closing NUL.
+    version: 4 or 5. user_data: 20 bytes of the quoting enclave. signature: 64 bytes by `attestation_key`
+    (64 bytes, x then y) over `signed_bytes`. qe_report: 384 bytes, signed by the PCK with
+    `qe_report_signature`; its report data binds attestation_key and qe_auth_data. pck_chain: PEM of leaf,
+    CA and root, perhaps a closing NUL.
     """
 
     version: int

@@ -18,7 +18,8 @@ _SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """The PCK chain of a quote: the root has a pinned key and signed itself; the rest is not authenticated yet.
+    """The PCK chain of a quote: the root has a pinned key and signed itself; the rest is not authenticated
+    yet.
 
     fmspc: 12 hex digits, upper case; names the platform's collateral.
     """
@@ -64,7 +65,8 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
 def check_signer_chain(what: str, pem: str, anchors: TrustAnchors) -> None:
     """Check that collateral names a TCB signer: a leaf right under a pinned root that is no PCK.
 
-    dcap-qvl verifies the chain, and takes any leaf under the root: a stolen PCK could sign TCB info for itself.
+    dcap-qvl verifies the chain, and takes any leaf under the root: a stolen PCK could sign TCB info for
+    itself.
 
     Raises:
         EndorsementError: another shape, root or role.

@@ -1,7 +1,7 @@
 """Verifier of Intel TDX quotes v4 and v5 (ECDSA P-256), offline, under pinned roots.
 
-Steps as numbered in Intel's "TDX DCAP Quoting Library API", section "Quote verification", are done by dcap-qvl
-behind our strict parser; what it leaves open is checked here. When it refuses, `tdx_diagnosis` names the part.
+The chain of trust of Intel's DCAP (docs/platforms.md, "Intel TDX", same numbers) is verified by dcap-qvl behind
+our strict parser; what it leaves open is checked here. When it refuses, `tdx_diagnosis` names the part.
 """
 
 import hmac
@@ -40,9 +40,9 @@ class TdxVerifier:
     ) -> None:
         """Configure the verifier.
 
-        anchors: `TrustAnchors.intel()`. endorsements_for: FMSPC (12 hex digits, upper case) to collateral, None
-        when there is none. minimum_tcb_evaluation: the lowest tcbEvaluationDataNumber that counts; without a floor
-        a host picks the collateral that is kindest to it.
+        anchors: `TrustAnchors.intel()`. endorsements_for: FMSPC (12 hex digits, upper case) to collateral,
+        None when there is none. minimum_tcb_evaluation: the lowest tcbEvaluationDataNumber that counts;
+        without a floor a host picks the collateral that is kindest to it.
 
         Raises:
             SimulationRefusedError: the anchors are development roots.
@@ -188,7 +188,8 @@ def _check_collateral(facts: _Facts, endorsements: Endorsements, minimum_tcb_eva
         )
     if facts.tcb_evaluation < minimum_tcb_evaluation:
         raise EndorsementError(
-            f"collateral has tcbEvaluationDataNumber {facts.tcb_evaluation}, at least {minimum_tcb_evaluation} counts",
+            f"collateral has tcbEvaluationDataNumber {facts.tcb_evaluation}, "
+            f"expected at least {minimum_tcb_evaluation}",
             "fetch the current collateral (update=standard) of this platform",
         )
     if facts.tcb_status == "Revoked":

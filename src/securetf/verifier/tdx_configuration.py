@@ -14,7 +14,8 @@ def check(body: TdReport) -> None:
     """Refuse a TD that its host can read, move or interrupt unseen.
 
     Raises:
-        ConfigurationError: debug, migratable, SEPT_VE_DISABLE clear, an unknown attribute bit, or a service TD.
+        ConfigurationError: debug, migratable, SEPT_VE_DISABLE clear, an unknown attribute bit, or a service
+        TD.
     """
     attributes = int.from_bytes(body.td_attributes, "little")
     if attributes & _DEBUG:

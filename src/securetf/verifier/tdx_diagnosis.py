@@ -1,8 +1,9 @@
-"""Names the part for which dcap-qvl refused a quote. It only refuses: whatever it finds, the answer is an error.
+"""Names the part for which dcap-qvl refused a quote. It only refuses: whatever it finds, the answer is an
+error.
 
-dcap-qvl's errors are free text. Each part is checked again here in the order of the chain of trust, so that a user
-learns whether the quote, the certificates, the collateral, the TCB or the configuration is at fault; dcap-qvl's own
-words are the detail.
+dcap-qvl's errors are free text. Each part is checked again here in the order of the chain of trust, so that
+a user learns whether the quote, the certificates, the collateral, the TCB or the configuration is at fault;
+dcap-qvl's own words are the detail.
 """
 
 import hashlib
@@ -162,7 +163,7 @@ def _check_identities(
     mr_signer = str(qe_identity.get("mrsigner")).lower()
     if mr_signer != quote.qe_report[128:160].hex():
         raise EndorsementError(
-            f"the quoting enclave is signed by {quote.qe_report[128:160].hex()}, Intel's identity says {mr_signer}",
+            f"the quoting enclave has MRSIGNER {quote.qe_report[128:160].hex()}, expected {mr_signer}",
             "use a platform with Intel's quoting enclave",
         )
 
