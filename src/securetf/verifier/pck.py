@@ -37,8 +37,7 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
         MalformedEvidenceError: not three certificates, or no SGX extension in the leaf.
         SignatureError: the root is not a trust anchor.
     """
-    text = pem.removesuffix(b"\0")
-    certificates = load_pem(text)
+    certificates = load_pem(pem.removesuffix(b"\0"))
     if len(certificates) != 3:
         raise MalformedEvidenceError(
             "the quote's PCK chain is not exactly three PEM certificates",
@@ -52,14 +51,21 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
         raise SignatureError(
             "the quote's certificate chain ends in a root whose own signature does not hold", _AS_GIVEN
         ) from None
+    return Chain(leaf=leaf, ca=ca, root=root, fmspc=fmspc(pem))
+
+
+def fmspc(pem: bytes) -> str:
+    """Return the FMSPC in the SGX extension of a chain's leaf: 12 hex digits, upper case; not authenticated.
+
+    Raises:
+        MalformedEvidenceError: there is no such extension, or it cannot be read.
+    """
     try:
-        fmspc = dcap_qvl.parse_pck_extension_from_pem(text).fmspc
+        return bytes(dcap_qvl.parse_pck_extension_from_pem(pem.removesuffix(b"\0")).fmspc).hex().upper()
     except ValueError as error:
         raise MalformedEvidenceError(
-            f"the PCK certificate's SGX extension cannot be read: {error}",
-            _AS_GIVEN,
+            f"the PCK certificate's SGX extension cannot be read: {error}", _AS_GIVEN
         ) from None
-    return Chain(leaf=leaf, ca=ca, root=root, fmspc=fmspc.hex().upper())
 
 
 def check_signer_chain(what: str, pem: str, anchors: TrustAnchors) -> None:

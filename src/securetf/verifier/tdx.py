@@ -1,6 +1,6 @@
 """Verifier of Intel TDX quotes v4 and v5 (ECDSA P-256), offline, under pinned roots.
 
-The chain of trust of Intel's DCAP (docs/platforms.md, "Intel TDX", same numbers) is verified by dcap-qvl behind
+The chain of trust of DCAP (docs/platforms.md, "Intel TDX", same numbers) is verified by dcap-qvl behind
 our strict parser; what it leaves open is checked here. When it refuses, `tdx_diagnosis` names the part.
 """
 
