@@ -12,7 +12,7 @@ mod volume;
 pub use api::{Anchor, Environment, Freshness, Grant, Options, Position, Store, VolumeKey};
 pub use error::{AnchorError, StoreError, VolumeError};
 pub use types::{
-    Attr, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO, RenameFlags, SetAttr,
-    SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
+    Attr, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO, RenameFlags, SetAttr, SetTime, StatFs,
+    Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
 };
 pub use volume::Volume;

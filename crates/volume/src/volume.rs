@@ -1,11 +1,5 @@
 //! Skeleton of the interface; bodies follow.
-#![allow(
-    missing_docs,
-    clippy::missing_errors_doc,
-    clippy::todo,
-    clippy::too_many_arguments,
-    unused_variables
-)]
+#![allow(missing_docs, clippy::missing_errors_doc, clippy::todo, clippy::too_many_arguments, unused_variables)]
 use std::sync::Arc;
 
 use crate::api::{Anchor, Environment, Freshness, Grant, Options, Store};
@@ -51,15 +45,7 @@ impl Volume {
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
         todo!()
     }
-    pub fn make_node(
-        &self,
-        parent: Ino,
-        name: &[u8],
-        kind: NodeKind<'_>,
-        mode: u32,
-        uid: u32,
-        gid: u32,
-    ) -> Result<Attr> {
+    pub fn make_node(&self, parent: Ino, name: &[u8], kind: NodeKind<'_>, mode: u32, uid: u32, gid: u32) -> Result<Attr> {
         todo!()
     }
     pub fn remove_file(&self, parent: Ino, name: &[u8]) -> Result<()> {
@@ -68,14 +54,7 @@ impl Volume {
     pub fn remove_dir(&self, parent: Ino, name: &[u8]) -> Result<()> {
         todo!()
     }
-    pub fn rename(
-        &self,
-        from_parent: Ino,
-        from: &[u8],
-        to_parent: Ino,
-        to: &[u8],
-        flags: RenameFlags,
-    ) -> Result<()> {
+    pub fn rename(&self, from_parent: Ino, from: &[u8], to_parent: Ino, to: &[u8], flags: RenameFlags) -> Result<()> {
         todo!()
     }
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
@@ -93,12 +72,7 @@ impl Volume {
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
         todo!()
     }
-    pub fn read_dir(
-        &self,
-        ino: Ino,
-        cookie: u64,
-        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> Result<()> {
+    pub fn read_dir(&self, ino: Ino, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         todo!()
     }
     pub fn xattr_get(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
