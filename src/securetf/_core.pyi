@@ -1,4 +1,4 @@
-"""The native module: volumes, their mounts, and the mount namespace of a thread. Only `securetf.shields` imports it.
+"""The native module: volumes, their mounts, a thread's mount namespace. Only `securetf.shields` imports it.
 
 Every call that can block releases the GIL. Errors are the classes of `securetf.errors`, with problem and fix.
 Paths inside a volume are '/'-separated, relative to its root; "" and "/" are the root.
@@ -45,7 +45,7 @@ class Entry:
 
 @final
 class Finding:
-    """One thing that does not authenticate: `path` in the volume, or of the object in the store, and what is wrong."""
+    """What does not authenticate: `path` in the volume, or of the object in the store, and what is wrong."""
 
     @property
     def path(self) -> str: ...
@@ -92,12 +92,12 @@ class MountStats:
 
 @final
 class Mount:
-    """A mounted volume, served by native threads of this process. When the process dies, the program gets ENOTCONN."""
+    """A mounted volume, served by native threads of this process; when it dies, the program gets ENOTCONN."""
 
     @property
     def path(self) -> str: ...
     def unmount(self) -> None:
-        """Unmount, from any thread; a second call does nothing. A mount still in use after 2 s is detached."""
+        """Unmount, from any thread; a second call does nothing. If still in use after 2 s, it is detached."""
 
     def stats(self) -> MountStats: ...
 
@@ -123,8 +123,8 @@ class Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
         volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned" or "group".
-        anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises FencedError,
-        ConflictError or CasUnreachableError; required when writable. Called from native threads.
+        anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
+        FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
 
         Raises: VolumeFormatError, VolumeRollbackError, VolumeKeyError, VolumeIntegrityError, VolumeBusyError,
         VolumeIoError, NoSpaceError, and what the anchor raises.
@@ -133,12 +133,13 @@ class Volume:
     def pack(self, source: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 
-        Keeps modes, owners, times, symlinks, hard links and user xattrs. progress(files, bytes) is called a few
-        times per second. Raises UsageError for sockets, devices and FIFOs, and before anything is written.
+        What the volume held before is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
+        progress(files, bytes) is called a few times per second. Raises UsageError for sockets, devices and
+        FIFOs, before anything is written.
         """
 
     def unpack(self, target: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
-        """Write the whole tree, each byte verified, into the directory `target`, which must be missing or empty."""
+        """Write the whole tree, each byte verified, into `target`, a directory that is missing or empty."""
 
     def ls(self, path: str) -> list[Entry]:
         """The entries of a directory by name, or the one entry of something else. UsageError if missing."""
@@ -165,7 +166,7 @@ class Volume:
         """
 
 def enter_mount_namespace() -> None:
-    """Give this thread, and what is forked from it, a private mount namespace. Raises EnvironmentUnfitError."""
+    """Give this thread, and what is forked from it, a mount namespace. Raises EnvironmentUnfitError."""
 
 def mount_tmpfs(path: str, *, size_bytes: int, mode: int) -> None:
     """Mount an empty memory file system in this thread's mount namespace."""

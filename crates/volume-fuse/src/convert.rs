@@ -68,7 +68,11 @@ fn permissions(mode: u32) -> u16 {
 
 fn system_time(nanoseconds: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
-    let time = if nanoseconds >= 0 { UNIX_EPOCH.checked_add(distance) } else { UNIX_EPOCH.checked_sub(distance) };
+    let time = if nanoseconds >= 0 {
+        UNIX_EPOCH.checked_add(distance)
+    } else {
+        UNIX_EPOCH.checked_sub(distance)
+    };
     time.unwrap_or(UNIX_EPOCH)
 }
 
@@ -83,7 +87,9 @@ pub(crate) fn set_time(time: TimeOrNow) -> SetTime {
 fn nanoseconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |distance| -distance),
+        Err(before) => {
+            i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |distance| -distance)
+        }
     }
 }
 
@@ -95,7 +101,10 @@ mod tests {
     fn times_before_1970_and_after_2262_convert_without_a_panic() {
         assert_eq!(nanoseconds(system_time(-1_500_000_000)), -1_500_000_000);
         assert_eq!(nanoseconds(system_time(1)), 1);
-        assert_eq!(nanoseconds(UNIX_EPOCH + Duration::from_secs(1 << 40)), i64::MAX);
+        assert_eq!(
+            nanoseconds(UNIX_EPOCH + Duration::from_secs(1 << 40)),
+            i64::MAX
+        );
         assert_eq!(nanoseconds(system_time(i64::MIN)), i64::MIN);
     }
 }

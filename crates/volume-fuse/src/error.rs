@@ -43,9 +43,9 @@ impl MountError {
     #[must_use]
     pub fn problem(&self) -> &str {
         match self {
-            Self::FuseUnavailable { problem, .. } | Self::Unfit { problem, .. } | Self::MountPoint { problem, .. } => {
-                problem
-            }
+            Self::FuseUnavailable { problem, .. }
+            | Self::Unfit { problem, .. }
+            | Self::MountPoint { problem, .. } => problem,
         }
     }
 
@@ -53,16 +53,24 @@ impl MountError {
     #[must_use]
     pub fn fix(&self) -> &str {
         match self {
-            Self::FuseUnavailable { fix, .. } | Self::Unfit { fix, .. } | Self::MountPoint { fix, .. } => fix,
+            Self::FuseUnavailable { fix, .. }
+            | Self::Unfit { fix, .. }
+            | Self::MountPoint { fix, .. } => fix,
         }
     }
 
     pub(crate) fn unfit(what: &str, errno: Errno, fix: &str) -> Self {
-        Self::Unfit { problem: format!("{what}: {}", errno.desc()), fix: fix.to_owned() }
+        Self::Unfit {
+            problem: format!("{what}: {}", errno.desc()),
+            fix: fix.to_owned(),
+        }
     }
 
     pub(crate) fn fuse(what: &str, errno: Errno, fix: &str) -> Self {
-        Self::FuseUnavailable { problem: format!("{what}: {}", errno.desc()), fix: fix.to_owned() }
+        Self::FuseUnavailable {
+            problem: format!("{what}: {}", errno.desc()),
+            fix: fix.to_owned(),
+        }
     }
 }
 

@@ -52,7 +52,11 @@ impl Mount {
     ///
     /// # Errors
     /// [`MountError::FuseUnavailable`] without device or right; [`MountError::MountPoint`] for a bad directory.
-    pub fn start(volume: Arc<Volume>, mountpoint: &Path, options: Options) -> Result<Self, MountError> {
+    pub fn start(
+        volume: Arc<Volume>,
+        mountpoint: &Path,
+        options: Options,
+    ) -> Result<Self, MountError> {
         let path = device::directory(mountpoint)?;
         let fd = device::open()?;
         let read_only = !options.writable;
@@ -62,9 +66,19 @@ impl Mount {
         })?;
         device::attach(&fd, &path, read_only)?;
         let counters = Arc::new(Counters::default());
-        let server = Server::new(volume, read_only, options.writeback && !read_only, Arc::clone(&counters));
+        let server = Server::new(
+            volume,
+            read_only,
+            options.writeback && !read_only,
+            Arc::clone(&counters),
+        );
         let threads = serve(server, fd, options.threads).inspect_err(|_| drop(unmount(&path)))?;
-        let mount = Self { path, namespace, server: Some(threads), counters };
+        let mount = Self {
+            path,
+            namespace,
+            server: Some(threads),
+            counters,
+        };
         if let Err(error) = device::raise_read_ahead(&mount.path, options.read_ahead_kib) {
             mount.counters.note_read_ahead(&error);
         }
@@ -89,7 +103,9 @@ impl Mount {
     /// # Errors
     /// [`MountError::Unfit`] if the kernel refuses to unmount.
     pub fn unmount(&mut self) -> Result<(), MountError> {
-        let Some(server) = self.server.take() else { return Ok(()) };
+        let Some(server) = self.server.take() else {
+            return Ok(());
+        };
         let path = self.path.clone();
         let outcome = self.namespace.run(move || unmount_patiently(&path));
         let deadline = Instant::now() + PATIENCE;
@@ -121,14 +137,20 @@ fn unmount_patiently(path: &Path) -> Result<(), Errno> {
     loop {
         match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
             Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(STEP),
-            Err(Errno::EBUSY) => return umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW),
+            Err(Errno::EBUSY) => {
+                return umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+            }
             outcome => return outcome,
         }
     }
 }
 
 /// Answers INIT on the calling thread, then serves on threads of their own.
-fn serve(server: Server, fd: OwnedFd, threads: usize) -> Result<JoinHandle<io::Result<()>>, MountError> {
+fn serve(
+    server: Server,
+    fd: OwnedFd,
+    threads: usize,
+) -> Result<JoinHandle<io::Result<()>>, MountError> {
     let failed = |error: io::Error| MountError::FuseUnavailable {
         problem: format!("the kernel did not start the FUSE connection: {error}"),
         fix: "check that the kernel is 5.4 or newer and see its log (dmesg)".to_owned(),

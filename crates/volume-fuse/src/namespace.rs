@@ -11,7 +11,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::MountError;
 
-const NEEDS_ADMIN: &str = "run as root, or give the process CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN)";
+const NEEDS_ADMIN: &str =
+    "run as root, or give the process CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN)";
 const THIS_THREAD: &str = "/proc/thread-self/ns/mnt";
 const MAIN_THREAD: &str = "/proc/self/ns/mnt";
 
@@ -21,10 +22,27 @@ const MAIN_THREAD: &str = "/proc/self/ns/mnt";
 /// # Errors
 /// [`MountError::Unfit`] without `CAP_SYS_ADMIN`.
 pub fn enter() -> Result<(), MountError> {
-    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
-        .map_err(|errno| MountError::unfit("no mount namespace of its own for the program", errno, NEEDS_ADMIN))?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|errno| MountError::unfit("the mounts of the new namespace cannot be made private", errno, NEEDS_ADMIN))
+    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).map_err(|errno| {
+        MountError::unfit(
+            "no mount namespace of its own for the program",
+            errno,
+            NEEDS_ADMIN,
+        )
+    })?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .map_err(|errno| {
+        MountError::unfit(
+            "the mounts of the new namespace cannot be made private",
+            errno,
+            NEEDS_ADMIN,
+        )
+    })
 }
 
 /// Mounts an empty memory file system at `path` (a directory), of at most `size_bytes`, mode as in chmod(2).
@@ -34,12 +52,26 @@ pub fn enter() -> Result<(), MountError> {
 pub fn mount_tmpfs(path: &Path, size_bytes: u64, mode: u32) -> Result<(), MountError> {
     let options = format!("size={size_bytes},mode={mode:o}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("securetf"), path, Some("tmpfs"), flags, Some(options.as_str())).map_err(|errno| match errno {
+    mount(
+        Some("securetf"),
+        path,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => MountError::MountPoint {
-            problem: format!("mount point {} is not a directory that exists", path.display()),
+            problem: format!(
+                "mount point {} is not a directory that exists",
+                path.display()
+            ),
             fix: "create the directory first".to_owned(),
         },
-        _ => MountError::unfit(&format!("cannot mount a memory file system at {}", path.display()), errno, NEEDS_ADMIN),
+        _ => MountError::unfit(
+            &format!("cannot mount a memory file system at {}", path.display()),
+            errno,
+            NEEDS_ADMIN,
+        ),
     })
 }
 
@@ -57,7 +89,11 @@ pub fn unmount(path: &Path) -> Result<(), MountError> {
             problem: format!("nothing is mounted at {}", path.display()),
             fix: "unmount only what was mounted, from the thread that mounted it".to_owned(),
         },
-        _ => MountError::unfit(&format!("cannot unmount {}", path.display()), errno, NEEDS_ADMIN),
+        _ => MountError::unfit(
+            &format!("cannot unmount {}", path.display()),
+            errno,
+            NEEDS_ADMIN,
+        ),
     })
 }
 
@@ -76,11 +112,17 @@ impl Namespace {
     fn open(path: &str) -> io::Result<Self> {
         let handle = File::open(path)?;
         let metadata = handle.metadata()?;
-        Ok(Self { identity: (metadata.dev(), metadata.ino()), handle })
+        Ok(Self {
+            identity: (metadata.dev(), metadata.ino()),
+            handle,
+        })
     }
 
     /// Runs `action` in this namespace: at once if the calling thread is in it, else on a thread that joins it.
-    pub(crate) fn run<T: Send>(&self, action: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
+    pub(crate) fn run<T: Send>(
+        &self,
+        action: impl FnOnce() -> Result<T, Errno> + Send,
+    ) -> Result<T, Errno> {
         if Self::of_this_thread().is_ok_and(|here| here.identity == self.identity) {
             return action();
         }
@@ -103,7 +145,9 @@ impl Namespace {
 /// Moves the calling server thread to the namespace of the process's main thread, so that it cannot reach the
 /// mount that it serves (and then wait for itself). Without the right to move, the thread stays: it opens no paths.
 pub(crate) fn leave_for_main() {
-    let (Ok(here), Ok(main)) = (Namespace::of_this_thread(), Namespace::open(MAIN_THREAD)) else { return };
+    let (Ok(here), Ok(main)) = (Namespace::of_this_thread(), Namespace::open(MAIN_THREAD)) else {
+        return;
+    };
     if here.identity != main.identity {
         let _ = main.join();
     }

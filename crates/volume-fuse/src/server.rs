@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use volume::{Attr, NodeKind, SetAttr, SetTime, Volume, VolumeError, XattrMode};
+use volume::{Attr, NodeKind, SetAttr, Volume, VolumeError, XattrMode};
 
 use crate::convert::{FOREVER, absent, attr, errno, file_type, set_time};
 use crate::device::MAX_REQUEST;
@@ -28,6 +28,11 @@ const O_EXCL: i32 = 0o200;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const GENERATION: Generation = Generation(0); // inode numbers are never used twice
+
+/// Free space that statfs reports, in blocks of 4 KiB (1 PiB), and free inodes: the format's limits are far away,
+/// and what the store has left is for the untrusted host to say.
+const FREE_BLOCKS: u64 = 1 << 38;
+const FREE_FILES: u64 = 1 << 32;
 
 thread_local! {
     /// The plaintext of one read reply, kept by each server thread between requests.
@@ -44,14 +49,30 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(volume: Arc<Volume>, read_only: bool, writeback: bool, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        volume: Arc<Volume>,
+        read_only: bool,
+        writeback: bool,
+        counters: Arc<Counters>,
+    ) -> Self {
         let block_size = volume.statfs().map_or(4096, |numbers| numbers.block_size);
-        Self { volume, read_only, writeback, block_size, counters }
+        Self {
+            volume,
+            read_only,
+            writeback,
+            block_size,
+            counters,
+        }
     }
 
     /// The errno of a failure; one that accuses the store is counted, for the launcher's report.
     fn failure(&self, error: &VolumeError) -> Errno {
-        if matches!(error, VolumeError::Integrity { .. } | VolumeError::Rollback { .. } | VolumeError::Format { .. }) {
+        if matches!(
+            error,
+            VolumeError::Integrity { .. }
+                | VolumeError::Rollback { .. }
+                | VolumeError::Format { .. }
+        ) {
             self.counters.note_integrity(error.problem());
         }
         errno(error)
@@ -72,7 +93,11 @@ impl Server {
     }
 
     fn durable(&self, ino: INodeNo, reply: ReplyEmpty) {
-        let outcome = if self.read_only { Ok(()) } else { self.volume.sync(Some(ino.0)) };
+        let outcome = if self.read_only {
+            Ok(())
+        } else {
+            self.volume.sync(Some(ino.0))
+        };
         self.empty(outcome, reply);
     }
 
@@ -80,7 +105,13 @@ impl Server {
     fn drop_privilege_bits(&self, ino: INodeNo) -> Result<(), VolumeError> {
         let mode = self.volume.attr(ino.0)?.mode;
         if mode & SUID_SGID != 0 {
-            self.volume.set_attr(ino.0, &SetAttr { mode: Some(mode & !SUID_SGID), ..SetAttr::default() })?;
+            self.volume.set_attr(
+                ino.0,
+                &SetAttr {
+                    mode: Some(mode & !SUID_SGID),
+                    ..SetAttr::default()
+                },
+            )?;
         }
         Ok(())
     }
@@ -88,7 +119,10 @@ impl Server {
     fn open_existing(&self, ino: INodeNo, flags: OpenFlags) -> Result<(), VolumeError> {
         self.volume.open_file(ino.0)?;
         if flags.0 & O_TRUNC != 0 && flags.acc_mode() != OpenAccMode::O_RDONLY {
-            let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+            let cut = SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            };
             if let Err(error) = self.volume.set_attr(ino.0, &cut) {
                 self.volume.release(ino.0);
                 return Err(error);
@@ -105,7 +139,14 @@ impl Server {
         mode: u32,
         flags: i32,
     ) -> Result<Attr, VolumeError> {
-        let made = self.volume.make_node(parent.0, name.as_bytes(), NodeKind::File, mode & 0o7777, owner.0, owner.1);
+        let made = self.volume.make_node(
+            parent.0,
+            name.as_bytes(),
+            NodeKind::File,
+            mode & 0o7777,
+            owner.0,
+            owner.1,
+        );
         match made {
             Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
                 let found = self.volume.lookup(parent.0, name.as_bytes())?;
@@ -121,12 +162,21 @@ impl Server {
     }
 
     /// Mode, owner and group of a new node: in a set-group-id directory the group is inherited (inode_init_owner).
-    fn placed(&self, request: &Request, parent: INodeNo, mode: u32, directory: bool) -> Result<(u32, u32), VolumeError> {
+    fn placed(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        directory: bool,
+    ) -> Result<(u32, u32), VolumeError> {
         let above = self.volume.attr(parent.0)?;
         if above.mode & 0o2000 == 0 {
             return Ok((mode & 0o7777, request.gid()));
         }
-        Ok(((mode & 0o7777) | if directory { 0o2000 } else { 0 }, above.gid))
+        Ok((
+            (mode & 0o7777) | if directory { 0o2000 } else { 0 },
+            above.gid,
+        ))
     }
 
     fn make(
@@ -138,7 +188,8 @@ impl Server {
         mode: u32,
     ) -> Result<Attr, VolumeError> {
         let (mode, gid) = self.placed(request, parent, mode, kind == NodeKind::Dir)?;
-        self.volume.make_node(parent.0, name.as_bytes(), kind, mode, request.uid(), gid)
+        self.volume
+            .make_node(parent.0, name.as_bytes(), kind, mode, request.uid(), gid)
     }
 }
 
@@ -164,7 +215,9 @@ impl Filesystem for Server {
         let flags = wanted(self.writeback) & config.capabilities();
         let refused = |_| io::Error::from_raw_os_error(Errno::EPROTO.code());
         config.add_capabilities(flags).map_err(refused)?;
-        config.set_max_write(MAX_REQUEST).map_err(|_| io::Error::from_raw_os_error(Errno::EPROTO.code()))?;
+        config
+            .set_max_write(MAX_REQUEST)
+            .map_err(|_| io::Error::from_raw_os_error(Errno::EPROTO.code()))?;
         let _ = config.set_max_background(64); // read-ahead stops at the congestion threshold
         let _ = config.set_congestion_threshold(64);
         Ok(())
@@ -210,8 +263,13 @@ impl Filesystem for Server {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let killed = mode.is_none() && (uid.is_some() || gid.is_some() || (size.is_some() && request.uid() != 0));
-        let outcome = if killed { self.drop_privilege_bits(ino) } else { Ok(()) };
+        let killed = mode.is_none()
+            && (uid.is_some() || gid.is_some() || (size.is_some() && request.uid() != 0));
+        let outcome = if killed {
+            self.drop_privilege_bits(ino)
+        } else {
+            Ok(())
+        };
         match outcome.and_then(|()| self.volume.set_attr(ino.0, &change)) {
             Ok(found) => reply.attr(&FOREVER, &attr(&found, self.block_size)),
             Err(error) => reply.error(self.failure(&error)),
@@ -238,10 +296,21 @@ impl Filesystem for Server {
         if mode & S_IFMT != S_IFREG {
             return reply.error(Errno::EPERM); // no sockets, FIFOs and devices in format 1
         }
-        self.entry(self.make(request, parent, name, NodeKind::File, mode), reply);
+        self.entry(
+            self.make(request, parent, name, NodeKind::File, mode),
+            reply,
+        );
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
         self.entry(self.make(request, parent, name, NodeKind::Dir, mode), reply);
     }
 
@@ -253,7 +322,14 @@ impl Filesystem for Server {
         self.empty(self.volume.remove_dir(parent.0, name.as_bytes()), reply);
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
         let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
         self.entry(self.make(request, parent, name, kind, 0o777), reply);
     }
@@ -274,12 +350,28 @@ impl Filesystem for Server {
             RenameFlags::RENAME_EXCHANGE => volume::RenameFlags::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let outcome = self.volume.rename(parent.0, name.as_bytes(), new_parent.0, new_name.as_bytes(), how);
+        let outcome = self.volume.rename(
+            parent.0,
+            name.as_bytes(),
+            new_parent.0,
+            new_name.as_bytes(),
+            how,
+        );
         self.empty(outcome, reply);
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        self.entry(self.volume.link(ino.0, new_parent.0, new_name.as_bytes()), reply);
+    fn link(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.entry(
+            self.volume.link(ino.0, new_parent.0, new_name.as_bytes()),
+            reply,
+        );
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -302,13 +394,21 @@ impl Filesystem for Server {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self.placed(request, parent, mode, false).and_then(|(mode, gid)| {
-            self.create_or_open((request.uid(), gid), parent, name, mode, flags)
-        });
+        let made = self
+            .placed(request, parent, mode, false)
+            .and_then(|(mode, gid)| {
+                self.create_or_open((request.uid(), gid), parent, name, mode, flags)
+            });
         match made {
             Ok(made) => {
                 let found = attr(&made, self.block_size);
-                reply.created(&FOREVER, &found, GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+                reply.created(
+                    &FOREVER,
+                    &found,
+                    GENERATION,
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                );
             }
             Err(error) => reply.error(self.failure(&error)),
         }
@@ -330,7 +430,9 @@ impl Filesystem for Server {
             if buffer.len() < wanted {
                 buffer.resize(wanted, 0);
             }
-            let Some(window) = buffer.get_mut(..wanted) else { return reply.error(Errno::EIO) };
+            let Some(window) = buffer.get_mut(..wanted) else {
+                return reply.error(Errno::EIO);
+            };
             match self.volume.read(ino.0, offset, window) {
                 Ok(count) => {
                     self.counters.note_read(count);
@@ -354,7 +456,11 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let killed = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let outcome = if killed { self.drop_privilege_bits(ino) } else { Ok(()) };
+        let outcome = if killed {
+            self.drop_privilege_bits(ino)
+        } else {
+            Ok(())
+        };
         match outcome.and_then(|()| self.volume.write(ino.0, offset, data)) {
             Ok(count) => {
                 self.counters.note_write(count);
@@ -386,7 +492,14 @@ impl Filesystem for Server {
         self.durable(ino, reply);
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         self.durable(ino, reply);
     }
 
@@ -394,9 +507,21 @@ impl Filesystem for Server {
         reply.error(Errno::ENOSYS); // FUSE_NO_OPENDIR_SUPPORT: directories are read by cookie and cached by the kernel
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let outcome = self.volume.read_dir(ino.0, offset, &mut |entry| {
-            !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), OsStr::from_bytes(entry.name))
+            !reply.add(
+                INodeNo(entry.ino),
+                entry.cookie,
+                file_type(entry.kind),
+                OsStr::from_bytes(entry.name),
+            )
         });
         match outcome {
             Ok(()) => reply.ok(),
@@ -404,7 +529,14 @@ impl Filesystem for Server {
         }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let mut names = Vec::new(); // attributes are asked for after the directory's lock is free again
         let outcome = self.volume.read_dir(ino.0, offset, &mut |entry| {
             names.push((entry.cookie, entry.ino, entry.name.to_vec()));
@@ -419,7 +551,14 @@ impl Filesystem for Server {
                 Err(VolumeError::NotFound) => continue, // removed meanwhile
                 Err(error) => return reply.error(self.failure(&error)),
             };
-            if reply.add(INodeNo(child), cookie, OsStr::from_bytes(&name), &FOREVER, &found, GENERATION) {
+            if reply.add(
+                INodeNo(child),
+                cookie,
+                OsStr::from_bytes(&name),
+                &FOREVER,
+                &found,
+                GENERATION,
+            ) {
                 break;
             }
         }
@@ -432,7 +571,16 @@ impl Filesystem for Server {
                 let block = 4096;
                 let used = numbers.bytes.div_ceil(u64::from(block));
                 let free = FREE_BLOCKS; // the store's real limit shows as ENOSPC
-                reply.statfs(used + free, free, free, numbers.files + FREE_FILES, FREE_FILES, block, numbers.name_max, block);
+                reply.statfs(
+                    used + free,
+                    free,
+                    free,
+                    numbers.files + FREE_FILES,
+                    FREE_FILES,
+                    block,
+                    numbers.name_max,
+                    block,
+                );
             }
             Err(error) => reply.error(self.failure(&error)),
         }
@@ -454,7 +602,10 @@ impl Filesystem for Server {
             XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        self.empty(self.volume.xattr_set(ino.0, name.as_bytes(), value, mode), reply);
+        self.empty(
+            self.volume.xattr_set(ino.0, name.as_bytes(), value, mode),
+            reply,
+        );
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -497,11 +648,6 @@ impl Filesystem for Server {
     }
 }
 
-/// Free space that statfs reports, in blocks of 4 KiB (1 PiB), and free inodes: the format's limits are far away,
-/// and what the store has left is for the untrusted host to say.
-const FREE_BLOCKS: u64 = 1 << 38;
-const FREE_FILES: u64 = 1 << 32;
-
 /// Asked with size 0 for the length, else for the bytes (fuse_getxattr_in).
 fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
     let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
@@ -514,6 +660,8 @@ fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
 
 #[cfg(test)]
 mod tests {
+    use volume::SetTime;
+
     use super::*;
 
     #[test]

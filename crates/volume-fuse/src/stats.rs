@@ -41,7 +41,8 @@ impl Counters {
 
     pub(crate) fn note_write(&self, bytes: usize) {
         self.writes.fetch_add(1, Ordering::Relaxed);
-        self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes_written
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn note_integrity(&self, problem: String) {
@@ -58,7 +59,11 @@ impl Counters {
     }
 
     pub(crate) fn read(&self) -> Stats {
-        let words = self.words.lock().map(|words| words.clone()).unwrap_or_default();
+        let words = self
+            .words
+            .lock()
+            .map(|words| words.clone())
+            .unwrap_or_default();
         Stats {
             reads: self.reads.load(Ordering::Relaxed),
             bytes_read: self.bytes_read.load(Ordering::Relaxed),

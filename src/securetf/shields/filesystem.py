@@ -1,7 +1,7 @@
 """The file-system shield: volumes opened with what the CAS granted, and mounted for one program.
 
-A `Volume` comes from `open_volume`; a `MountSet` shows volumes at their paths in the mount namespace of the thread
-that calls it and takes them down again in reverse order.
+A `Volume` comes from `open_volume`; a `MountSet` shows volumes at their paths in the mount namespace of the
+thread that calls it and takes them down again in reverse order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,12 +44,12 @@ __all__ = [
 
 
 class Anchor(Protocol):
-    """Where the one current root of a volume is kept: the CAS, or a local trust file. Called from native threads."""
+    """Where the one current root of a volume is kept: CAS or local trust file. Called from native threads."""
 
     def __call__(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes, /) -> None:
         """Replace (seq, root) by the new pair if both and the epoch are current.
 
-        Raises: FencedError, ConflictError, CasUnreachableError, or another SecuretfError: nothing was replaced.
+        Raises: FencedError, ConflictError, CasUnreachableError or another SecuretfError: nothing was replaced.
         """
         ...
 
@@ -57,11 +57,13 @@ class Anchor(Protocol):
 def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> Volume:
     """Open the ciphertext in `directory` at exactly the state that the grant names.
 
-    A grant that is writable and still at sequence 0 creates the volume, and the directory. A writable grant needs an
-    anchor. Raises what `_core.Volume.open` raises.
+    A grant that is writable and still at sequence 0 creates the volume, and the directory. A writable grant
+    needs an anchor. Raises what `_core.Volume.open` raises.
     """
     if grant.writable and anchor is None:
-        raise UsageError(f"volume {grant.name} is to be written without an anchor", fix="pass the CAS's advance")
+        raise UsageError(
+            f"volume {grant.name} is to be written without an anchor", fix="pass the CAS's advance"
+        )
     if not grant.writable and not directory.is_dir():
         raise UsageError(
             f"volume {grant.name} has no directory {directory}",
@@ -78,7 +80,9 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
         seq=grant.seq,
         root=grant.root,
         writable=grant.writable,
-        freshness="group" if grant.writable else grant.freshness,  # an owner also writes what readers have pinned
+        freshness="group"
+        if grant.writable
+        else grant.freshness,  # an owner also writes what readers have pinned
         chunk_size=grant.chunk_size,
         anchor=anchor if grant.writable else None,
     )
@@ -86,7 +90,7 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
 
 @contextmanager
 def closing(volume: Volume) -> Iterator[Volume]:
-    """Close the volume at the end; a failed final commit is raised unless another error is on its way already."""
+    """Close the volume at the end; a failed final commit is raised unless another error is on its way."""
     try:
         yield volume
     except BaseException:
@@ -108,12 +112,14 @@ class MountSet:
         """`volumes`: open volumes by absolute mount point, which must exist when its turn comes."""
         for path in volumes:
             if not path.is_absolute() or ".." in path.parts:
-                raise UsageError(f"mount point {path} is not absolute", fix="give a path that begins with / and has no ..")
+                raise UsageError(
+                    f"mount point {path} is not absolute", fix="give a path that begins with / and has no .."
+                )
         self._volumes = {path: volumes[path] for path in sorted(volumes, key=lambda path: path.parts)}
         self._mounts: list[Mount] = []
 
     def mount(self, *, threads: int = 4) -> None:
-        """Mount each volume in the calling thread's mount namespace, outer paths first; undone if one fails."""
+        """Mount each volume in the calling thread's namespace, outer paths first; undone if one fails."""
         try:
             for path, volume in self._volumes.items():
                 self._mounts.append(volume.mount(str(path), threads=threads))

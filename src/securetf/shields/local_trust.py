@@ -1,7 +1,7 @@
 """A local trust file: key and freshness of one volume without a CAS, for an owner's laptop and for tests.
 
-It is weaker than a CAS, and says so in itself: whoever reads the file reads the volume, and whoever can put an older
-copy of the file *and* of the volume back rolls it back unnoticed.
+It is weaker than a CAS, and says so in itself: whoever reads the file reads the volume, and whoever can put an
+older copy of the file *and* of the volume back rolls it back unnoticed.
 """
 
 import base64
@@ -21,8 +21,8 @@ from securetf.errors import ConflictError, FencedError, KeyFileError, UsageError
 from securetf.provisioning import VolumeGrant
 
 WARNING = (
-    "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together with an "
-    "older copy of the volume is not noticed. Keep it secret, and off the storage that holds the volume."
+    "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together with "
+    "an older copy of the volume is not noticed. Keep it secret, and off the storage that holds the volume."
 )
 DEFAULT_CHUNK_SIZE = 65536  # bytes
 _ZERO_ROOT = bytes(32)
@@ -61,7 +61,9 @@ class LocalTrust:
             UsageError: the chunk size is not one of 4096 … 1048576.
         """
         if not 4096 <= chunk_size <= 1 << 20 or chunk_size & (chunk_size - 1):
-            raise UsageError(f"chunk size {chunk_size} is not a power of two from 4096 to 1048576", fix="use 65536")
+            raise UsageError(
+                f"chunk size {chunk_size} is not a power of two from 4096 to 1048576", fix="use 65536"
+            )
         content = _File(
             volume_id=secrets.token_bytes(16).hex(),
             key=base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -71,10 +73,13 @@ class LocalTrust:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
             raise KeyFileError(
-                f"trust file {path} exists already", fix="name another file; it may be the only key of a volume"
+                f"trust file {path} exists already",
+                fix="name another file; it may be the only key of a volume",
             ) from error
         except OSError as error:
-            raise KeyFileError(f"trust file {path} cannot be made: {error.strerror}", fix="name another path") from error
+            raise KeyFileError(
+                f"trust file {path} cannot be made: {error.strerror}", fix="name another path"
+            ) from error
         with os.fdopen(descriptor, "wb") as file:
             file.write(_encode(content))
             file.flush()
@@ -82,12 +87,14 @@ class LocalTrust:
         return cls(path)
 
     def grant(self, *, writable: bool, name: str = "local") -> VolumeGrant:
-        """What a CAS would grant: for writing with the epoch raised durably first, for reading as it stands."""
+        """What a CAS would grant: for writing with the epoch raised durably, for reading as it stands."""
         with self._locked():
             content = self._read()
             if writable:
                 if content.epoch == _MAX_EPOCH:
-                    raise KeyFileError(f"trust file {self.path} has used up its epochs", fix="pack into a new volume")
+                    raise KeyFileError(
+                        f"trust file {self.path} has used up its epochs", fix="pack into a new volume"
+                    )
                 content = msgspec.structs.replace(content, epoch=content.epoch + 1)
                 self._write(content)
         return VolumeGrant(
@@ -110,7 +117,7 @@ class LocalTrust:
             content = self._read()
             if content.epoch != epoch:
                 raise FencedError(
-                    f"the volume was opened for writing again (epoch {content.epoch}, this writer has {epoch})",
+                    f"the volume was opened for writing again: epoch {content.epoch}, this writer has {epoch}",
                     fix="stop the other writer, then open the volume anew",
                 )
             if (content.seq, bytes.fromhex(content.root)) != (seq, root):
@@ -140,7 +147,9 @@ class LocalTrust:
             raise _unreadable(self.path, error) from error
         with os.fdopen(descriptor, "rb") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise KeyFileError(f"trust file {self.path} is accessible to others", fix=f"chmod 600 {self.path}")
+                raise KeyFileError(
+                    f"trust file {self.path} is accessible to others", fix=f"chmod 600 {self.path}"
+                )
             raw = file.read(_MAX_SIZE + 1)
         try:
             if len(raw) > _MAX_SIZE:
@@ -177,7 +186,9 @@ def _key(path: Path, content: _File) -> bytes:
     except binascii.Error as error:
         raise KeyFileError(f"the key in trust file {path} is not base64", fix="restore the file") from error
     if len(key) != 32:
-        raise KeyFileError(f"the key in trust file {path} has {len(key)} bytes, expected 32", fix="restore the file")
+        raise KeyFileError(
+            f"the key in trust file {path} has {len(key)} bytes, expected 32", fix="restore the file"
+        )
     return key
 
 
