@@ -43,7 +43,9 @@ model = keras.Sequential(
         keras.layers.Dense(10, activation="softmax"),
     ]
 )
-model.compile(optimizer=keras.optimizers.Adam(0.001), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+model.compile(
+    optimizer=keras.optimizers.Adam(0.001), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+)
 model.fit(load("train", images), epochs=epochs, shuffle=False, verbose=2)
 loss, accuracy = model.evaluate(load("test", 2_000), verbose=0)
 print(f"test accuracy {accuracy:.4f}, test loss {loss:.6f}")

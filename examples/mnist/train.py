@@ -27,7 +27,9 @@ model = keras.Sequential(
         keras.layers.Dense(10, activation="softmax"),
     ]
 )
-model.compile(optimizer=keras.optimizers.Adam(0.0005), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+model.compile(
+    optimizer=keras.optimizers.Adam(0.0005), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+)
 model.fit(x_train, y_train, batch_size=100, epochs=epochs, verbose=2)
 loss, accuracy = model.evaluate(x_test, y_test, batch_size=500, verbose=0)
 print(f"test accuracy {accuracy:.4f}, test loss {loss:.6f}")
