@@ -1,6 +1,6 @@
 """Runs the launcher in its own process with real namespaces, tmpfs, bind mounts and programs, but no CAS.
 
-argv[1]: a JSON file with manifest, workload, volumes {name: directory}, secrets {name: hex} and what shall fail.
+argv[1]: a JSON file with manifest, workload, volumes {name: directory}, secrets {name: hex} and what fails.
 """
 
 import ctypes
