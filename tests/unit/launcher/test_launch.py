@@ -457,3 +457,20 @@ def test_report_when_the_program_ended_has_times_of_all_steps_and_memory(launch:
     before = ("load", "measure", "provision", "mount", "secrets", "start")
     assert report["until_program_seconds"] == pytest.approx(sum(steps[name] for name in before), abs=0.001)
     assert 1 << 20 < report["resident_memory"]["at_start_bytes"] <= report["resident_memory"]["peak_bytes"]
+
+
+def test_run_when_the_working_directory_is_in_a_volume_starts_there_and_leaves_it_unbusy(
+    launch: Launch,
+) -> None:
+    (launch.directory / "v").mkdir()
+    program = launch.directory / "v" / "program"
+    program.write_text("#!/bin/sh\npwd\n")
+    program.chmod(0o755)
+    launch.config["volumes"] = {"v": str(launch.directory / "v")}
+    base = launch.base
+    launch.write(
+        "./program", tables="[volumes.v]\n", volumes=f'{{ v = "{base}:ro" }}', working_directory=f'"{base}"'
+    )
+    result = launch.run()
+    assert (result.returncode, result.stdout) == (0, f"{base}\n")
+    assert f"unmount {base}" in launch.events
