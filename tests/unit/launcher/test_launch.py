@@ -330,7 +330,11 @@ def test_run_when_the_last_commit_fails_says_so_and_is_never_zero(
         (("no-such-program",), {}, "no-such-program is in no directory of PATH (/usr/local/sbin:"),
         (("/no/such",), {}, "the program /no/such does not exist"),
         (("/etc/passwd",), {}, "the program /etc/passwd is not executable"),
-        (("true",), {"working_directory": '"/no/such"'}, "the working directory /no/such does not exist"),
+        (
+            ("true",),
+            {"working_directory": '"/no/such"'},
+            "the working directory /no/such cannot be entered: No such",
+        ),
     ],
 )
 def test_run_when_the_program_cannot_be_started_says_why(
