@@ -121,8 +121,8 @@ def start(command: tuple[str, ...], environment: Mapping[bytes, bytes], working_
     if setpriv is None:
         raise EnvironmentUnfitError("the program setpriv is missing", "install the package util-linux")
     try:
-        # Not `Popen(cwd=…)`: its child would wait for a volume's native threads while this thread holds the GIL,
-        # which their anchor needs. The thread's own directory is not shared (CLONE_FS); the child inherits it.
+        # Not `Popen(cwd=…)`: its child would wait for a volume's native threads while this thread holds the
+        # GIL, which their anchor needs. This thread's directory is its own (CLONE_FS); the child inherits it.
         os.chdir(working_directory)
     except OSError as error:
         raise LaunchError(
