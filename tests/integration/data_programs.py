@@ -1,4 +1,3 @@
-# ruff: noqa: S311, S608  (seeded data)
 """More programs that run on a mounted volume, as `posix_programs.py`: contents, mappings, databases, and remounts."""
 
 import contextlib
@@ -119,9 +118,9 @@ def the_tree_is_still_there(root: Path) -> None:
     try:
         (root / "new").write_bytes(b"")
     except OSError as error:
-        assert error.errno == errno.EROFS
-    else:
-        raise AssertionError("a read-only mount took a write")
+        if error.errno == errno.EROFS:
+            return
+    raise AssertionError("a read-only mount took a write")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-# ruff: noqa: S311, PTH123  (seeded data; paths of raw bytes)
-"""Programs that run on a mounted volume: `posix_programs.py NAME DIRECTORY` runs one function in a directory of its own.
+"""Programs that run on a mounted volume: `posix_programs.py NAME DIRECTORY own` runs one function in its directory.
 
 They know nothing of securetf. Each asserts what Linux promises for an ordinary file system.
 """
@@ -29,7 +28,9 @@ def refused(code: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        assert error.errno == code, f"{error!r}, expected {errno.errorcode[code]}"
+        if error.errno == code:
+            return
+        raise AssertionError(f"{error!r}, expected {errno.errorcode[code]}") from error
     else:
         raise AssertionError(f"not refused; expected {errno.errorcode[code]}")
 
@@ -259,7 +260,7 @@ def names_of_any_bytes_up_to_255(root: Path) -> None:
         with open(directory + b"/" + name, "rb") as file:
             assert file.read() == name
     with refused(errno.ENAMETOOLONG):
-        open(directory + b"/" + b"n" * 256, "wb")
+        os.open(directory + b"/" + b"n" * 256, os.O_CREAT | os.O_WRONLY)
 
 
 def sync_calls_succeed(root: Path) -> None:

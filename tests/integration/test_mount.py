@@ -122,7 +122,7 @@ def test_nested_mounts_win_by_the_longest_path_whatever_their_order(
         "from securetf.shields.filesystem import MountSet, enter_mount_namespace, open_volume\n"
         "from securetf.shields.local_trust import LocalTrust\n"
         "def opened(directory, trust):\n"
-        "    grant = LocalTrust(Path(trust)).grant(writable=False); return open_volume(Path(directory), grant, None)\n"
+        "    return open_volume(Path(directory), LocalTrust(Path(trust)).grant(writable=False), None)\n"
         "at = Path(sys.argv[1]); enter_mount_namespace()\n"
         "mounts = MountSet({at / 'below': opened(*sys.argv[4:6]), at: opened(*sys.argv[2:4])})\n"
         "with mounts:\n"
