@@ -478,3 +478,16 @@ def test_run_when_the_working_directory_is_in_a_volume_starts_there_and_leaves_i
     result = launch.run()
     assert (result.returncode, result.stdout) == (0, f"{base}\n")
     assert f"unmount {base}" in launch.events
+
+
+def test_run_when_a_volume_is_mounted_in_the_home_directory_the_program_finds_it(launch: Launch) -> None:
+    (launch.directory / "v").mkdir()
+    (launch.directory / "v" / "mnist.npz").write_text("data")
+    launch.config["volumes"] = {"v": str(launch.directory / "v")}
+    launch.shell(
+        "cat ~/.keras/datasets/mnist.npz && echo x > ~/.keras/keras.json && stat -c %a ~ $TMPDIR",
+        "[volumes.v]\n",
+        volumes='{ v = "/run/securetf/home/.keras/datasets:ro" }',
+    )
+    result = launch.run()
+    assert (result.returncode, result.stdout) == (0, "data700\n700\n"), result.stderr
