@@ -133,7 +133,7 @@ class Volume:
     def pack(self, source: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 
-        What the volume held before is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
+        What the volume held is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
         progress(files, bytes) is called a few times per second. Raises UsageError for sockets, devices and
         FIFOs, before anything is written.
         """

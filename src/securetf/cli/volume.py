@@ -11,9 +11,7 @@ from typing import Any
 
 import click
 
-from securetf.cas_client import CasClient, load_trust
 from securetf.errors import UsageError, VolumeIntegrityError
-from securetf.keys import load_owner_key
 from securetf.provisioning import VolumeGrant
 from securetf.shields import filesystem
 from securetf.shields.local_trust import DEFAULT_CHUNK_SIZE, WARNING, LocalTrust
@@ -50,6 +48,9 @@ class _Access:
                 "the volume's key is with a CAS, which needs --cas, --session, --volume and --key",
                 "give all four, or --trust-file for local use without a CAS",
             )
+        from securetf.cas_client import CasClient, load_trust  # noqa: PLC0415  (TLS is not needed without a CAS)
+        from securetf.keys import load_owner_key  # noqa: PLC0415
+
         trust = load_trust(self.cas)
         if trust.simulated:
             click.echo("securetf: SIMULATION: this CAS proves nothing about its machine", err=True)
@@ -57,7 +58,13 @@ class _Access:
         with CasClient(trust) as client:
             ask = client.packing_grant if writable else client.export_grant
             grant = ask(self.session, self.volume, owner)
-            yield grant, _anchor(client, grant)
+
+            def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
+                client.advance(
+                    grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root
+                )
+
+            yield grant, advance
 
     @contextmanager
     def opened(self, directory: Path, *, writable: bool) -> Iterator[filesystem.Volume]:
@@ -67,13 +74,6 @@ class _Access:
             filesystem.closing(filesystem.open_volume(directory, grant, anchor)) as volume,
         ):
             yield volume
-
-
-def _anchor(client: CasClient, grant: VolumeGrant) -> filesystem.Anchor:
-    def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
-        client.advance(grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
-
-    return advance
 
 
 def _with_access(function: Callable[..., None]) -> Callable[..., None]:

@@ -189,9 +189,9 @@ class _Launch:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
                 self._shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
                 undo.callback(self._shield.unmount_memory, one.path)
+                for name in ("home", "tmp") if one.path == HOME_MEMORY else ():
+                    os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
             self._mounted.append(one)
-        for name in ("home", "tmp"):
-            os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
 
     def _mount_point(self, one: PlannedMount, points: MountPoints, undo: ExitStack) -> None:
         """See to it that the mount point exists: on the host's file system, or inside a mount of ours."""
