@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from securetf.claims import Platform
 from securetf.endorsements.trust import SIMULATION_MARK
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import tdx
@@ -42,11 +43,12 @@ def _facts(quote: tdx.TdxQuote) -> dict[str, Any]:
         certificate.subject.rfc4514_string()
         for certificate in pck.load_pem(quote.pck_chain.removesuffix(b"\0"))
     ]
+    simulated = any(SIMULATION_MARK in subject for subject in certificates)
     attributes = int.from_bytes(quote.body.td_attributes, "little")
     return {
         "authenticated": False,
-        "platform": "tdx",
-        "simulated": any(SIMULATION_MARK in subject for subject in certificates),
+        "platform": (Platform.INSECURE_SIMULATION if simulated else Platform.TDX).value,
+        "simulated": simulated,
         "version": quote.version,
         "size_bytes": len(tdx.encode(quote)),
         **{name: getattr(quote.body, name).hex() for name in _REGISTERS},

@@ -12,7 +12,7 @@ from securetf.attester.measurement import measured_files, software_measurement
 def command(as_json: bool) -> None:
     """Print the measurement of the installed securetf and its interpreter.
 
-    It is the Reference Value `mr_td` of [appraisal.insecure_simulation] in a Manifest. On TDX hardware, MRTD comes
+    It is the Reference Value `mr_td` of [appraisal.insecure_simulation] in a Manifest. On TDX, MRTD comes
     from the image of the machine instead.
     """
     measurement = software_measurement().hex()

@@ -25,7 +25,7 @@ from securetf.errors import (
     UnsupportedPlatformError,
 )
 from securetf.evidence import tdx
-from securetf.verifier import pck, tdx_configuration, tdx_diagnosis
+from securetf.verifier import pck, tdx_configuration, tdx_diagnosis, tdx_levels
 
 EndorsementsFor = Callable[[str], Endorsements | None]
 _REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
@@ -103,7 +103,7 @@ def authenticate(
     # 4. Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
     facts = _verify_signatures(quote, canonical, chain, endorsements, now)
     # 5. What dcap-qvl leaves open about the collateral.
-    _check_collateral(facts, endorsements, minimum_tcb_evaluation)
+    _check_collateral(facts, quote, endorsements, minimum_tcb_evaluation)
     # 6. Configuration of the TD.
     tdx_configuration.check(quote.body)
     # 7. Binding: nonce, keys, CAS and Manifest, in one digest.
@@ -174,13 +174,16 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
         ) from None
 
 
-def _check_collateral(facts: _Facts, endorsements: Endorsements, minimum_tcb_evaluation: int) -> None:
+def _check_collateral(
+    facts: _Facts, quote: tdx.TdxQuote, endorsements: Endorsements, minimum_tcb_evaluation: int
+) -> None:
     tcb_info = json.loads(endorsements.tcb_info)  # authentic by now
     if str(tcb_info["pceId"]).lower() != facts.pce_id.hex():
         raise EndorsementError(
             f"TCB info is for PCE {tcb_info['pceId']}, the platform has {facts.pce_id.hex()}",
             "fetch the collateral of this platform",
         )
+    tdx_levels.check_module(quote.body, tcb_info)
     if facts.tcb_evaluation != facts.qe_evaluation:
         raise EndorsementError(
             f"TCB info has evaluation number {facts.tcb_evaluation}, QE identity {facts.qe_evaluation}",

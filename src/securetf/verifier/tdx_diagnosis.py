@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+import dcap_qvl
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,7 +22,7 @@ from securetf.endorsements import Endorsements
 from securetf.endorsements.dcap import strict_json
 from securetf.errors import EndorsementError, EvidenceError, SignatureError, TcbError
 from securetf.evidence import tdx
-from securetf.verifier import tdx_configuration
+from securetf.verifier import tdx_configuration, tdx_levels
 from securetf.verifier.pck import Chain, load_pem
 
 _FETCH = "fetch the collateral of this platform again and check this machine's clock"
@@ -55,8 +56,8 @@ def explain(
     )
     _check_revocation(chain, endorsements, now)
     _check_quote_signatures(quote, chain)
-    _check_identities(quote, chain, tcb_info, qe_identity)
-    _check_levels(detail)
+    _check_identities(chain, tcb_info, qe_identity)
+    _check_levels(quote, tcb_info, qe_identity, detail)
     tdx_configuration.check(quote.body)
     raise EvidenceError(f"dcap-qvl refused the quote: {detail}", _RESTART)
 
@@ -151,42 +152,30 @@ def _check_quote_signatures(quote: tdx.TdxQuote, chain: Chain) -> None:
         raise SignatureError("the quote's signature does not hold: header or body was changed", _RESTART)
 
 
-def _check_identities(
-    quote: tdx.TdxQuote, chain: Chain, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any]
-) -> None:
+def _check_identities(chain: Chain, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any]) -> None:
     for what, document, expected in (("TCB info", tcb_info, "TDX"), ("QE identity", qe_identity, "TD_QE")):
         if document.get("id") != expected:
             raise EndorsementError(f"{what} is for {document.get('id')!r}, expected {expected!r}", _FETCH)
     fmspc = str(tcb_info.get("fmspc")).upper()
     if fmspc != chain.fmspc:
         raise EndorsementError(f"TCB info is for FMSPC {fmspc}, the platform has {chain.fmspc}", _FETCH)
-    mr_signer = str(qe_identity.get("mrsigner")).lower()
-    if mr_signer != quote.qe_report[128:160].hex():
-        raise EndorsementError(
-            f"the quoting enclave has MRSIGNER {quote.qe_report[128:160].hex()}, expected {mr_signer}",
-            "use a platform with Intel's quoting enclave",
-        )
 
 
-def _check_levels(detail: str) -> None:
-    """The rest is arithmetic on authentic values; dcap-qvl's words decide the class."""
-    for words, error, problem in (
-        (
-            "No matching TCB level",
-            TcbError,
-            "the platform's TCB is below every level that the TCB info knows",
-        ),
-        ("TCB status is invalid", TcbError, "the platform's TCB is revoked"),
-        ("QE ISVSVN", TcbError, "the quoting enclave is older than every level of its identity"),
-        ("TDX module ISVSVN", TcbError, "the TDX module is older than every level of its identity"),
-        ("TDX module", EndorsementError, "the TDX module is not one that the TCB info knows"),
-        ("tdxModule", EndorsementError, "the TCB info lacks the identity of the TDX module"),
-        ("QE ", EndorsementError, "the quoting enclave is not the one that the QE identity describes"),
-        ("TCB", EndorsementError, "the TCB info cannot be used"),
-    ):
-        if words in detail:
-            fix = "update firmware and TDX module of this machine" if error is TcbError else _FETCH
-            raise error(f"{problem}: {detail}", fix)
+def _check_levels(
+    quote: tdx.TdxQuote, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any], detail: str
+) -> None:
+    extension = dcap_qvl.parse_pck_extension_from_pem(quote.pck_chain.removesuffix(b"\0"))
+    try:
+        tdx_levels.check_statuses(tcb_info, qe_identity)
+        tdx_levels.check_quoting_enclave(quote.qe_report, qe_identity)
+        for svn in (quote.body.tee_tcb_svn, quote.body.tee_tcb_svn2):
+            if svn is not None:  # the second is that of the running module, in a TD report 1.5
+                tdx_levels.check_platform(svn, extension.cpu_svn, extension.pce_svn, tcb_info)
+        tdx_levels.check_module(quote.body, tcb_info)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise EndorsementError(f"the collateral cannot be used: {error!r}: {detail}", _FETCH) from None
+    if "Revoked" in detail:
+        raise TcbError(f"the platform's TCB is Revoked: {detail}", "do not use this machine")
 
 
 def _check_window(what: str, start: datetime, end: datetime, now: datetime) -> None:
