@@ -73,7 +73,9 @@ class SignedRequest:
                 _owner_key(self.key_id, self.algorithm).verify(self.signature, self.base)
             else:
                 if self.algorithm != "ecdsa-p256-sha256":
-                    raise NotAuthorisedError(f"algorithm {self.algorithm} does not fit the attested key", _FIX)
+                    raise NotAuthorisedError(
+                        f"algorithm {self.algorithm} does not fit the attested key", _FIX
+                    )
                 r, s = (int.from_bytes(half, "big") for half in (self.signature[:32], self.signature[32:]))
                 key.verify(encode_dss_signature(r, s), self.base, ECDSA(SHA256()))
         except InvalidSignature:

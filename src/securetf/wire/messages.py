@@ -15,7 +15,7 @@ SessionName = Annotated[
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Instance = Annotated[int, Meta(ge=0, lt=65536)]
 Epoch = Annotated[int, Meta(ge=0, lt=2**32)]
-Sequence = Annotated[int, Meta(ge=0, lt=2**63)]
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 ManifestText = Annotated[str, Meta(min_length=1, max_length=262144)]
 VolumeIdText = Annotated[str, Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}$")]
 
@@ -86,13 +86,13 @@ class AttestRequest(Message):
 
     session: SessionName
     workload: Name
-    instance: Instance = 0
     nonce: Nonce
     manifest_hash: Digest
     platform: Annotated[str, Meta(max_length=64)]
     evidence: EvidenceBytes
     tls_spki: Spki
     hpke_public_key: HpkePublicKey
+    instance: Instance = 0
 
 
 class AttestResponse(Message):

@@ -38,8 +38,9 @@ class ReplayGuard:
         key = signed.created.to_bytes(8, "big") + f"{signed.key_id}\0{signed.nonce}".encode()
         if signed.created <= self._floor or transaction.get(_TABLE, key) is not None:
             raise NotAuthorisedError(
-                "this signed request was used before", "sign again with a fresh nonce; if you did not repeat it, "
-                "someone else did: look at `securetf audit show`"
+                "this signed request was used before",
+                "sign again with a fresh nonce; if you did not repeat it, "
+                "someone else did: look at `securetf audit show`",
             )
         transaction.put(_TABLE, key, b"1")
         self._known.append(key)
@@ -132,7 +133,8 @@ def require_update(context: Context, session: SessionRow, key_id: str) -> None:
     require_read(context, session, key_id)
     if not names(session, context.manifest_of(session).access.update, key_id):
         raise NotAuthorisedError(
-            f"{key_id} is not in `[access] update` of {session.name}", "let a key that is there make the change"
+            f"{key_id} is not in `[access] update` of {session.name}",
+            "let a key that is there make the change",
         )
 
 

@@ -28,7 +28,9 @@ class AuditLog:
             NotFoundError: no such session, or not for this key.
         """
         context = self.context
-        draft = AuditDraft(action="audit.read", session=session, actor=owner.key_id, details={"first": str(first)})
+        draft = AuditDraft(
+            action="audit.read", session=session, actor=owner.key_id, details={"first": str(first)}
+        )
 
         def operation(transaction: Transaction) -> None:
             require_read(context, session_of(transaction, session), owner.key_id)

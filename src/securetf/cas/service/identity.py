@@ -59,14 +59,19 @@ def load_or_create(store: Store, now: datetime) -> CasIdentity:
         made = _create(now)
         store.transact(lambda transaction: put(transaction, _ROW, made))
         row = made
-    tls_key, token_key = load_der_private_key(row.tls_private, None), load_der_private_key(row.token_private, None)
+    tls_key, token_key = (
+        load_der_private_key(row.tls_private, None),
+        load_der_private_key(row.token_private, None),
+    )
     audit_key = load_der_private_key(row.audit_private, None)
     if not (
         isinstance(tls_key, EllipticCurvePrivateKey)
         and isinstance(token_key, EllipticCurvePrivateKey)
         and isinstance(audit_key, Ed25519PrivateKey)
     ):
-        raise CasStateError("the CAS's identity row holds keys of other kinds", "start the release that wrote it")
+        raise CasStateError(
+            "the CAS's identity row holds keys of other kinds", "start the release that wrote it"
+        )
     spki = tls_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return CasIdentity(
         tls_key=tls_key,

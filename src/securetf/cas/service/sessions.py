@@ -150,7 +150,9 @@ class Sessions:
             if name not in volumes:
                 volumes[name] = _make_volume(transaction, session, name)
         if len(volumes) > MAX_VOLUMES:
-            raise LimitError(f"{session} has had {len(volumes)} volumes, the limit is {MAX_VOLUMES}", "make a new session")
+            raise LimitError(
+                f"{session} has had {len(volumes)} volumes, the limit is {MAX_VOLUMES}", "make a new session"
+            )
         for name, secret in manifest.secrets.items():
             _make_secret(transaction, session, name, secret.kind, secret.size_bytes)
         row = SessionRow(

@@ -8,7 +8,16 @@ from msgspec.structs import replace
 from securetf.cas.service.access import OwnerRequest, check_window, names, require_read, require_update
 from securetf.cas.service.context import Context
 from securetf.cas.service.entries import AuditDraft
-from securetf.cas.service.rows import Lease, SessionRow, VolumeRow, find, no_volume, put, session_of, volume_of
+from securetf.cas.service.rows import (
+    Lease,
+    SessionRow,
+    VolumeRow,
+    find,
+    no_volume,
+    put,
+    session_of,
+    volume_of,
+)
 from securetf.cas.store import Transaction
 from securetf.errors import ConflictError, FencedError, LimitError, NotAuthorisedError, SecuretfError
 from securetf.keys.signature import SignedRequest
@@ -77,7 +86,9 @@ class Volumes:
 
         return self._grant("export", owner, draft, (session, name, public), operation)
 
-    def advance(self, signed: SignedRequest, draft: AuditDraft, volume_id: bytes, request: AdvanceRequest) -> None:
+    def advance(
+        self, signed: SignedRequest, draft: AuditDraft, volume_id: bytes, request: AdvanceRequest
+    ) -> None:
         """Move a volume's state. The request is signed by the holder of the lease.
 
         Raises:
@@ -85,7 +96,11 @@ class Volumes:
             ConflictError: not from the current state. NotAuthorisedError: the signature does not hold.
         """
         draft.actor, context = signed.key_id, self.context
-        draft.details = {"volume_id": volume_id.hex(), "seq": str(request.new_seq), "root": request.new_root.hex()}
+        draft.details = {
+            "volume_id": volume_id.hex(),
+            "seq": str(request.new_seq),
+            "root": request.new_root.hex(),
+        }
         try:
             check_window(context, signed)
             self._authenticate(signed, volume_id)
@@ -198,7 +213,8 @@ def _swap(transaction: Transaction, volume: VolumeRow, request: AdvanceRequest) 
         )
     if request.new_seq <= request.seq:
         raise ConflictError(
-            f"the new sequence number {request.new_seq} does not follow {request.seq}", "count up from the current one"
+            f"the new sequence number {request.new_seq} does not follow {request.seq}",
+            "count up from the current one",
         )
     put(transaction, volume.volume_id, replace(volume, seq=request.new_seq, root=request.new_root))
 

@@ -105,7 +105,9 @@ def load_checkpoints(database: SqliteDatabase, keys: StoreKeys, head: Head) -> l
     """
     checkpoints, digest, seq = [bytes(32)], bytes(32), 0
     while seq < head.log_length:
-        for entry in read_entries(database, keys, seq, min(CHECKPOINT_ENTRIES, head.log_length - seq), digest):
+        for entry in read_entries(
+            database, keys, seq, min(CHECKPOINT_ENTRIES, head.log_length - seq), digest
+        ):
             digest, seq = entry.digest, entry.seq + 1
         if seq % CHECKPOINT_ENTRIES == 0:
             checkpoints.append(digest)

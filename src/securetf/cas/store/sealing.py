@@ -118,7 +118,9 @@ def _open(key: bytes, sealed: bytes, aad: bytes, what: str) -> bytes:
         cipher = AESGCM(_derive(key, b"row\0" + salt))
         return cipher.decrypt(nonce, sealed[_SALT_SIZE + _NONCE_SIZE :], aad)
     except (InvalidTag, ValueError):
-        raise CasStateError(f"{what} does not open: altered, moved, or under another root key", _RESTORE) from None
+        raise CasStateError(
+            f"{what} does not open: altered, moved, or under another root key", _RESTORE
+        ) from None
 
 
 def _show(key: bytes) -> str:

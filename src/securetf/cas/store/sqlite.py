@@ -48,7 +48,10 @@ class SqliteDatabase:
         mode = "rwc" if create else "rw"
         with self._errors():
             self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+                f"{path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
             )
             for pragma in (
                 "trusted_schema = OFF",
@@ -72,10 +75,13 @@ class SqliteDatabase:
     def meta(self) -> Meta:
         """Read the meta row after checking that the schema is exactly ours (no triggers, no views)."""
         with self._errors():
-            schema = [row[0] for row in self._connection.execute("SELECT sql FROM sqlite_schema WHERE sql NOT NULL")]
+            schema = [
+                row[0] for row in self._connection.execute("SELECT sql FROM sqlite_schema WHERE sql NOT NULL")
+            ]
             if sorted(schema) != sorted(_SCHEMA):
                 raise CasStateError(
-                    f"{self._path} does not have the tables of a CAS database", "name the data directory of a CAS"
+                    f"{self._path} does not have the tables of a CAS database",
+                    "name the data directory of a CAS",
                 )
             rows = self._connection.execute(
                 "SELECT format, store_id, root_version, wrapped_master, head FROM meta"
@@ -83,7 +89,8 @@ class SqliteDatabase:
         if len(rows) != 1 or rows[0][0] != FORMAT:
             found = f"format {rows[0][0]}" if rows else "no format"
             raise CasStateError(
-                f"{self._path} has {found}, this release reads format {FORMAT}", "use the release that wrote it"
+                f"{self._path} has {found}, this release reads format {FORMAT}",
+                "use the release that wrote it",
             )
         names = ("format", "store_id", "root_version", "wrapped_master", "head")
         return Meta(**dict(zip(names, rows[0], strict=True)))
@@ -113,7 +120,9 @@ class SqliteDatabase:
         with self._errors(), self._transaction() as connection:
             for change in changes:
                 if change.sealed is None:
-                    connection.execute("DELETE FROM row WHERE tbl = ? AND key = ?", (change.table, change.key))
+                    connection.execute(
+                        "DELETE FROM row WHERE tbl = ? AND key = ?", (change.table, change.key)
+                    )
                 else:
                     connection.execute(
                         "INSERT INTO row VALUES (?, ?, ?, ?) ON CONFLICT (tbl, key) "

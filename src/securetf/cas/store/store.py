@@ -241,7 +241,8 @@ def create_store(
     if path.exists() or anchor.read() != Anchored(0, GENESIS.digest()):
         os.close(lock)
         raise CasStateError(
-            f"{path} exists or its anchor has counted before", "start the CAS on it, or name an empty directory"
+            f"{path} exists or its anchor has counted before",
+            "start the CAS on it, or name an empty directory",
         )
     master = os.urandom(KEY_SIZE)
     keys = StoreKeys.derive(master, store_id)
