@@ -1,10 +1,10 @@
 """The file-system shield by itself, against gocryptfs in the same run.
 
-`python benchmarks/volume.py [--quick] [--json FILE]`, as root, with gocryptfs. EVALUATION row 4. The ciphertext of
-both lies on a tmpfs, so the software is measured and not a disk; reads are cold after drop_caches (the ciphertext
-stays in memory), warm where said. Contenders alternate; medians of 5 rounds (3 with --quick). Everything happens in
-a mount namespace that ends with this process. The volume's anchor is a local trust file on the same tmpfs: write
-and fsync rows include its fsyncs and its rename, but no network.
+`python benchmarks/volume.py [--quick] [--json FILE]`, as root, with gocryptfs. EVALUATION row 4. The
+ciphertext of both lies on a tmpfs, so the software is measured and not a disk; reads are cold after
+drop_caches (the ciphertext stays in memory), warm where said. Contenders alternate; medians of 5 rounds
+(3 with --quick). Everything happens in a mount namespace that ends with this process. The volume's anchor
+is a local trust file on the same tmpfs: write and fsync rows include its fsyncs and rename, but no network.
 """
 
 import argparse
