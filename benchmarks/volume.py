@@ -1,9 +1,10 @@
-"""The file-system shield by itself, against gocryptfs in the same run: `python benchmarks/volume.py [--quick] [--json FILE]`.
+"""The file-system shield by itself, against gocryptfs in the same run.
 
-EVALUATION row 4. Ciphertext of both lies on a tmpfs, so the software is measured and not a disk; reads are cold after
-drop_caches (the ciphertext stays in memory), warm where said. Contenders alternate; medians of 5 rounds (3 with --quick).
-Needs root and gocryptfs; everything happens in a mount namespace that ends with this process. The volume's anchor is a
-local trust file on the same tmpfs: write and fsync rows include its two fsyncs and rename, but no network.
+`python benchmarks/volume.py [--quick] [--json FILE]`, as root, with gocryptfs. EVALUATION row 4. The
+ciphertext of both lies on a tmpfs, so the software is measured and not a disk; reads are cold after
+drop_caches (the ciphertext stays in memory), warm where said. Contenders alternate; medians of 5 rounds
+(3 with --quick). Everything happens in a mount namespace that ends with this process. The volume's anchor
+is a local trust file on the same tmpfs: write and fsync rows include its fsyncs and rename, but no network.
 """
 
 import argparse
@@ -41,11 +42,11 @@ TARGETS: dict[tuple[str, str], float] = {  # design/VOLUME.md "Targets": the lea
 }
 LIMITS = {
     "write_and_fsync": "FUSE copies through the page cache (1 MiB requests), then sealing and one commit",
-    "cold_read": "copies: store to buffer, buffer to page cache, page cache to program; decryption is a tenth",
+    "cold_read": "copies: store to buffer to page cache to program; decryption is a tenth",
     "mmap_cold_read": "as cold_read, plus page faults",
     "reopen_warm_read": "one copy out of the page cache: it is kept across opens",
     "random_4k": "one FUSE round trip and one 64 KiB chunk to decrypt for each 4 KiB",
-    "small_create": "two FUSE round trips for each file (CREATE, WRITE or SETATTR) over the classic transport",
+    "small_create": "FUSE round trips for each file (LOOKUP, CREATE, WRITE), classic transport",
     "small_cold_read": "FUSE round trips: LOOKUP, OPEN, READ",
     "append_fsync": "commit: journal record, two syncs of the store, anchor",
     "pack_small_files": "reading the source; no mount is involved",

@@ -77,11 +77,10 @@ class Host:
     def run(self, *argv: str, timeout: float = 120) -> dict[str, Any]:
         return self.ask(run=list(argv), timeout=timeout)
 
-    def program(self, name: str, *argv: str, timeout: float = 120) -> None:
-        """Run one function of posix_programs.py on the mount; its assertion is ours."""
-        done = self.run(
-            sys.executable, str(PROGRAMS), name, str(self.packed.mountpoint), *argv, timeout=timeout
-        )
+    def program(self, script: str, name: str, *argv: str, timeout: float = 120) -> None:
+        """Run one function of a script beside this file on the mount; its assertion is ours."""
+        command = [sys.executable, str(HERE / script), name, str(self.packed.mountpoint), *argv]
+        done = self.run(*command, timeout=timeout)
         assert done["status"] == 0, done["stdout"] + done["stderr"]
 
     def close(self) -> dict[str, Any]:

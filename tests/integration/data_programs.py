@@ -1,4 +1,4 @@
-"""More programs that run on a mounted volume, as `posix_programs.py`: contents, mappings, databases, and remounts."""
+"""More programs that run on a mounted volume, as `posix_programs.py`: contents, databases and remounts."""
 
 import contextlib
 import errno

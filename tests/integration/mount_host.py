@@ -1,7 +1,7 @@
 """A program, not a test: mounts one volume in a mount namespace of its own and runs commands there.
 
-argv[1]: JSON {directory, trust_file, mountpoint, writable, options}. Then one JSON request a line on stdin, one answer
-a line on stdout. Ends at end of input: unmounts and closes the volume.
+argv[1]: JSON {directory, trust_file, mountpoint, writable, options}. Then one JSON request a line on stdin,
+one answer a line on stdout. Ends at end of input: unmounts and closes the volume.
 """
 
 import json

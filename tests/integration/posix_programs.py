@@ -1,4 +1,4 @@
-"""Programs that run on a mounted volume: `posix_programs.py NAME DIRECTORY own` runs one function in its directory.
+"""Programs that run on a mounted volume: `posix_programs.py NAME DIRECTORY own` runs one in its directory.
 
 They know nothing of securetf. Each asserts what Linux promises for an ordinary file system.
 """
