@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from securetf.endorsements import TrustAnchors
 from securetf.errors import EndorsementError, EvidenceError, MalformedEvidenceError, SignatureError
 
-_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
+_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
 _AS_GIVEN = "pass the quote exactly as the platform gave it"
 _FETCH = "fetch the collateral of this platform again"
 _SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
@@ -37,7 +37,7 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
         MalformedEvidenceError: not three certificates, or no SGX extension in the leaf.
         SignatureError: the root is not a trust anchor.
     """
-    certificates = load_pem(pem.removesuffix(b"\0"))
+    certificates = load_pem(pem.removesuffix(b"\0").decode("latin-1"))
     if len(certificates) != 3:
         raise MalformedEvidenceError(
             "the quote's PCK chain is not exactly three PEM certificates",
@@ -77,22 +77,22 @@ def check_signer_chain(what: str, pem: str, anchors: TrustAnchors) -> None:
     Raises:
         EndorsementError: another shape, root or role.
     """
-    certificates = load_pem(pem.encode())
+    certificates = load_pem(pem)
     if len(certificates) != 2:
         raise EndorsementError(f"the issuer chain of {what} is not two PEM certificates", _FETCH)
     leaf, root = certificates
     _check_pin(f"the issuer chain of {what}", root, anchors, EndorsementError)
-    if leaf.issuer != root.subject or _has_sgx_extension(leaf):
+    if not _right_under(root, leaf):
         raise EndorsementError(f"the signer of {what} is not a TCB signer right under the root", _FETCH)
 
 
-def load_pem(pem: bytes) -> list[x509.Certificate]:
+def load_pem(pem: str) -> list[x509.Certificate]:
     """Return the certificates of a PEM text that has nothing else in it; empty if it is not one."""
     blocks = _BLOCK.findall(pem)
-    if b"".join(blocks) != pem:
+    if "".join(blocks) != pem:
         return []
     try:
-        return [x509.load_pem_x509_certificate(block) for block in blocks]
+        return [x509.load_pem_x509_certificate(block.encode()) for block in blocks]
     except (ValueError, UnsupportedAlgorithm):
         return []
 
@@ -116,11 +116,12 @@ def _name(certificate: x509.Certificate) -> str:
         return "an unreadable name"
 
 
-def _has_sgx_extension(certificate: x509.Certificate) -> bool:
+def _right_under(root: x509.Certificate, leaf: x509.Certificate) -> bool:
+    """Return whether `leaf` names `root` as its issuer and is no PCK; False if it cannot be read."""
     try:
-        certificate.extensions.get_extension_for_oid(_SGX_EXTENSION)
+        leaf.extensions.get_extension_for_oid(_SGX_EXTENSION)
     except x509.ExtensionNotFound:
+        return leaf.issuer == root.subject
+    except (ValueError, x509.DuplicateExtension):
         return False
-    except ValueError:
-        return True
-    return True
+    return False

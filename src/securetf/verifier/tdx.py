@@ -7,7 +7,7 @@ our strict parser; what it leaves open is checked here. When it refuses, `tdx_di
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ from securetf.evidence import tdx
 from securetf.verifier import pck, tdx_configuration, tdx_diagnosis, tdx_levels
 
 EndorsementsFor = Callable[[str], Endorsements | None]
+_COLLATERAL = tuple(entry.name for entry in fields(Endorsements))
 _REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _CONTEXT = ("mr_seam", "mr_config_id", "mr_owner", "mr_owner_config")
 
@@ -144,7 +145,7 @@ def _verify_signatures(
     seconds = int(now.timestamp())
     root = chain.root.public_bytes(Encoding.DER)
     try:
-        collateral = dcap_qvl.QuoteCollateralV3.from_json(endorsements.to_json())
+        collateral = dcap_qvl.QuoteCollateralV3(**{name: getattr(endorsements, name) for name in _COLLATERAL})
         claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
             canonical, collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
         )

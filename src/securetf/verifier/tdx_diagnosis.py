@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import dcap_qvl
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -37,6 +37,18 @@ def explain(
     Raises:
         EvidenceError: always; the exact subclass where the part is found.
     """
+    try:
+        _check_parts(quote, chain, endorsements, now, detail)
+    except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        raise EvidenceError(
+            f"a certificate or CRL behind the quote cannot be read: {error}; dcap-qvl: {detail}", _RESTART
+        ) from None
+    raise EvidenceError(f"dcap-qvl refused the quote: {detail}", _RESTART)
+
+
+def _check_parts(
+    quote: tdx.TdxQuote, chain: Chain, endorsements: Endorsements, now: datetime, detail: str
+) -> None:
     _check_certificates(chain, now)
     tcb_info = _check_document(
         "TCB info",
@@ -59,7 +71,6 @@ def explain(
     _check_identities(chain, tcb_info, qe_identity)
     _check_levels(quote, tcb_info, qe_identity, detail)
     tdx_configuration.check(quote.body)
-    raise EvidenceError(f"dcap-qvl refused the quote: {detail}", _RESTART)
 
 
 def _check_certificates(chain: Chain, now: datetime) -> None:
@@ -88,7 +99,7 @@ def _check_certificates(chain: Chain, now: datetime) -> None:
 def _check_document(
     what: str, text: str, signature: bytes, now: datetime, chain: Chain, issuer_chain: str
 ) -> Mapping[str, Any]:
-    signer = load_pem(issuer_chain.encode())[0]
+    signer = load_pem(issuer_chain)[0]
     try:
         signer.verify_directly_issued_by(chain.root)
     except (ValueError, TypeError, InvalidSignature):
@@ -118,10 +129,14 @@ def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -
         try:
             crl = x509.load_der_x509_crl(raw)
             public_key = issuer.public_key()
-            genuine = isinstance(public_key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(public_key)
+            genuine = (
+                crl.issuer == issuer.subject
+                and isinstance(public_key, ec.EllipticCurvePublicKey)
+                and crl.is_signature_valid(public_key)
+            )
         except (ValueError, TypeError):
             raise EndorsementError(f"the {what} is missing or damaged", _FETCH) from None
-        if crl.issuer != issuer.subject or not genuine:
+        if not genuine:
             raise EndorsementError(f"the {what} is not signed by the issuer of what it revokes", _FETCH)
         if crl.next_update_utc is None:
             raise EndorsementError(f"the {what} does not say when it expires", _FETCH)
@@ -133,8 +148,8 @@ def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -
 
 def _signers(endorsements: Endorsements) -> dict[str, x509.Certificate]:
     return {
-        "signer of TCB info": load_pem(endorsements.tcb_info_issuer_chain.encode())[0],
-        "signer of QE identity": load_pem(endorsements.qe_identity_issuer_chain.encode())[0],
+        "signer of TCB info": load_pem(endorsements.tcb_info_issuer_chain)[0],
+        "signer of QE identity": load_pem(endorsements.qe_identity_issuer_chain)[0],
     }
 
 

@@ -105,7 +105,7 @@ def test_create_when_directory_is_not_empty_or_not_writable_then_refused(tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(AttesterError, match="is not empty"):
         create_platform(tmp_path, NOW)
-    with pytest.raises(AttesterError, match="cannot write .*file"):
+    with pytest.raises(AttesterError, match=r"cannot write .*file"):
         create_platform(tmp_path / "file" / "below", NOW)
 
 
@@ -117,12 +117,12 @@ def test_load_when_keys_are_readable_by_others_then_refused_with_the_fix(platfor
 
 
 def test_load_when_files_are_missing_or_damaged_then_refused(platform: Path, tmp_path: Path) -> None:
-    with pytest.raises(AttesterError, match="cannot read .*root.pem"):
+    with pytest.raises(AttesterError, match=r"cannot read .*root.pem"):
         load_anchor(tmp_path / "absent")
-    with pytest.raises(AttesterError, match="cannot open .*root-key.pem"):
+    with pytest.raises(AttesterError, match=r"cannot open .*root-key.pem"):
         SimulatedTdx(tmp_path / "absent", {})
     (platform / "pck.pem").write_text("nonsense")
-    with pytest.raises(AttesterError, match="pck of .* is damaged"):
+    with pytest.raises(AttesterError, match=r"pck of .* is damaged"):
         SimulatedTdx(platform, {})
     (platform / "pck.pem").write_bytes((platform / "root.pem").read_bytes())
     with pytest.raises(AttesterError, match="not the key of its certificate"):
@@ -146,7 +146,7 @@ def test_load_when_collateral_is_damaged_then_refused(platform: Path) -> None:
             load_endorsements(platform, NOW)
     inner = json.loads(stored["collateral"]) | {"pck_crl": "00"}
     path.write_text(json.dumps(stored | {"collateral": json.dumps(inner)}))
-    with pytest.raises(EndorsementError, match="CRL in collateral.json is damaged"):
+    with pytest.raises(EndorsementError, match=r"CRL in collateral.json is damaged"):
         load_endorsements(platform, NOW)
     path.write_text(" " * (1024 * 1024 + 1))
     with pytest.raises(AttesterError, match="more than 1048576 bytes"):

@@ -36,6 +36,7 @@ def test_endorsements_when_written_and_read_then_equal(endorsements: Endorsement
     [
         ({"tcb_info": None}, "tcb_info is not a string"),
         ({"tcb_info": {}}, "tcb_info is not a string"),
+        ({"tcb_info": "\ud800"}, "tcb_info is not text"),
         ({"pck_crl": "zz"}, "pck_crl is not hexadecimal"),
         ({"tcb_info_signature": "00" * 63}, "tcb_info_signature has 63 bytes, expected 64"),
         ({"qe_identity_signature": ""}, "qe_identity_signature has 0 bytes"),
