@@ -92,9 +92,16 @@ def load_pem(pem: str) -> list[x509.Certificate]:
     if "".join(blocks) != pem:
         return []
     try:
-        return [x509.load_pem_x509_certificate(block.encode()) for block in blocks]
+        return [_readable(x509.load_pem_x509_certificate(block.encode())) for block in blocks]
     except (ValueError, UnsupportedAlgorithm):
         return []
+
+
+def _readable(certificate: x509.Certificate) -> x509.Certificate:
+    """Read the parts that `cryptography` reads only when asked; ValueError if one cannot be read."""
+    _ = certificate.subject, certificate.issuer
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate
 
 
 def _check_pin(what: str, root: x509.Certificate, anchors: TrustAnchors, error: type[EvidenceError]) -> None:
@@ -104,16 +111,9 @@ def _check_pin(what: str, root: x509.Certificate, anchors: TrustAnchors, error: 
         trusted = False
     if not trusted:
         raise error(
-            f"{what} ends in {_name(root)!r}, which is not a trust anchor",
+            f"{what} ends in {root.subject.rfc4514_string()!r}, which is not a trust anchor",
             "use a platform whose vendor's root is pinned; development roots count only in a simulation",
         )
-
-
-def _name(certificate: x509.Certificate) -> str:
-    try:
-        return certificate.subject.rfc4514_string()
-    except ValueError:
-        return "an unreadable name"
 
 
 def _right_under(root: x509.Certificate, leaf: x509.Certificate) -> bool:

@@ -100,7 +100,8 @@ def authenticate(
             "fetch the collateral of this platform and give it to the verifier",
         )
     pck.check_signer_chain("TCB info", endorsements.tcb_info_issuer_chain, anchors)
-    pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
+    if endorsements.qe_identity_issuer_chain != endorsements.tcb_info_issuer_chain:
+        pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
     # 4. Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
     facts = _verify_signatures(quote, canonical, chain, endorsements, now)
     # 5. What dcap-qvl leaves open about the collateral.
