@@ -169,9 +169,13 @@ impl VolumeError {
                  sequence; going back to an older state on purpose needs the owner's explicit acceptance at the CAS"
             }
             Self::Key(_) => "use the grant that the CAS made for this volume",
-            Self::NoSpace => "free space on the device that holds the volume directory; committed state is intact",
+            Self::NoSpace => {
+                "free space on the device that holds the volume directory; committed state is intact"
+            }
             Self::Io(_) => "look at the storage and the kernel log, then open the volume again",
-            Self::Anchor(_) => "restore the connection to the CAS; reads go on, and the next fsync tries again",
+            Self::Anchor(_) => {
+                "restore the connection to the CAS; reads go on, and the next fsync tries again"
+            }
             Self::LeaseLost => "end this program; the newer writer goes on with the volume",
         };
         text.to_owned()
