@@ -20,7 +20,7 @@ PURE = ("appraisal", "evidence", "provisioning", "verifier")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # A simulated platform makes TDX quotes: they are read and verified by TDX's own files.
 READ_AS = {Platform.INSECURE_SIMULATION: "tdx"}
-# Hardware attesters come with the platforms that they need; until then only the simulation can prove something.
+# Attesters of hardware come later; until then only the simulation makes Evidence.
 WITHOUT_ATTESTER = {Platform.TDX}
 REGISTRY_HOSTS = (
     "pypi" + ".org",
@@ -32,7 +32,7 @@ REGISTRY_HOSTS = (
 
 
 def tracked(*suffixes: str) -> list[Path]:
-    """Return the tracked text files with one of the suffixes, or all; without git, those of the source tree."""
+    """Return the tracked files that have one of the suffixes, or all of them."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]
     return [path for path in paths if path.is_file() and (not suffixes or path.suffix in suffixes)]
@@ -139,9 +139,9 @@ def test_modules_and_public_names_when_read_say_what_they_are() -> None:
     silent = [str(path.relative_to(ROOT)) for path, tree in trees() if not ast.get_docstring(tree)]
     for path, tree in trees():
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                if not ast.get_docstring(node):
-                    silent.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if named and not ast.get_docstring(node):
+                silent.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not silent
 
 

@@ -1,4 +1,4 @@
-"""The documents agree with the code: commands, options, error codes, make targets, links and pasted output."""
+"""The documents agree with the code: commands, options, error codes, make targets and links."""
 
 import importlib.util
 import re
@@ -12,7 +12,12 @@ from securetf.cli.explain import classes
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md"), ROOT / "benchmarks/README.md"]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/*/README.md"),
+        ROOT / "benchmarks/README.md",
+    ]
     if path.is_file()
 )
 
@@ -95,6 +100,8 @@ def test_decisions_when_listed_are_numbered_without_gaps() -> None:
 
 
 def test_make_help_when_run_lists_each_public_target() -> None:
-    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for target in ("demo", "test", "lint", "bench", "docs", "clean"):
         assert f"make {target}" in shown

@@ -97,6 +97,20 @@ class Attacks:
         result = self.commands.attempt(*self.run, environment={"PYTHONPATH": "modified"})
         self._expect(MeasurementError, "a modified securetf", result)
 
+    def read_the_audit_log(self) -> None:
+        """The CAS's audit log holds each refusal that the CAS decided, with its reason."""
+        self.screen.say("What the CAS refused stands in its audit log:")
+        session = self.owner[self.owner.index("--session") + 1]
+        log = self.commands.securetf(
+            "audit", "show", session, *self.owner[: self.owner.index("--session")], quiet=True
+        )
+        refusals = [line for line in log.lines if " refused " in line]
+        for line in refusals:
+            self.screen.output(line)
+        for error in (ManifestHashError, MeasurementError, ConflictError):
+            if not any(error.code in line for line in refusals):
+                raise DemoError(f"the audit log has no entry for {error.code}", "report this as a defect")
+
     @property
     def _directory(self) -> Path:
         return self.commands.directory

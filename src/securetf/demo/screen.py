@@ -56,7 +56,7 @@ class Screen:
 
     def summary(self, facts: list[tuple[str, str]]) -> None:
         """Print the closing table: times of the steps, then `facts`."""
-        table = Table(title=f"securetf demo ({SIMULATION})", title_justify="left", min_width=60)
+        table = Table(title="securetf demo, SIMULATION", title_justify="left", min_width=60)
         table.add_column("step")
         table.add_column("result", justify="right")
         for number, (title, seconds) in enumerate(self.seconds.items(), 1):

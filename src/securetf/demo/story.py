@@ -194,6 +194,7 @@ class _Story:
         attacks.change_the_manifest(_MANIFESTS[1])
         attacks.change_securetf()
         attacks.pack_other_code(changed)
+        attacks.read_the_audit_log()
         self.screen.say("What the host left alone still opens: no false alarm.")
         self.commands.securetf("volume", "check", "volumes/model", "--volume", "model", *_OWNER)
         self.facts.append(("attacks refused", "6 of 6"))
