@@ -61,6 +61,15 @@ def calls(tree: ast.Module) -> Iterator[str]:
             yield ast.unparse(node.func)
 
 
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function without its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function):
+        docstring = function.body[0]
+        lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+    return lines
+
+
 def test_imports_when_checked_against_the_layers_flow_one_way() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -116,7 +125,7 @@ def test_platform_when_registered_has_its_file_in_each_stage(platform: Platform)
         f"attester of {name}: update WITHOUT_ATTESTER or add the file"
     )
     page = ROOT / "docs" / "platforms.md"
-    assert f"`{name}`" in page.read_text(), f"{page.name} has no row for {name}"
+    assert f"`[appraisal.{name}]`" in page.read_text(), f"{page.name} has no row for {name}"
 
 
 def test_files_when_counted_have_fewer_than_400_lines() -> None:
@@ -124,13 +133,12 @@ def test_files_when_counted_have_fewer_than_400_lines() -> None:
     assert not {name: lines for name, lines in long.items() if lines >= MAX_FILE_LINES}
 
 
-def test_functions_when_counted_have_fewer_than_60_lines() -> None:
-    functions = ast.FunctionDef | ast.AsyncFunctionDef
+def test_functions_when_counted_without_docstring_have_fewer_than_60_lines() -> None:
     long = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in tracked(".py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, functions) and (node.end_lineno or 0) - node.lineno + 1 >= MAX_FUNCTION_LINES
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) >= MAX_FUNCTION_LINES
     ]
     assert not long
 
