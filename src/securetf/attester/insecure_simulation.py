@@ -26,6 +26,7 @@ from securetf.attester.measurement import software_measurement
 from securetf.claims import REGISTER_SIZE, REPORT_DATA_SIZE, Evidence, Platform, code_register
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.dcap import strict_json
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import AttesterError, EndorsementError, KeyFileError
 from securetf.evidence.tdx import TdReport
 
@@ -96,7 +97,7 @@ def load_endorsements(directory: Path, now: datetime) -> Endorsements:
     endorsements = Endorsements.from_json(str(parsed["collateral"]))
     try:
         pck_crl = x509.load_der_x509_crl(endorsements.pck_crl)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise EndorsementError(f"the CRL in {COLLATERAL_FILE} is damaged: {error}", _FIX_CREATE) from None
     next_update = pck_crl.next_update_utc
     if next_update is not None and pck_crl.last_update_utc <= now < next_update - RENEW_BEFORE:
@@ -172,7 +173,7 @@ def _load_pki(directory: Path) -> DevelopmentPki:
         try:
             certificate = x509.load_pem_x509_certificate(_read(directory / f"{name}.pem"))
             key = load_pem_private_key(_read(key_path), password=None)
-        except (ValueError, TypeError) as error:
+        except UNREADABLE as error:
             raise AttesterError(f"{name} of {directory} is damaged: {error}", _FIX_CREATE) from None
         if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise AttesterError(f"{key_path} is not the key of its certificate", _FIX_CREATE)

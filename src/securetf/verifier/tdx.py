@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
+from securetf.endorsements.dcap import strict_json
 from securetf.errors import (
     BindingError,
     EndorsementError,
@@ -179,7 +180,7 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
 def _check_collateral(
     facts: _Facts, quote: tdx.TdxQuote, endorsements: Endorsements, minimum_tcb_evaluation: int
 ) -> None:
-    tcb_info = json.loads(endorsements.tcb_info)  # authentic by now
+    tcb_info = strict_json(endorsements.tcb_info, "TCB info")  # authentic by now
     if str(tcb_info["pceId"]).lower() != facts.pce_id.hex():
         raise EndorsementError(
             f"TCB info is for PCE {tcb_info['pceId']}, the platform has {facts.pce_id.hex()}",

@@ -152,6 +152,15 @@ def test_signer_chain_when_of_another_root_then_refused(kit: Any, make_kit: Call
             kit.verify(endorsements=replace(kit.endorsements, **changed))
 
 
+def test_tcb_info_when_a_name_stands_twice_then_refused(kit: Any) -> None:
+    text = kit.endorsements.tcb_info
+    for name in ('"fmspc":"00906EA10000",', '"nobody reads this":1,"nobody reads this":2,'):
+        doubled = text.replace("{", "{" + name, 1)
+        signature = pki.sign(kit.keys.tcb_signer.key, doubled.encode())
+        with pytest.raises(EndorsementError, match="stands twice"):
+            kit.verify(endorsements=replace(kit.endorsements, tcb_info=doubled, tcb_info_signature=signature))
+
+
 def test_documents_when_signed_but_unusable_then_refused(kit: Any) -> None:
     for text in ("", "[]", "{}", '{"id":"TDX"}', "{" * 5000, json.dumps({"id": "TDX", "issueDate": 5})):
         changed = replace(
