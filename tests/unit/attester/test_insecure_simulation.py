@@ -119,10 +119,14 @@ def test_load_when_keys_are_readable_by_others_then_refused_with_the_fix(platfor
 def test_load_when_files_are_missing_or_damaged_then_refused(platform: Path, tmp_path: Path) -> None:
     with pytest.raises(AttesterError, match=r"cannot read .*root.pem"):
         load_anchor(tmp_path / "absent")
-    with pytest.raises(AttesterError, match=r"cannot open .*root-key.pem"):
+    with pytest.raises(AttesterError, match=r"cannot read .*pck.pem"):
         SimulatedTdx(tmp_path / "absent", {})
+    (platform / "pck-key.pem").rename(platform / "kept")
+    with pytest.raises(AttesterError, match=r"cannot open .*pck-key.pem"):
+        SimulatedTdx(platform, {})
+    (platform / "kept").rename(platform / "pck-key.pem")
     (platform / "pck.pem").write_text("nonsense")
-    with pytest.raises(AttesterError, match=r"pck of .* is damaged"):
+    with pytest.raises(AttesterError, match=r"pck.pem is damaged: it is not one PEM"):
         SimulatedTdx(platform, {})
     (platform / "pck.pem").write_bytes((platform / "root.pem").read_bytes())
     with pytest.raises(AttesterError, match="not the key of its certificate"):

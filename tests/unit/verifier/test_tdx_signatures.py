@@ -139,13 +139,13 @@ def test_chain_when_a_ca_stands_as_leaf_then_refused(kit: Any) -> None:
     ca_pck = kit.issue("PCK Certificate", kit.keys.pck_ca, NOW, ca=0, extension=kit.sgx_extension())
     keys = replace(kit.keys, pck=ca_pck)
     with pytest.raises(SignatureError, match="another role"):
-        kit.verify(pki.QuotingEnclave(keys).quote(kit.body()))
+        kit.verify(keys.quoting_enclave().quote(kit.body()))
 
 
 def test_chain_when_leaf_has_no_sgx_extension_then_malformed(kit: Any) -> None:
     keys = replace(kit.keys, pck=kit.issue("PCK Certificate", kit.keys.pck_ca, NOW))
     with pytest.raises(MalformedEvidenceError, match="SGX extension cannot be read"):
-        kit.verify(pki.QuotingEnclave(keys).quote(kit.body()))
+        kit.verify(keys.quoting_enclave().quote(kit.body()))
 
 
 def test_chain_when_a_certificate_cannot_be_read_then_malformed(kit: Any) -> None:
@@ -176,7 +176,7 @@ def test_pck_when_expired_then_refused_with_the_window(kit: Any, now: Any) -> No
     expired = kit.issue("PCK Certificate", kit.keys.pck_ca, old, extension=kit.sgx_extension())
     keys = replace(kit.keys, pck=expired)
     with pytest.raises(SignatureError, match="PCK certificate of the quote is good from"):
-        kit.verify(pki.QuotingEnclave(keys).quote(kit.body()))
+        kit.verify(keys.quoting_enclave().quote(kit.body()))
 
 
 def test_leaf_and_intermediate_when_revoked_then_refused(kit: Any, now: Any) -> None:
