@@ -4,7 +4,7 @@
     PYTHONPATH=src python fuzz/tdx_quote.py fuzz/corpus/tdx_quote -max_total_time=300
 
 The first byte of an input chooses: 0 parse a quote, 1 verify one, 2 read collateral, 3 verify with it.
-Where the corpus folder is empty, genuine inputs of an INSECURE SIMULATION are written into it first.
+Genuine inputs of an INSECURE SIMULATION, made anew with each start, are written into the corpus first.
 """
 
 import sys
@@ -72,8 +72,6 @@ def verify(raw: bytes, endorsements: Endorsements) -> None:
 
 def write_seeds(corpus: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
-    if any(corpus.iterdir()):
-        return
     text = ENDORSEMENTS.to_json().encode()
     quote5 = ENCLAVE.quote(REPORT, version=5)
     seeds = [
