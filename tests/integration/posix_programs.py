@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -277,6 +278,15 @@ def sync_calls_succeed(root: Path) -> None:
     os.close(directory)
 
 
+def _as_nobody(root: Path, *names: str) -> list[Path]:
+    """Become an unprivileged user in this directory, whatever stands above it."""
+    os.chdir(root)
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    return [Path(name) for name in names]
+
+
 def permissions_hold_for_another_user(root: Path) -> None:
     secret, public = root / "secret", root / "public"
     secret.write_bytes(b"s")
@@ -286,20 +296,19 @@ def permissions_hold_for_another_user(root: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+            secret, public = _as_nobody(root, "secret", "public")
             assert public.read_bytes() == b"p"
             assert os.access(public, os.R_OK)
             assert not os.access(public, os.W_OK)
             with refused(errno.EACCES):
                 secret.read_bytes()
             with refused(errno.EACCES):
-                (root / "new").write_bytes(b"")
+                Path("new").write_bytes(b"")
             with refused(errno.EPERM):
                 public.chmod(0o777)
             os._exit(0)
-        finally:
+        except BaseException:  # noqa: BLE001  (a forked child must not return)
+            traceback.print_exc()
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -311,13 +320,12 @@ def set_id_bits_fall_when_another_user_writes(root: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+            (path,) = _as_nobody(root, "file")
             with path.open("ab") as file:
                 file.write(b"y")
             os._exit(0)
-        finally:
+        except BaseException:  # noqa: BLE001  (a forked child must not return)
+            traceback.print_exc()
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o777

@@ -1,4 +1,4 @@
-"""Saves and loads in each of TensorFlow's formats below the directory argv[2]; argv[1]: "write", "read" or "append"."""
+"""Saves (argv[1] "write") or loads ("read") in each of TensorFlow's formats below the directory argv[2]."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,6 @@
 """`securetf volume` with a local trust file: what it prints, what it refuses, and how it ends."""
 
+import hashlib
 import json
 import os
 import signal
@@ -170,22 +171,39 @@ def test_wrong_key_is_refused_and_not_shown(tmp_path: Path, source: Path, volume
     assert trust["key"] not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize("damage", ["version", "truncated", "not a volume"])
-def test_volume_of_another_form_is_refused_with_the_reason(
-    source: Path, volume: list[str | Path], damage: str
-) -> None:
+def test_volume_of_a_later_format_is_refused_by_its_version(source: Path, volume: list[str | Path]) -> None:
     securetf("volume", "pack", source, *volume)
     for path in Path(volume[0]).glob("superblock-*"):
-        raw = bytearray(path.read_bytes())
-        if damage == "version":
-            raw[8:10] = b"\xff\xff"
-        path.write_bytes(
-            {"version": bytes(raw), "truncated": bytes(raw[:9]), "not a volume": b"x" * 300}[damage]
-        )
+        fields = path.read_bytes()[:8] + b"\x00\x63" + path.read_bytes()[10:-8]
+        path.write_bytes(fields + hashlib.sha256(fields).digest()[:8])
     done = securetf("volume", "ls", *volume, check=False)
+    assert done.returncode == 21
+    assert "error [STF-2001]" in done.stderr
+    assert "99" in done.stderr
+
+
+def test_truncated_metadata_is_refused_and_says_what_to_restore(
+    source: Path, volume: list[str | Path]
+) -> None:
+    securetf("volume", "pack", source, *volume)
+    for path in Path(volume[0], "metadata").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = securetf("volume", "ls", *volume, check=False)
+    assert done.returncode == 20
+    assert "error [STF-201" in done.stderr
+    assert "restore" in done.stderr
+
+
+def test_directory_that_is_no_volume_is_refused(
+    tmp_path: Path, source: Path, volume: list[str | Path]
+) -> None:
+    securetf("volume", "pack", source, *volume)
+    done = securetf("volume", "ls", source, *volume[1:], check=False)
     assert done.returncode in (20, 21)
     assert "error [STF-20" in done.stderr
-    assert "securetf: fix: " in done.stderr
+    done = securetf("volume", "ls", tmp_path / "missing", *volume[1:], check=False)
+    assert done.returncode == 2
+    assert f"has no directory {tmp_path}/missing" in done.stderr
 
 
 @pytest.mark.root

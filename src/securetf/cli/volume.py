@@ -1,5 +1,6 @@
 """`securetf volume create|pack|unpack|ls|cat|check|status|mount`: volumes without a program."""
 
+import functools
 import json
 import signal
 import sys
@@ -79,6 +80,7 @@ class _Access:
 def _with_access(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that name CAS or trust file, as one argument `access`."""
 
+    @functools.wraps(function)  # keeps the options that stand below
     def wrapper(
         trust_file: Path | None,
         cas: Path | None,
@@ -89,8 +91,6 @@ def _with_access(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         function(access=_Access(trust_file, cas, session, volume_name, key), **others)
 
-    wrapper.__name__ = function.__name__
-    wrapper.__doc__ = function.__doc__
     for option in (
         click.option("--key", type=_FILE, help="The owner's private key (`securetf key new`)."),
         click.option("--volume", "volume_name", help="The volume's name in the Manifest."),
