@@ -127,7 +127,8 @@ def _open(settings: Settings) -> Store:
             anchored = "an anchor"
             raise CasStateError(
                 f"{settings.data} holds no database, and {settings.insecure_anchor} is {anchored} of one",
-                "give the data directory that belongs to this anchor, or name a new anchor file for a new CAS",
+                "give the data directory that belongs to this anchor, or name a new anchor file for "
+                "a new CAS",
             )
         store_id = os.urandom(_STORE_ID_SIZE)
         anchor = InsecureFileAnchor.create(settings.insecure_anchor, store_id, GENESIS.digest())

@@ -1,4 +1,4 @@
-"""The first look at a CAS: its Evidence for our nonce, bound to the key that we meet, before anything is sent to it."""
+"""The first look at a CAS: its Evidence for our nonce, bound to the key that we meet."""
 
 import hashlib
 import os
@@ -30,12 +30,14 @@ def attest_cas(
 ) -> CasTrust:
     """Verify and appraise a CAS; return what to pin.
 
-    verifiers_for: given the collateral that the CAS sent (authenticated by the verifier, not before), the verifiers
-    that the caller trusts. policy: the measurements and TCB that the caller accepts of a CAS. now: UTC.
+    verifiers_for: given the collateral that the CAS sent (authenticated by the verifier, not before), the
+    verifiers that the caller trusts. policy: the measurements and TCB that the caller accepts of a CAS. now:
+    UTC.
 
     Raises:
-        CasUnreachableError, CasProtocolError: no answer, or not of the form. CasIdentityError: the key in the Evidence
-        is not the key of the connection. EvidenceError, AppraisalError: the CAS did not prove what it must.
+        CasUnreachableError, CasProtocolError: no answer, or not of the form. CasIdentityError: the key in the
+        Evidence is not the key of the connection. EvidenceError, AppraisalError: the CAS did not prove what
+        it must.
     """
     transport = Transport(url, None, deadline_s=deadline_s)
     nonce = os.urandom(_NONCE_SIZE)

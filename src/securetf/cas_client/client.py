@@ -58,8 +58,8 @@ _BUSY = 503
 class CasClient:
     """One CAS, verified before (`CasTrust`). Thread-safe; keeps connections alive; use as a context manager.
 
-    Each call raises CasUnreachableError, CasIdentityError, CasProtocolError, or the error that the CAS answered
-    with, as the same class of `securetf.errors`.
+    Each call raises CasUnreachableError, CasIdentityError, CasProtocolError, or the error that the CAS
+    answered with, as the same class of `securetf.errors`.
     """
 
     def __init__(self, trust: CasTrust, *, deadline_s: float = 10.0) -> None:
@@ -115,8 +115,8 @@ class CasClient:
         return grant
 
     def export_grant(self, session: str, volume: str, owner_key: OwnerKey) -> VolumeGrant:
-        """Take the key of a volume out for reading: for keys that the Manifest's `export` names, and for those
-        that may pack a volume without a writer."""
+        """Take the key of a volume out for reading: for keys that the Manifest's `export` names, and for
+        those that may pack a volume without a writer."""
         return self._grant("export", session, volume, owner_key)
 
     def advance(
@@ -261,7 +261,8 @@ def _check_provision(provision: Provision, request: AttestRequest) -> None:
     got = (provision.session, provision.workload, provision.instance, provision.manifest_hash)
     if asked != got:
         raise CasProtocolError(
-            f"the CAS provisioned {got[1]}/{got[2]} of {got[0]}, asked was {asked[1]}/{asked[2]} of {asked[0]}",
+            f"the CAS provisioned {got[1]}/{got[2]} of {got[0]}, asked was {asked[1]}/{asked[2]} of "
+            f"{asked[0]}",
             "report it; this CAS does not follow the protocol",
         )
 

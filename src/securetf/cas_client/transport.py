@@ -1,6 +1,7 @@
 """HTTPS to one pinned CAS: the key is compared after the handshake and before a byte of the request.
 
-`http.client` instead of urllib3: half the time to import (the launcher waits for it) and half the time per request.
+`http.client` instead of urllib3: half the time to import (the launcher waits for it) and half the time per
+request.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ class Transport:
     """Sends requests to one CAS over kept-alive connections. Thread-safe."""
 
     def __init__(self, url: str, spki_sha256: str | None, *, deadline_s: float) -> None:
-        """url: https://host:port. spki_sha256: hex of the pinned key; None only for the first look at a CAS."""
+        """url: https://host:port. spki_sha256: hex of the pinned key; None only at the first look."""
         parts = urlsplit(url)
         if parts.scheme != "https" or parts.hostname is None or parts.path not in ("", "/"):
             raise CasIdentityError(

@@ -20,11 +20,17 @@ def command() -> None:
 
 @command.command()
 @click.option("--data", type=_PATH, required=True, help="Directory of the CAS's state.")
-@click.option("--listen", default="127.0.0.1:8443", show_default=True, help="host:port; port 0 takes a free one.")
 @click.option(
-    "--insecure-simulation", type=_PATH, help="Directory of a simulated platform. Proves nothing, protects nothing."
+    "--listen", default="127.0.0.1:8443", show_default=True, help="host:port; port 0 takes a free one."
 )
-@click.option("--insecure-anchor", type=_PATH, help="File that stands in for a monotonic counter in simulation.")
+@click.option(
+    "--insecure-simulation",
+    type=_PATH,
+    help="Directory of a simulated platform. Proves nothing, protects nothing.",
+)
+@click.option(
+    "--insecure-anchor", type=_PATH, help="File that stands in for a monotonic counter in simulation."
+)
 def start(data: Path, listen: str, insecure_simulation: Path | None, insecure_anchor: Path | None) -> None:
     """Run a CAS in the foreground until SIGTERM; print one JSON line when it is ready."""
     if insecure_simulation is None or insecure_anchor is None:
@@ -47,10 +53,16 @@ def start(data: Path, listen: str, insecure_simulation: Path | None, insecure_an
 @command.command()
 @click.argument("url")
 @click.option(
-    "--insecure-simulation-root", type=_PATH, required=True, help="root.pem of the simulated platform of the CAS."
+    "--insecure-simulation-root",
+    type=_PATH,
+    required=True,
+    help="root.pem of the simulated platform of the CAS.",
 )
 @click.option(
-    "--measurement", multiple=True, required=True, help="Accepted measurement of the CAS, 96 hex digits; repeatable."
+    "--measurement",
+    multiple=True,
+    required=True,
+    help="Accepted measurement of the CAS, 96 hex digits; repeatable.",
 )
 @click.option("--out", type=_PATH, default=Path("cas.json"), show_default=True, help="Trust file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the trust file's content as JSON.")
@@ -68,13 +80,15 @@ def attest(
     for value in measurement:
         if len(value) != 96 or value.strip("0123456789abcdef"):
             raise MeasurementError(
-                f"measurement {value[:100]!r} is not 96 lower-case hex digits", "take it from `securetf measure`"
+                f"measurement {value[:100]!r} is not 96 lower-case hex digits",
+                "take it from `securetf measure`",
             )
     try:
         anchors = TrustAnchors.insecure_simulation(insecure_simulation_root.read_bytes())
     except OSError as error:
         raise EndorsementError(
-            f"{insecure_simulation_root} cannot be read: {error.strerror}", "name root.pem of the simulated platform"
+            f"{insecure_simulation_root} cannot be read: {error.strerror}",
+            "name root.pem of the simulated platform",
         ) from None
     trust = attest_cas(
         url,

@@ -1,8 +1,9 @@
-"""Signed requests: one fixed profile of HTTP Message Signatures (RFC 9421). docs/formats/wire-v1.md, "Signatures".
+"""Signed requests: one fixed profile of HTTP Message Signatures (RFC 9421). docs/formats/wire-v1.md
 
-Covered, in this order: "@method" "@path" "@query" "content-digest" "securetf-cas". The last one is a header with the
-SHA-256 of the CAS's SubjectPublicKeyInfo, so that a request made for one CAS is worthless at another; it stands in for
-"@authority", which a port forwarder may change. Anything but this profile is refused, so nothing is interpreted twice.
+Covered, in this order: "@method" "@path" "@query" "content-digest" "securetf-cas". The last one is a header
+with the SHA-256 of the CAS's SubjectPublicKeyInfo, so that a request made for one CAS is worthless at
+another; it stands in for "@authority", which a port forwarder may change. Anything but this profile is
+refused, so nothing is interpreted twice.
 """
 
 import base64
@@ -88,7 +89,7 @@ class SignedRequest:
 def sign(
     signer: Signer, *, method: str, target: str, body: bytes, cas: str, created: int, nonce: bytes
 ) -> dict[str, str]:
-    """Return the headers to add. target: path and query. nonce: 16 random bytes. Others as in `SignedRequest`."""
+    """Return the headers to add. target: path and query. nonce: 16 random bytes."""
     parameters = (
         f'{COMPONENTS};created={created};keyid="{signer.key_id}"'
         f';alg="{signer.algorithm}";nonce="{_b64url(nonce)}";tag="{TAG}"'

@@ -102,7 +102,7 @@ def open_secret(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> bytes:
 def grant_transcript(
     *, kind: str, session: str, volume: str, key_id: str, cas_spki: bytes, public: bytes
 ) -> bytes:
-    """What the seal of a grant is bound to. `kind`: `packing` or `export`; `public`: the ephemeral HPKE key."""
+    """What the seal of a grant is bound to. kind: `packing` or `export`; public: the ephemeral key."""
     return _join(
         b"securetf grant v1",
         kind.encode(),

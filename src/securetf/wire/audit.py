@@ -1,4 +1,4 @@
-"""The audit log as others can check it without the CAS: chain, signed head, exported lines. wire-v1.md, "Audit"."""
+"""The audit log as others check it without the CAS: chain, signed head, export. docs/formats/wire-v1.md."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _MAX_LINE_CHARACTERS = 65536
 _T = TypeVar("_T")
 
 
-class ExportedHead(Message):
+class ExportedHead(Message, frozen=True, kw_only=True):
     """The last line of an export. `cas`: SHA-256 of the CAS's TLS key in hex."""
 
     cas: str

@@ -1,4 +1,4 @@
-"""The calls of `/v1`, as one table: routing, decoding, signatures and the OpenAPI document all come from it."""
+"""The calls of `/v1` as one table: routing, decoding, signatures and the OpenAPI document come from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import uvicorn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -19,7 +21,7 @@ from securetf.errors import PortInUseError, UsageError
 _THREADS = 32
 _MAX_CONNECTIONS = 2048
 _KEEP_ALIVE_S = 75
-_SHUTDOWN_S = 5
+_SHUTDOWN_S = 2
 
 
 def bind(listen: str) -> socket.socket:
@@ -77,18 +79,29 @@ def serve(service: CasService, listening: socket.socket, ready: Callable[[], Non
             ssl_context_factory=lambda *_: context,
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        asyncio.run(_serve(uvicorn.Server(config), listening, ready))
+        asyncio.run(_Server(config, ready).serve(sockets=[listening]))
 
 
-async def _serve(server: uvicorn.Server, listening: socket.socket, ready: Callable[[], None]) -> None:
-    async def announce() -> None:
-        while not server.started:
-            await asyncio.sleep(0.005)
-        ready()
+class _Server(uvicorn.Server):
+    """A server that ends on a signal and lets its caller clean up, instead of raising the signal again."""
 
-    task = asyncio.create_task(announce())
-    await server.serve(sockets=[listening])
-    task.cancel()
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        self.should_exit = True
 
 
 def _tls(identity: CasIdentity) -> ssl.SSLContext:

@@ -20,8 +20,9 @@ _PURGE_AT = 64  # remove this many expired nonces at once
 class ReplayGuard:
     """Remembers each signed request durably until its window has passed.
 
-    Table `nonce`: key created (8 bytes, big endian) ‖ key id ‖ NUL ‖ nonce, empty value; key `floor`: the newest
-    `created` that was forgotten; nothing as old as that is taken again, even if the clock is turned back.
+    Table `nonce`: key created (8 bytes, big endian) ‖ key id ‖ NUL ‖ nonce, empty value; key `floor`: the
+    newest `created` that was forgotten; nothing as old as that is taken again, even if the clock is turned
+    back.
     """
 
     def __init__(self, store: Store) -> None:
@@ -109,13 +110,15 @@ def check_window(context: Context, signed: SignedRequest) -> int:
     """
     if signed.cas != context.identity.spki_sha256:
         raise NotAuthorisedError(
-            f"the request was signed for the CAS {signed.cas[:64]}, this one is {context.identity.spki_sha256}",
+            f"the request was signed for the CAS {signed.cas[:64]}, this one is "
+            f"{context.identity.spki_sha256}",
             "use the trust file of this CAS",
         )
     now_s = int(context.clock.now().timestamp())
     if abs(now_s - signed.created) > WINDOW_S:
         raise NotAuthorisedError(
-            f"the request was signed at {signed.created}, the CAS's clock says {now_s}: more than {WINDOW_S} s apart",
+            f"the request was signed at {signed.created}, the CAS's clock says {now_s}: more than "
+            f"{WINDOW_S} s apart",
             "set both clocks, then sign again",
         )
     return now_s

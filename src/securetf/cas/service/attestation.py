@@ -58,8 +58,9 @@ class Attestation:
         """Check cheaply, take the nonce, verify, appraise, and release; the first that fails decides.
 
         Raises:
-            NotFoundError, ManifestHashError, PlatformNotAllowedError, SimulationRefusedError: the request cannot
-            succeed. NonceError: stale. EvidenceError, AppraisalError: not proved. ConflictError: state does not fit.
+            NotFoundError, ManifestHashError, PlatformNotAllowedError, SimulationRefusedError: the request
+            cannot succeed. NonceError: stale. EvidenceError, AppraisalError: not proved. ConflictError: state
+            does not fit.
         """
         draft.session, draft.workload, draft.instance = request.session, request.workload, request.instance
         draft.platform = request.platform[:32]
@@ -89,7 +90,8 @@ class Attestation:
         manifest = context.manifest_of(session)
         if request.manifest_hash != session.manifest_hash:
             raise ManifestHashError(
-                f"the workload was given Manifest sha256:{request.manifest_hash.hex()}, current in {session.name} is "
+                f"the workload was given Manifest sha256:{request.manifest_hash.hex()}, current in "
+                f"{session.name} is "
                 f"sha256:{session.manifest_hash.hex()}",
                 "start it with the current Manifest: `securetf session show`",
             )
@@ -112,7 +114,8 @@ class Attestation:
         except ValueError:
             raise UnsupportedPlatformError(
                 f"{name[:32]!r} is not a platform that this CAS knows",
-                f"use one of {', '.join(sorted(self._context.verifiers)) or 'none: no verifier is configured'}",
+                "use one of "
+                f"{', '.join(sorted(self._context.verifiers)) or 'none: no verifier is configured'}",
             ) from None
 
     def _prove(

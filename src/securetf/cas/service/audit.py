@@ -21,16 +21,14 @@ class AuditLog:
 
     context: Context
 
-    def page(self, owner: OwnerRequest, session: str, first: int) -> AuditPage:
-        """Return entries from `first` on; texts only of this session's. Needs read access; is itself recorded.
+    def page(self, owner: OwnerRequest, draft: AuditDraft, session: str, first: int) -> AuditPage:
+        """Return entries from `first` on, with texts only of this session's; the reading is itself recorded.
 
         Raises:
             NotFoundError: no such session, or not for this key.
         """
         context = self.context
-        draft = AuditDraft(
-            action="audit.read", session=session, actor=owner.key_id, details={"first": str(first)}
-        )
+        draft.session, draft.details = session, {"first": str(first)}
 
         def operation(transaction: Transaction) -> None:
             require_read(context, session_of(transaction, session), owner.key_id)

@@ -1,8 +1,9 @@
 """Challenges without state: nothing is kept for a nonce until it is used.
 
-nonce (32 bytes) = issue time (8 bytes, microseconds of the monotonic clock) ‖ random (8) ‖ MAC (16): HMAC-SHA256 under a
-key that lives as long as the process, over time, random, session, workload and instance. A flood of challenges costs no
-memory and pushes no honest one out; a used nonce is remembered until it expires.
+nonce (32 bytes) = issue time (8 bytes, microseconds of the monotonic clock) ‖ random (8) ‖ MAC (16):
+HMAC-SHA256 under a key that lives as long as the process, over time, random, session, workload and instance.
+A flood of challenges costs no memory and pushes no honest one out; a used nonce is remembered until it
+expires.
 """
 
 import hmac

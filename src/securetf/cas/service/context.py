@@ -1,4 +1,4 @@
-"""What all parts of the service share: state, clock, identity, and how a decision is made, kept and recorded."""
+"""What all parts of the service share: state, clock, identity, and how decisions are made and recorded."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -102,7 +102,7 @@ class Context:
         *,
         always: Callable[[Transaction], None] | None = None,
     ) -> _T:
-        """Run `operation` in one transaction with its audit entry; a refusal leaves nothing but its audit entry.
+        """Run `operation` in one transaction with its audit entry; a refusal leaves only its audit entry.
 
         always: runs first and is kept even when `operation` refuses; its own refusals are recorded too.
         """

@@ -17,8 +17,10 @@ _SALT_SIZE = 16  # bytes; keeps entries that a reader may not see from being gue
 class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One decision. Only names are in it, never values.
 
-    salt: random hex. actor: key id of an owner or of an attested workload. released: names of what was handed out.
-    verdict: `granted` or `refused`; then code and reason say why. suppressed: refusals not written before this one.
+    salt: random hex. actor: key id of an owner or of an attested workload. released: names of what was handed
+    out.
+    verdict: `granted` or `refused`; then code and reason say why. suppressed: refusals not written before
+    this one.
     """
 
     seq: int

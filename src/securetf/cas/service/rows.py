@@ -16,8 +16,11 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all rows share."""
 
 
-class IdentityRow(Row):
-    """The CAS's own keys. Table `identity`, key `cas`. Private keys: PKCS#8 DER; hpke: 96 bytes; certificate: DER."""
+class IdentityRow(Row, frozen=True, kw_only=True):
+    """The CAS's own keys. Table `identity`, key `cas`.
+
+    Private keys are PKCS#8 DER, hpke_private 96 bytes, the certificate DER.
+    """
 
     tls_private: bytes
     certificate: bytes
@@ -26,7 +29,7 @@ class IdentityRow(Row):
     hpke_private: bytes
 
 
-class SessionRow(Row):
+class SessionRow(Row, frozen=True, kw_only=True):
     """The current version of a session. Table `session`, key its name.
 
     volumes: name to volume id, those of former versions included, so that a name never gets a second key.
@@ -40,7 +43,7 @@ class SessionRow(Row):
     volumes: dict[str, str]
 
 
-class VersionRow(Row):
+class VersionRow(Row, frozen=True, kw_only=True):
     """One version of a session. Table `version`, key name ‖ NUL ‖ version (4 bytes, big endian)."""
 
     version: int
@@ -52,14 +55,14 @@ class VersionRow(Row):
 
 
 class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may advance a volume. key_id: owner's or `p256:…`; spki: of the attested key, empty for an owner."""
+    """Who may advance a volume. key_id: owner's or `p256:…`; spki: of the attested key, empty for owners."""
 
     key_id: str
     spki: bytes
     holder: str
 
 
-class VolumeRow(Row):
+class VolumeRow(Row, frozen=True, kw_only=True):
     """One volume. Table `volume`, key its id (16 bytes)."""
 
     volume_id: bytes
@@ -74,7 +77,7 @@ class VolumeRow(Row):
     lease: Lease | None
 
 
-class SecretRow(Row):
+class SecretRow(Row, frozen=True, kw_only=True):
     """The value of one secret. Table `secret`, key session ‖ NUL ‖ name. `version` counts imports."""
 
     value: bytes
@@ -82,7 +85,7 @@ class SecretRow(Row):
     version: int
 
 
-class OwnerRow(Row):
+class OwnerRow(Row, frozen=True, kw_only=True):
     """What one owner's key has made. Table `owner`, key the key id."""
 
     sessions: int

@@ -76,7 +76,8 @@ class Sessions:
 
         Raises:
             NotFoundError, NotAuthorisedError: not this key's to update.
-            ManifestPredecessorError: does not follow the current version. ManifestError: not a valid Manifest.
+            ManifestPredecessorError: does not follow the current version. ManifestError: not a valid
+            Manifest.
         """
 
         def operation(transaction: Transaction) -> SessionView:
@@ -92,7 +93,8 @@ class Sessions:
             if manifest.session.predecessor != current:
                 raise ManifestPredecessorError(
                     f"the Manifest names predecessor {manifest.session.predecessor}, current is {current}",
-                    "look at what changed with `securetf session show`, then set `[session] predecessor` to the "
+                    "look at what changed with `securetf session show`, then set `[session] "
+                    "predecessor` to the "
                     "current hash",
                 )
             if row.version >= MAX_VERSIONS:

@@ -66,7 +66,8 @@ class Volumes:
         """Let an owner read a volume; return the sealed grant.
 
         Raises:
-            NotFoundError: not this key's, or no such volume. NotAuthorisedError: `export` does not name the key.
+            NotFoundError: not this key's, or no such volume. NotAuthorisedError: `export` does not name the
+            key.
             ConflictError: never written.
         """
 
@@ -77,7 +78,8 @@ class Volumes:
             if not names(row, rule.export, owner.key_id):
                 if rule.writer is not None:
                     raise NotAuthorisedError(
-                        f"{owner.key_id} is not in `export` of volume {name}, which workload {rule.writer} writes",
+                        f"{owner.key_id} is not in `export` of volume {name}, which workload "
+                        f"{rule.writer} writes",
                         f"add the key to `[volumes.{name}] export` in a new version of the Manifest",
                     )
                 require_update(self.context, row, owner.key_id)

@@ -29,7 +29,7 @@ class MonotonicAnchor(Protocol):
         ...
 
     def advance(self, counter: int, digest: bytes) -> None:
-        """Anchor the next state durably. Raises CasStateError when `counter` is not one more than the last."""
+        """Anchor the next state durably. Raises CasStateError when `counter` does not follow the last."""
         ...
 
     def close(self) -> None:
@@ -40,8 +40,8 @@ class MonotonicAnchor(Protocol):
 class InsecureFileAnchor:
     """INSECURE SIMULATION of a monotonic anchor: a file, which whoever has the disk can put back.
 
-    Two slots of 4096 bytes, written in turn: magic (32) ‖ store id (16) ‖ counter (8, big endian) ‖ digest (32) ‖
-    SHA-256 of all that (32). The valid slot with the higher counter counts.
+    Two slots of 4096 bytes, written in turn: magic (32) ‖ store id (16) ‖ counter (8, big endian) ‖ digest
+    (32) ‖ SHA-256 of all that (32). The valid slot with the higher counter counts.
     """
 
     def __init__(self, path: Path, store_id: bytes) -> None:

@@ -26,7 +26,7 @@ RowIndex = dict[str, dict[bytes, Term]]
 
 
 def check_anchor(head: Head, anchor: MonotonicAnchor) -> None:
-    """Compare the database's head with the anchor; take up the one commit that a crash may have left unanchored.
+    """Compare the database's head with the anchor; take up the one commit that a crash left unanchored.
 
     Raises:
         CasRollbackError: the database is behind the anchor, or on another branch of history.
@@ -36,16 +36,20 @@ def check_anchor(head: Head, anchor: MonotonicAnchor) -> None:
         return
     if head.counter < anchored.counter:
         raise CasRollbackError(
-            f"the database is at commit {head.counter}, the anchor at {anchored.counter}: an older copy was put "
+            f"the database is at commit {head.counter}, the anchor at {anchored.counter}: an older "
+            "copy was put "
             f"back, {anchored.counter - head.counter} commits are missing",
-            f"restore the copy of the database that is at commit {anchored.counter}; if it is lost, start a new "
-            "CAS with another data directory and another anchor, create the sessions and pack the volumes again",
+            f"restore the copy of the database that is at commit {anchored.counter}; if it is lost, "
+            "start a new "
+            "CAS with another data directory and another anchor, create the sessions and pack the "
+            "volumes again",
         )
     if head.counter == anchored.counter + 1 and head.predecessor == anchored.digest:
         anchor.advance(head.counter, head.digest())
         return
     raise CasRollbackError(
-        f"the database is at commit {head.counter}, the anchor at {anchored.counter}, and the one does not follow "
+        f"the database is at commit {head.counter}, the anchor at {anchored.counter}, and the one "
+        "does not follow "
         "from the other",
         "give the anchor file that belongs to this database",
     )
@@ -119,7 +123,7 @@ def load_checkpoints(database: SqliteDatabase, keys: StoreKeys, head: Head) -> l
 def read_entries(
     database: SqliteDatabase, keys: StoreKeys, first: int, count: int, digest: bytes
 ) -> list[LogEntry]:
-    """Read exactly `count` entries from `first` on and chain them to `digest`, the chain's digest before them.
+    """Read exactly `count` entries from `first` on and chain them to `digest`, the digest before them.
 
     Raises:
         CasStateError: an entry is missing or does not open. The caller compares the last digest.

@@ -23,8 +23,10 @@ _RESTORE = "restore the database that belongs to this anchor and root key, or st
 class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the whole state is known by.
 
-    counter: number of commits. rows, accumulator: how many rows there are and the sum of their terms (32 bytes).
-    log_length, log_digest: length and chain digest of the log. predecessor: digest of the head before this one.
+    counter: number of commits. rows, accumulator: how many rows there are and the sum of their terms (32
+    bytes).
+    log_length, log_digest: length and chain digest of the log. predecessor: digest of the head before this
+    one.
     """
 
     counter: int
@@ -61,7 +63,7 @@ class StoreKeys:
 
     @classmethod
     def derive(cls, master: bytes, store_id: bytes) -> "StoreKeys":
-        """Derive both keys by HMAC-SHA256 (HKDF-Expand with one block, RFC 5869) from a uniform master key."""
+        """Derive both keys by HMAC-SHA256 (HKDF-Expand of one block, RFC 5869) from a uniform key."""
         return cls(*(_derive(master, label + store_id) for label in (b"seal\0", b"multiset\0")))
 
     def seal_row(self, table: str, key: bytes, version: int, plain: bytes) -> bytes:
@@ -73,7 +75,7 @@ class StoreKeys:
         return _open(self.seal, sealed, _identity(table, key, version), f"row {table}/{_show(key)}")
 
     def term(self, table: str, key: bytes, version: int, sealed: bytes) -> int:
-        """Return the row's share of the accumulator: a keyed hash, so that nobody can make rows cancel out."""
+        """Return the row's share of the accumulator: a keyed hash, so that nobody makes rows cancel out."""
         message = _identity(table, key, version) + hashlib.sha256(sealed).digest()
         return int.from_bytes(hmac.digest(self.multiset, message, "sha256"), "big")
 

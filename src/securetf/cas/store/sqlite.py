@@ -1,4 +1,4 @@
-"""The only file with SQL: rows, log and one meta row in SQLite (WAL, synchronous=FULL). Nothing here is trusted."""
+"""The only file with SQL: SQLite with WAL and synchronous=FULL: rows, log, one meta row. All untrusted."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,8 @@ from securetf.errors import CasStateError, NoSpaceError
 FORMAT = 1
 _FULL = "database or disk is full"
 _SCHEMA = (
-    "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, store_id BLOB NOT NULL, "
+    "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, store_id "
+    "BLOB NOT NULL, "
     "root_version INTEGER NOT NULL, wrapped_master BLOB NOT NULL, head BLOB NOT NULL) STRICT",
     "CREATE TABLE row (tbl TEXT NOT NULL, key BLOB NOT NULL, version INTEGER NOT NULL, sealed BLOB NOT NULL, "
     "PRIMARY KEY (tbl, key)) STRICT, WITHOUT ROWID",

@@ -1,4 +1,4 @@
-"""The store: one writer thread that commits concurrent transactions together, readers that check what they read."""
+"""The store: one writer thread commits concurrent transactions together; readers check what they read."""
 
 import fcntl
 import os
@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from securetf.cas.store.anchor import Anchored, MonotonicAnchor
 from securetf.cas.store import check
+from securetf.cas.store.anchor import Anchored, MonotonicAnchor
 from securetf.cas.store.check import CHECKPOINT_ENTRIES, RowIndex, Term
 from securetf.cas.store.sealing import GENESIS, KEY_SIZE, MODULUS, Head, StoreKeys, unwrap_master, wrap_master
 from securetf.cas.store.sqlite import FORMAT, Change, Meta, SqliteDatabase
@@ -63,8 +63,8 @@ class Store:
     def transact(self, operation: Callable[[Transaction], _T]) -> _T:
         """Run `operation` alone on the newest state; when this returns, its changes are durable and anchored.
 
-        Whatever `operation` raises undoes its changes and is raised here. It runs on the writer's thread: quick
-        decisions only, no input or output.
+        Whatever `operation` raises undoes its changes and is raised here. It runs on the writer's thread:
+        quick decisions only, no input or output.
 
         Raises:
             CasStateError: the database is not what it was, or cannot be written.
@@ -90,10 +90,10 @@ class Store:
             return sorted(key for key in self._index.get(table, {}) if key.startswith(prefix))
 
     def log(self, first: int, limit: int) -> tuple[bytes, list[LogEntry], tuple[int, bytes]]:
-        """Return the chain digest before `first`, up to `limit` entries, and length and digest of the whole log.
+        """Return the digest before `first`, up to `limit` entries, and length and digest of the whole log.
 
-        The chain is followed from a remembered digest to the next one or to the head, so that every entry returned
-        is authenticated.
+        The chain is followed from a remembered digest to the next one or to the head, so that every entry
+        returned is authenticated.
 
         Raises:
             CasStateError: an entry is missing or changed.
@@ -300,7 +300,8 @@ def open_store(directory: Path, *, root_keys: dict[int, bytes], anchor: Monotoni
         root_key = root_keys.get(meta.root_version)
         if root_key is None:
             raise CasStateError(
-                f"the database is sealed under version {meta.root_version} of the root key, which is not here",
+                f"the database is sealed under version {meta.root_version} of the root key, which is "
+                "not here",
                 "start with the root key file that belongs to this database",
             )
         master = unwrap_master(root_key, meta.store_id, meta.root_version, meta.wrapped_master)
