@@ -136,13 +136,13 @@ impl Volume {
             let mut data = node.data.write();
             self.flush(node, &mut data)?;
             emit(&mut captured.parts, |out| {
-                Op::Inode(Box::new(node.to_record(&data))).encode(out)
+                Op::Inode(Box::new(node.to_record(&data))).encode(out);
             });
             let changed = std::mem::take(&mut data.changed);
             let cut = data.cut.take();
             if let Some(from) = cut {
                 emit(&mut captured.parts, |out| {
-                    Op::MapCut { ino, from }.encode(out)
+                    Op::MapCut { ino, from }.encode(out);
                 });
             }
             encode_map(&data, ino, changed.iter().copied(), &mut captured.parts);
@@ -157,7 +157,7 @@ impl Volume {
             };
             match dir.get(name) {
                 Some(ino) => emit(&mut captured.parts, |out| {
-                    encode_name(out, *parent, name, ino)
+                    encode_name(out, *parent, name, ino);
                 }),
                 None => emit(&mut captured.parts, |out| {
                     Op::NameGone {

@@ -8,6 +8,8 @@ use crate::seal::{Seal, TAG};
 
 /// Entries of one leaf.
 const FANOUT: u64 = 128;
+/// One leaf.
+type Leaf = [Entry; 128];
 
 /// One sealed chunk: 32 bytes on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +47,7 @@ impl Entry {
 /// Chunk index to entry, in leaves of 128.
 #[derive(Default)]
 pub struct ChunkMap {
-    leaves: BTreeMap<u64, Box<[Entry; FANOUT as usize]>>,
+    leaves: BTreeMap<u64, Box<Leaf>>,
     present: u64,
 }
 
@@ -71,7 +73,7 @@ impl ChunkMap {
         let leaf = self
             .leaves
             .entry(key)
-            .or_insert_with(|| Box::new([Entry::default(); FANOUT as usize]));
+            .or_insert_with(|| Box::new([Entry::default(); 128]));
         let place = leaf.get_mut(offset(index))?;
         let old = std::mem::replace(place, entry.unwrap_or_default());
         self.present += u64::from(entry.is_some());
@@ -85,7 +87,7 @@ impl ChunkMap {
     /// Removes all entries from `index` on and hands them to `dropped`.
     pub fn cut(&mut self, index: u64, mut dropped: impl FnMut(Entry)) {
         let mut tail = self.leaves.split_off(&(index / FANOUT));
-        if index % FANOUT != 0
+        if !index.is_multiple_of(FANOUT)
             && let Some(mut leaf) = tail.remove(&(index / FANOUT))
         {
             for entry in leaf

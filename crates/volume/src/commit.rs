@@ -278,18 +278,16 @@ impl Volume {
                     std::thread::sleep(RETRY_PAUSE);
                 }
                 // An advance that seemed lost may have happened: go on from where it would have led.
-                Err(AnchorError::Conflict) => match candidates.pop() {
-                    Some(position) => {
-                        from = position;
-                        if position == log.head {
-                            self.append(log, &[Vec::new()], FLAG_LAST)?;
-                        }
-                    }
-                    None => {
+                Err(AnchorError::Conflict) => {
+                    let Some(position) = candidates.pop() else {
                         self.fence();
                         return Err(VolumeError::Anchor(AnchorError::Conflict));
+                    };
+                    from = position;
+                    if position == log.head {
+                        self.append(log, &[Vec::new()], FLAG_LAST)?;
                     }
-                },
+                }
                 Err(AnchorError::Fenced) => {
                     self.fence();
                     return Err(VolumeError::LeaseLost);

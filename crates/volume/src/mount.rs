@@ -13,7 +13,7 @@ use crate::ops::{InodeRecord, Op};
 use crate::record::FLAG_SNAPSHOT;
 use crate::seal::Keys;
 use crate::segment::Segments;
-use crate::snapshot::{self, SnapshotReader};
+use crate::snapshot::{self, PageRef, SnapshotReader};
 use crate::superblock::{self, Hint};
 use crate::tree::{Dir, Tree};
 use crate::types::{FileType, Ino, ROOT_INO};
@@ -223,38 +223,39 @@ impl<'a> Loader<'a> {
                 fix: "use the chunk size with which the volume was made".to_owned(),
             });
         }
-        match op {
-            Op::Snapshot {
-                epoch, seq, root, ..
-            } => {
-                if place.header.flags & FLAG_SNAPSHOT == 0
-                    || seq != place.header.seq
-                    || epoch != place.header.epoch
-                {
-                    return Err(malformed(
-                        "a journal record",
-                        "a snapshot where none may be",
-                    ));
-                }
-                let reader = SnapshotReader {
-                    store: self.store,
-                    keys: self.keys,
-                    epoch,
-                    seq,
-                };
-                let (tree, segments) = (&mut self.tree, &mut self.segments);
-                let bytes = reader.replay(root, &mut |op| match op {
-                    Op::Snapshot { .. } | Op::Mount { .. } => Err(malformed(
-                        "a snapshot page",
-                        "an operation that only records have",
-                    )),
-                    op => tree.apply(op, segments),
-                })?;
-                self.snapshot = Some((seq, bytes));
+        if let Op::Snapshot {
+            epoch, seq, root, ..
+        } = op
+        {
+            let flagged = place.header.flags & FLAG_SNAPSHOT != 0;
+            if !flagged || seq != place.header.seq || epoch != place.header.epoch {
+                return Err(malformed(
+                    "a journal record",
+                    "a snapshot where none may be",
+                ));
             }
-            _ => {}
+            self.read_snapshot(epoch, seq, root)?;
         }
         self.tree.apply(op, &mut self.segments)
+    }
+
+    fn read_snapshot(&mut self, epoch: u32, seq: u64, root: PageRef) -> Result<()> {
+        let reader = SnapshotReader {
+            store: self.store,
+            keys: self.keys,
+            epoch,
+            seq,
+        };
+        let (tree, segments) = (&mut self.tree, &mut self.segments);
+        let bytes = reader.replay(root, &mut |op| match op {
+            Op::Snapshot { .. } | Op::Mount { .. } => Err(malformed(
+                "a snapshot page",
+                "an operation that only records have",
+            )),
+            op => tree.apply(op, segments),
+        })?;
+        self.snapshot = Some((seq, bytes));
+        Ok(())
     }
 }
 

@@ -8,8 +8,7 @@ use crate::inode::Node;
 use crate::ops::InodeRecord;
 use crate::tree::{Dir, Tree};
 use crate::types::{
-    Attr, DirEntry, FileType, Ino, NAME_MAX, NodeKind, ROOT_INO, RenameFlags, SetAttr, SetTime,
-    TARGET_MAX,
+    Attr, DirEntry, FileType, Ino, NAME_MAX, NodeKind, ROOT_INO, SetAttr, SetTime, TARGET_MAX,
 };
 use crate::volume::{Result, Volume};
 
@@ -111,7 +110,7 @@ impl Volume {
         let mut file_id = [0; 16];
         self.environment.random(&mut file_id);
         let mut tree = self.tree.write();
-        self.check_free(&tree, parent, name)?;
+        Self::check_free(&tree, parent, name)?;
         let ino = Self::next_ino(&mut tree)?;
         let node = Arc::new(Node::from_record(InodeRecord {
             ino,
@@ -171,52 +170,6 @@ impl Volume {
         Ok(())
     }
 
-    /// Renames. Over an existing target it returns only when the new state is anchored.
-    ///
-    /// # Errors
-    /// `NotFound`, `Exists` (`NoReplace`), `NotDirectory`, `IsDirectory`, `NotEmpty`, `Invalid` for a directory into
-    /// itself, `NameTooLong`, `ReadOnly`; those of [`Volume::sync`] after the rename itself is done.
-    pub fn rename(
-        &self,
-        from_parent: Ino,
-        from: &[u8],
-        to_parent: Ino,
-        to: &[u8],
-        flags: RenameFlags,
-    ) -> Result<()> {
-        self.require_writable()?;
-        check_name(to)?;
-        let replaced = {
-            let mut tree = self.tree.write();
-            let source = tree
-                .dir(from_parent)?
-                .get(from)
-                .ok_or(VolumeError::NotFound)?;
-            let target = tree.dir(to_parent)?.get(to);
-            check_not_inside(&tree, source, to_parent)?;
-            match (flags, target) {
-                (RenameFlags::NoReplace, Some(_)) => return Err(VolumeError::Exists),
-                (RenameFlags::Exchange, None) => return Err(VolumeError::NotFound),
-                (RenameFlags::Exchange, Some(target)) => {
-                    check_not_inside(&tree, target, from_parent)?;
-                    self.place_name(&mut tree, from_parent, to_parent, to, source)?;
-                    self.place_name(&mut tree, to_parent, from_parent, from, target)?;
-                    true
-                }
-                (RenameFlags::Replace, Some(target)) if target == source => return Ok(()),
-                (_, target) => {
-                    if let Some(target) = target {
-                        self.replace_target(&mut tree, source, to_parent, to, target)?;
-                    }
-                    self.remove_name(&mut tree, from_parent, from)?;
-                    self.place_name(&mut tree, from_parent, to_parent, to, source)?;
-                    target.is_some()
-                }
-            }
-        };
-        if replaced { self.sync(None) } else { Ok(()) }
-    }
-
     /// Gives a file another name.
     ///
     /// # Errors
@@ -229,7 +182,7 @@ impl Volume {
         if node.kind == FileType::Dir {
             return Err(VolumeError::IsDirectory);
         }
-        self.check_free(&tree, parent, name)?;
+        Self::check_free(&tree, parent, name)?;
         {
             let mut meta = node.meta.lock();
             if meta.nlink >= LINK_MAX {
@@ -309,7 +262,7 @@ impl Volume {
         Ok(())
     }
 
-    fn check_free(&self, tree: &Tree, parent: Ino, name: &[u8]) -> Result<()> {
+    fn check_free(tree: &Tree, parent: Ino, name: &[u8]) -> Result<()> {
         let dir = tree.dir(parent)?;
         if parent != ROOT_INO && tree.node(parent)?.meta.lock().nlink == 0 {
             return Err(VolumeError::NotFound);
@@ -321,14 +274,20 @@ impl Volume {
         }
     }
 
-    fn insert_name(&self, tree: &mut Tree, parent: Ino, name: &[u8], ino: Ino) -> Result<()> {
+    pub(crate) fn insert_name(
+        &self,
+        tree: &mut Tree,
+        parent: Ino,
+        name: &[u8],
+        ino: Ino,
+    ) -> Result<()> {
         let name = tree.dir_mut(parent)?.insert(name, ino);
         self.pending.lock().names.insert((parent, name));
         self.touch_dir(tree, parent);
         Ok(())
     }
 
-    fn remove_name(&self, tree: &mut Tree, parent: Ino, name: &[u8]) -> Result<()> {
+    pub(crate) fn remove_name(&self, tree: &mut Tree, parent: Ino, name: &[u8]) -> Result<()> {
         tree.dir_mut(parent)?
             .remove(name)
             .ok_or(VolumeError::NotFound)?;
@@ -337,55 +296,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Puts a name to an inode that moves from one directory to another.
-    fn place_name(
-        &self,
-        tree: &mut Tree,
-        from_parent: Ino,
-        to_parent: Ino,
-        to: &[u8],
-        ino: Ino,
-    ) -> Result<()> {
-        self.insert_name(tree, to_parent, to, ino)?;
-        tree.node(ino)?.meta.lock().ctime = self.now();
-        self.mark(ino);
-        if let Some(dir) = tree.dirs.get_mut(&ino) {
-            dir.parent = to_parent;
-            if from_parent != to_parent {
-                change_links(tree, from_parent, -1);
-                change_links(tree, to_parent, 1);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes away what a rename replaces.
-    fn replace_target(
-        &self,
-        tree: &mut Tree,
-        source: Ino,
-        parent: Ino,
-        name: &[u8],
-        target: Ino,
-    ) -> Result<()> {
-        match (tree.dirs.contains_key(&source), tree.dirs.get(&target)) {
-            (true, None) => Err(VolumeError::NotDirectory),
-            (false, Some(_)) => Err(VolumeError::IsDirectory),
-            (true, Some(dir)) if !dir.is_empty() => Err(VolumeError::NotEmpty),
-            (true, Some(_)) => {
-                self.remove_name(tree, parent, name)?;
-                self.drop_dir(tree, parent, target);
-                Ok(())
-            }
-            (false, None) => {
-                self.remove_name(tree, parent, name)?;
-                self.unlink(tree, target)
-            }
-        }
-    }
-
     /// Takes one link from a file.
-    fn unlink(&self, tree: &mut Tree, ino: Ino) -> Result<()> {
+    pub(crate) fn unlink(&self, tree: &mut Tree, ino: Ino) -> Result<()> {
         let node = Arc::clone(tree.node(ino)?);
         let unused = {
             let mut meta = node.meta.lock();
@@ -403,7 +315,7 @@ impl Volume {
         Ok(())
     }
 
-    fn drop_dir(&self, tree: &mut Tree, parent: Ino, ino: Ino) {
+    pub(crate) fn drop_dir(&self, tree: &mut Tree, parent: Ino, ino: Ino) {
         change_links(tree, parent, -1);
         let opens = tree.nodes.get(&ino).map_or(0, |node| {
             let mut meta = node.meta.lock();
@@ -428,28 +340,14 @@ impl Volume {
     }
 }
 
-/// Refuses to move a directory into itself.
-fn check_not_inside(tree: &Tree, ino: Ino, mut parent: Ino) -> Result<()> {
-    while tree.dirs.contains_key(&ino) {
-        if parent == ino {
-            return Err(VolumeError::Invalid("a directory cannot move into itself"));
-        }
-        if parent == ROOT_INO {
-            break;
-        }
-        parent = tree.dir(parent)?.parent;
-    }
-    Ok(())
-}
-
-fn change_links(tree: &Tree, ino: Ino, by: i32) {
+pub(crate) fn change_links(tree: &Tree, ino: Ino, by: i32) {
     if let Some(node) = tree.nodes.get(&ino) {
         let mut meta = node.meta.lock();
         meta.nlink = meta.nlink.saturating_add_signed(by);
     }
 }
 
-fn check_name(name: &[u8]) -> Result<()> {
+pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_MAX {
         return Err(VolumeError::NameTooLong);
     }

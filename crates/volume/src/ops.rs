@@ -121,7 +121,9 @@ impl Op {
                         .unwrap_or(u32::MAX)
                         .to_be_bytes(),
                 );
-                entries.iter().for_each(|entry| entry.encode(out));
+                for entry in entries {
+                    entry.encode(out);
+                }
             }
             Self::Segment { id, epoch, kind } => {
                 out.push(7);

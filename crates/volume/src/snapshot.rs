@@ -130,7 +130,9 @@ impl<'a> Writer<'a> {
             let mut parents = Vec::new();
             for children in refs.chunks(INDEX_FANOUT) {
                 let mut page = Vec::with_capacity(children.len() * PageRef::SIZE);
-                children.iter().for_each(|child| child.encode(&mut page));
+                for child in children {
+                    child.encode(&mut page);
+                }
                 parents.push(self.seal_page(level, page)?);
             }
             refs = parents;
