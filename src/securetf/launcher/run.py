@@ -246,7 +246,8 @@ def _remove_empty(path: str) -> None:
 
 def _tampered(name: str, count: int, last: str) -> VolumeIntegrityError:
     return VolumeIntegrityError(
-        f"volume {name}: the program got {count} errors instead of data that does not authenticate; last: {last}",
+        f"volume {name}: the program got {count} errors instead of data that does not authenticate; "
+        f"the last: {last}",
         "put back the volume's files as they were committed: they were damaged or tampered with",
     )
 
