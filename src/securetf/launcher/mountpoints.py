@@ -1,10 +1,9 @@
 """Directories that the launcher makes so that something can be mounted there, and removes again.
 
 Launchers on one machine share them, and removing a directory that another launcher's namespace has a mount
-on takes that mount away (Linux detaches it). So each launcher holds a shared lock on every such directory that
-it uses, and only a directory that nobody has locked is removed. A registry file lists what was made, so that
-the next launcher removes what a killed one left; its own lock is held only while directories are made or
-removed.
+on takes that mount away (Linux detaches it). So each launcher holds a shared lock on every one that it uses,
+and only a directory that nobody has locked is removed. A registry file lists what was made, so that the next
+launcher removes what a killed one left; its own lock is held only while directories are made or removed.
 """
 
 import fcntl
