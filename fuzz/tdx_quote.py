@@ -4,7 +4,7 @@
     PYTHONPATH=src python fuzz/tdx_quote.py fuzz/corpus/tdx_quote -max_total_time=300
 
 The first byte of an input chooses: 0 parse a quote, 1 verify one, 2 read collateral, 3 verify with it.
-Where the corpus folder is empty, genuine inputs of an INSECURE SIMULATION are written into it first.
+Genuine inputs of an INSECURE SIMULATION, made anew with each start, are written into the corpus first.
 """
 
 import sys
@@ -15,7 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["securetf"]):
     from securetf.attester import development_pki as pki
-    from securetf.attester.insecure_simulation import simulated_report
+    from securetf.attester.simulated_enclave import simulated_report
     from securetf.endorsements import Endorsements, TrustAnchors
     from securetf.endorsements.trust import spki_digest
     from securetf.errors import EndorsementError, EvidenceError, MalformedEvidenceError
@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 KEYS = pki.create(NOW, platform_id=bytes(16))
 ENDORSEMENTS = pki.endorse(KEYS, NOW)
 ANCHORS = TrustAnchors(spki_sha256=frozenset({spki_digest(KEYS.root.certificate)}), development=True)
-ENCLAVE = pki.QuotingEnclave(KEYS)
+ENCLAVE = KEYS.quoting_enclave()
 REPORT = simulated_report(bytes(range(64)), mr_td=bytes(48), rtmr3=bytes(48))
 QUOTE = ENCLAVE.quote(REPORT)
 
@@ -72,8 +72,6 @@ def verify(raw: bytes, endorsements: Endorsements) -> None:
 
 def write_seeds(corpus: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
-    if any(corpus.iterdir()):
-        return
     text = ENDORSEMENTS.to_json().encode()
     quote5 = ENCLAVE.quote(REPORT, version=5)
     seeds = [

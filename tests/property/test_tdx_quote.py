@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from securetf.attester import development_pki as pki
-from securetf.attester.insecure_simulation import simulated_report
+from securetf.attester.simulated_enclave import simulated_report
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.trust import spki_digest
 from securetf.errors import EndorsementError, EvidenceError, MalformedEvidenceError
@@ -22,7 +22,7 @@ REPORT_DATA = bytes(range(64))
 KEYS = pki.create(NOW, platform_id=bytes(16))
 ENDORSEMENTS = pki.endorse(KEYS, NOW)
 ANCHORS = TrustAnchors(spki_sha256=frozenset({spki_digest(KEYS.root.certificate)}), development=True)
-QUOTE = pki.QuotingEnclave(KEYS).quote(simulated_report(REPORT_DATA, mr_td=b"\1" * 48, rtmr3=bytes(48)))
+QUOTE = KEYS.quoting_enclave().quote(simulated_report(REPORT_DATA, mr_td=b"\1" * 48, rtmr3=bytes(48)))
 # Signed, or bound by a signature: header and body; signature, key, QE report, its signature; QE auth data.
 SIGNED = [*range(632), *range(636, 764), *range(770, 770 + 448), *range(770 + 450, 770 + 482)]
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

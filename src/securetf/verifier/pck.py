@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import dcap_qvl
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 
 from securetf.endorsements import TrustAnchors
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, EvidenceError, MalformedEvidenceError, SignatureError
 
 _BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
@@ -47,7 +48,7 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
     _check_pin("the quote's certificate chain", root, anchors, SignatureError)
     try:
         root.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         raise SignatureError(
             "the quote's certificate chain ends in a root whose own signature does not hold", _AS_GIVEN
         ) from None
@@ -93,12 +94,12 @@ def load_pem(pem: str) -> list[x509.Certificate]:
         return []
     try:
         return [_readable(x509.load_pem_x509_certificate(block.encode())) for block in blocks]
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return []
 
 
 def _readable(certificate: x509.Certificate) -> x509.Certificate:
-    """Read the parts that `cryptography` reads only when asked; ValueError if one cannot be read."""
+    """Read the parts that `cryptography` reads only when asked, so that it raises here if it must."""
     _ = certificate.subject, certificate.issuer
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return certificate
@@ -107,7 +108,7 @@ def _readable(certificate: x509.Certificate) -> x509.Certificate:
 def _check_pin(what: str, root: x509.Certificate, anchors: TrustAnchors, error: type[EvidenceError]) -> None:
     try:
         trusted = anchors.find(root)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         trusted = False
     if not trusted:
         raise error(
@@ -122,6 +123,6 @@ def _right_under(root: x509.Certificate, leaf: x509.Certificate) -> bool:
         leaf.extensions.get_extension_for_oid(_SGX_EXTENSION)
     except x509.ExtensionNotFound:
         return leaf.issuer == root.subject
-    except (ValueError, x509.DuplicateExtension):
+    except UNREADABLE:
         return False
     return False

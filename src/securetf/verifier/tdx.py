@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
+from securetf.endorsements.dcap import strict_json
 from securetf.errors import (
     BindingError,
     EndorsementError,
@@ -137,6 +138,7 @@ class _Facts:
     qe_evaluation: int
     ppid: bytes
     pce_id: bytes
+    latest_issue: datetime
     valid_until: datetime
 
 
@@ -152,7 +154,10 @@ def _verify_signatures(
         )
     except ValueError as error:
         tdx_diagnosis.explain(quote, chain, endorsements, now, str(error))
-    return _read_facts(json.loads(claims.to_json()))
+    facts = _read_facts(json.loads(claims.to_json()))
+    if facts.latest_issue > now:  # dcap-qvl does not look at the date of a CRL
+        tdx_diagnosis.explain(quote, chain, endorsements, now, "collateral is issued in the future")
+    return facts
 
 
 def _read_facts(claims: Mapping[str, Any]) -> _Facts:
@@ -165,6 +170,9 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
             qe_evaluation=int(claims["qe"]["tcb_eval_data_number"]),
             ppid=bytes(platform["ppid"]),
             pce_id=bytes(platform["pce_id"]),
+            latest_issue=datetime.fromtimestamp(
+                max(claims["latest_issue_date"], claims["qe_iden_latest_issue_date"]), UTC
+            ),
             valid_until=datetime.fromtimestamp(
                 min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]), UTC
             ),
@@ -179,7 +187,7 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
 def _check_collateral(
     facts: _Facts, quote: tdx.TdxQuote, endorsements: Endorsements, minimum_tcb_evaluation: int
 ) -> None:
-    tcb_info = json.loads(endorsements.tcb_info)  # authentic by now
+    tcb_info = strict_json(endorsements.tcb_info, "TCB info")  # authentic by now
     if str(tcb_info["pceId"]).lower() != facts.pce_id.hex():
         raise EndorsementError(
             f"TCB info is for PCE {tcb_info['pceId']}, the platform has {facts.pce_id.hex()}",

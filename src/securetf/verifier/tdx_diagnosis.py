@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 
 import dcap_qvl
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from securetf.endorsements import Endorsements
 from securetf.endorsements.dcap import strict_json
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, EvidenceError, SignatureError, TcbError
 from securetf.evidence import tdx
 from securetf.verifier import tdx_configuration, tdx_levels
@@ -39,7 +40,7 @@ def explain(
     """
     try:
         _check_parts(quote, chain, endorsements, now, detail)
-    except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise EvidenceError(
             f"a certificate or CRL behind the quote cannot be read: {error}; dcap-qvl: {detail}", _RESTART
         ) from None
@@ -82,7 +83,7 @@ def _check_certificates(chain: Chain, now: datetime) -> None:
         try:
             certificate.verify_directly_issued_by(issuer)
             constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        except (*UNREADABLE, InvalidSignature, x509.ExtensionNotFound):
             raise SignatureError(f"the {what} of the quote is not signed by its issuer", _RESTART) from None
         if constraints.ca is not is_ca:
             raise SignatureError(
@@ -102,7 +103,7 @@ def _check_document(
     signer = load_pem(issuer_chain)[0]
     try:
         signer.verify_directly_issued_by(chain.root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         raise EndorsementError(f"the signer of {what} is not certified by the root", _FETCH) from None
     _check_window(
         f"the certificate of the signer of {what}",
@@ -123,7 +124,12 @@ def _check_document(
 
 def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -> None:
     for what, raw, issuer, certificates in (
-        ("root CRL", endorsements.root_ca_crl, chain.root, {"PCK CA": chain.ca, **_signers(endorsements)}),
+        (
+            "root CRL",
+            endorsements.root_ca_crl,
+            chain.root,
+            {"root": chain.root, "PCK CA": chain.ca, **_signers(endorsements)},
+        ),
         ("PCK CRL", endorsements.pck_crl, chain.ca, {"PCK certificate": chain.leaf}),
     ):
         try:
@@ -134,7 +140,7 @@ def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -
                 and isinstance(public_key, ec.EllipticCurvePublicKey)
                 and crl.is_signature_valid(public_key)
             )
-        except (ValueError, TypeError):
+        except UNREADABLE:
             raise EndorsementError(f"the {what} is missing or damaged", _FETCH) from None
         if not genuine:
             raise EndorsementError(f"the {what} is not signed by the issuer of what it revokes", _FETCH)

@@ -16,7 +16,7 @@ from securetf.attester.insecure_simulation import (
 )
 from securetf.attester.measurement import software_measurement
 from securetf.claims import Evidence, Platform, VerifiedClaims, code_register
-from securetf.errors import AttesterError, EndorsementError, KeyFileError
+from securetf.errors import AttesterError, EndorsementError, KeyFileError, SignatureError
 from securetf.evidence import tdx
 from securetf.verifier import insecure_simulation
 
@@ -86,8 +86,10 @@ def test_collateral_when_near_expiry_then_issued_again_under_the_same_root_and_p
 
 
 def test_collateral_when_the_clock_was_set_back_then_issued_again(platform: Path) -> None:
+    first = load_endorsements(platform, NOW)
     before = NOW - timedelta(minutes=90)
-    with pytest.raises(Exception, match="is good from"):  # the certificates are younger than this clock
+    assert load_endorsements(platform, before) != first
+    with pytest.raises(SignatureError, match="is good from"):  # the certificates are younger than this clock
         verify(platform, SimulatedTdx(platform, {}).attest(REPORT_DATA), before)
 
 
@@ -119,10 +121,14 @@ def test_load_when_keys_are_readable_by_others_then_refused_with_the_fix(platfor
 def test_load_when_files_are_missing_or_damaged_then_refused(platform: Path, tmp_path: Path) -> None:
     with pytest.raises(AttesterError, match=r"cannot read .*root.pem"):
         load_anchor(tmp_path / "absent")
-    with pytest.raises(AttesterError, match=r"cannot open .*root-key.pem"):
+    with pytest.raises(AttesterError, match=r"cannot read .*pck.pem"):
         SimulatedTdx(tmp_path / "absent", {})
+    (platform / "pck-key.pem").rename(platform / "kept")
+    with pytest.raises(AttesterError, match=r"cannot open .*pck-key.pem"):
+        SimulatedTdx(platform, {})
+    (platform / "kept").rename(platform / "pck-key.pem")
     (platform / "pck.pem").write_text("nonsense")
-    with pytest.raises(AttesterError, match=r"pck of .* is damaged"):
+    with pytest.raises(AttesterError, match=r"pck.pem is damaged: it is not one PEM"):
         SimulatedTdx(platform, {})
     (platform / "pck.pem").write_bytes((platform / "root.pem").read_bytes())
     with pytest.raises(AttesterError, match="not the key of its certificate"):

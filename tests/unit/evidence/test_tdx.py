@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from securetf.attester import development_pki as pki
-from securetf.attester.insecure_simulation import simulated_report
+from securetf.attester.simulated_enclave import simulated_report
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import tdx
 
@@ -21,7 +21,7 @@ INNER_TYPE, INNER_SIZE = slice(770 + 482, 770 + 484), slice(770 + 484, 770 + 488
 def quote() -> bytes:
     now = datetime(2026, 11, 22, tzinfo=UTC)
     body = simulated_report(bytes(range(64)), mr_td=b"\1" * 48, rtmr3=b"\3" * 48)
-    return pki.QuotingEnclave(pki.create(now, platform_id=bytes(16))).quote(body)
+    return pki.create(now, platform_id=bytes(16)).quoting_enclave().quote(body)
 
 
 def put(raw: bytes, where: slice, value: int) -> bytes:

@@ -491,3 +491,15 @@ def test_run_when_a_volume_is_mounted_in_the_home_directory_the_program_finds_it
     )
     result = launch.run()
     assert (result.returncode, result.stdout) == (0, "data700\n700\n"), result.stderr
+
+
+@pytest.mark.parametrize(("program", "status"), [(0, 20), (7, 7)])
+def test_run_when_a_volume_refused_data_the_end_says_so_and_is_never_zero(
+    launch: Launch, program: int, status: int
+) -> None:
+    launch.config |= {"volumes": {"a": str(launch.directory)}, "integrity_errors": 3}
+    launch.shell(f"exit {program}", "[volumes.a]\n", volumes=f'{{ a = "{launch.base}/a:ro" }}')
+    result = launch.run()
+    assert result.returncode == status
+    assert "volume a: the program got 3 errors instead of data that does not authenticate" in result.stderr
+    assert "chunk 7 of /file" in result.stderr

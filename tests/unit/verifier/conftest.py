@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from securetf.attester import development_pki as pki
-from securetf.attester.insecure_simulation import simulated_report
+from securetf.attester.simulated_enclave import simulated_report
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.trust import spki_digest
@@ -83,7 +83,7 @@ def make_kit() -> Callable[[], Kit]:
 
     def make() -> Kit:
         keys = pki.create(NOW, platform_id=bytes(range(16)))
-        return Kit(keys, pki.QuotingEnclave(keys), pki.endorse(keys, NOW))
+        return Kit(keys, keys.quoting_enclave(), pki.endorse(keys, NOW))
 
     return make
 

@@ -98,6 +98,7 @@ def test_crl_when_missing_stale_early_or_of_another_issuer_then_refused(
     for crl, words in (
         (b"", "missing or damaged"),
         (pki.crl(own, [], now - timedelta(days=31)), "expired at"),
+        (pki.crl(own, [], now + timedelta(days=1)), "issued in the future"),
         (pki.crl(foreign, [], now), "not signed by the issuer"),
         (flip(pki.crl(own, [], now), 60), "not signed by the issuer|missing or damaged"),
     ):
@@ -150,6 +151,15 @@ def test_signer_chain_when_of_another_root_then_refused(kit: Any, make_kit: Call
         }
         with pytest.raises(EndorsementError, match="not a trust anchor"):
             kit.verify(endorsements=replace(kit.endorsements, **changed))
+
+
+def test_tcb_info_when_a_name_stands_twice_then_refused(kit: Any) -> None:
+    text = kit.endorsements.tcb_info
+    for name in ('"fmspc":"00906EA10000",', '"nobody reads this":1,"nobody reads this":2,'):
+        doubled = text.replace("{", "{" + name, 1)
+        signature = pki.sign(kit.keys.tcb_signer.key, doubled.encode())
+        with pytest.raises(EndorsementError, match="stands twice"):
+            kit.verify(endorsements=replace(kit.endorsements, tcb_info=doubled, tcb_info_signature=signature))
 
 
 def test_documents_when_signed_but_unusable_then_refused(kit: Any) -> None:

@@ -1,5 +1,6 @@
 """What the TDX verifier must refuse (EVIDENCE.md): signatures and certificates, on synthetic chains."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -138,13 +139,28 @@ def test_chain_when_a_ca_stands_as_leaf_then_refused(kit: Any) -> None:
     ca_pck = kit.issue("PCK Certificate", kit.keys.pck_ca, NOW, ca=0, extension=kit.sgx_extension())
     keys = replace(kit.keys, pck=ca_pck)
     with pytest.raises(SignatureError, match="another role"):
-        kit.verify(pki.QuotingEnclave(keys).quote(kit.body()))
+        kit.verify(keys.quoting_enclave().quote(kit.body()))
 
 
 def test_chain_when_leaf_has_no_sgx_extension_then_malformed(kit: Any) -> None:
     keys = replace(kit.keys, pck=kit.issue("PCK Certificate", kit.keys.pck_ca, NOW))
     with pytest.raises(MalformedEvidenceError, match="SGX extension cannot be read"):
-        kit.verify(pki.QuotingEnclave(keys).quote(kit.body()))
+        kit.verify(keys.quoting_enclave().quote(kit.body()))
+
+
+def test_chain_when_a_certificate_cannot_be_read_then_malformed(kit: Any) -> None:
+    """Found by fuzzing: `cryptography` has a class of its own for an unknown X.509 version."""
+    quote = tdx.parse(kit.quote())
+    for old, new in (
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x06"),
+        (b"\x55\x04\x03\x0c", b"\x55\x04\x03\x1e"),
+    ):
+        der = kit.keys.pck.certificate.public_bytes(Encoding.DER).replace(old, new, 1)
+        assert der != kit.keys.pck.certificate.public_bytes(Encoding.DER)
+        leaf = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+        rest = pki.pem_chain(kit.keys.pck_ca, kit.keys.root).encode()
+        with pytest.raises(EvidenceError):
+            kit.verify(tdx.encode(replace(quote, pck_chain=leaf + rest)))
 
 
 def test_certificates_when_expired_or_not_yet_valid_then_refused_with_the_window(kit: Any, now: Any) -> None:
@@ -160,13 +176,16 @@ def test_pck_when_expired_then_refused_with_the_window(kit: Any, now: Any) -> No
     expired = kit.issue("PCK Certificate", kit.keys.pck_ca, old, extension=kit.sgx_extension())
     keys = replace(kit.keys, pck=expired)
     with pytest.raises(SignatureError, match="PCK certificate of the quote is good from"):
-        kit.verify(pki.QuotingEnclave(keys).quote(kit.body()))
+        kit.verify(keys.quoting_enclave().quote(kit.body()))
 
 
 def test_leaf_and_intermediate_when_revoked_then_refused(kit: Any, now: Any) -> None:
     leaf = pki.endorse(kit.keys, now, revoked_by_ca=[kit.keys.pck.certificate])
     with pytest.raises(SignatureError, match="PCK certificate is revoked"):
         kit.verify(endorsements=leaf)
+    root = pki.endorse(kit.keys, now, revoked_by_root=[kit.keys.root.certificate])
+    with pytest.raises(SignatureError, match="root is revoked"):
+        kit.verify(endorsements=root)
     intermediate = pki.endorse(kit.keys, now, revoked_by_root=[kit.keys.pck_ca.certificate])
     with pytest.raises(SignatureError, match="PCK CA is revoked"):
         kit.verify(endorsements=intermediate)

@@ -58,10 +58,10 @@ def test_tdx_module_when_signed_by_another_or_with_attributes_then_refused(kit: 
 
 
 def test_quoting_enclave_when_of_another_signer_or_too_old_then_refused(kit: Any) -> None:
-    foreign = pki.QuotingEnclave(kit.keys, mr_signer=bytes(32))
+    foreign = kit.keys.quoting_enclave(mr_signer=bytes(32))
     with pytest.raises(EndorsementError, match="quoting enclave has MRSIGNER 0000"):
         kit.verify(foreign.quote(kit.body()))
-    old = pki.QuotingEnclave(kit.keys, isv_svn=3)
+    old = kit.keys.quoting_enclave(isv_svn=3)
     with pytest.raises(TcbError, match="quoting enclave ISVSVN 3 is older"):
         kit.verify(old.quote(kit.body()))
     with pytest.raises(EndorsementError, match="ISVPRODID 0200, expected 0100"):

@@ -27,7 +27,7 @@ from securetf.evidence import binding
 from securetf.identity import SpiffeId
 from securetf.keys.workload import public_key, thumbprint
 from securetf.manifest import Manifest
-from securetf.provisioning import Provision, VolumeGrant, seal
+from securetf.provisioning import Provision, VolumeGrant, check_public_key, seal
 from securetf.verifier import verify
 from securetf.wire import AttestRequest, AttestResponse, ChallengeRequest, ChallengeResponse
 
@@ -106,6 +106,7 @@ class Attestation:
                 f"the Manifest of {session.name} has no `[appraisal.{platform.value}]`",
                 "add Reference Values for this platform, or run the workload on one that the Manifest names",
             )
+        check_public_key(request.hpke_public_key)
         return _Checked(session, manifest, platform, public_key(request.tls_spki))
 
     def _platform(self, name: str) -> Platform:

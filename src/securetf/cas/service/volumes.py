@@ -23,7 +23,7 @@ from securetf.errors import ConflictError, FencedError, LimitError, NotAuthorise
 from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key
 from securetf.manifest import Manifest, Volume
-from securetf.provisioning import VolumeGrant, grant_transcript, seal_grant
+from securetf.provisioning import VolumeGrant, check_public_key, grant_transcript, seal_grant
 from securetf.wire import AdvanceRequest
 
 _MAX_EPOCH = 2**32 - 1
@@ -136,6 +136,7 @@ class Volumes:
         operation: Callable[[Transaction], VolumeGrant],
     ) -> bytes:
         session, name, public = target
+        check_public_key(public)
         draft.session, draft.details = session, {"volume": name}
         grant = self.context.decide(draft, operation, always=owner.consume)
         return seal_grant(

@@ -55,6 +55,11 @@ class Store:
         """Number of commits so far."""
         return self._head.counter
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is open."""
+        return self._thread.is_alive()
+
     def log_head(self) -> tuple[int, bytes]:
         """Return the log's length and chain digest, as durable now."""
         head = self._head
