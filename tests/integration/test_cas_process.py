@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+
 from securetf.attester.insecure_simulation import SimulatedTdx, create_platform, load_anchor
 from securetf.attester.measurement import software_measurement
 from securetf.cas_client import CasClient, CasTrust, load_trust
@@ -271,7 +272,7 @@ class TestIdentity:
 
             threading.Thread(target=answer, daemon=True).start()
             with CasClient(replace(trust, url=f"https://127.0.0.1:{plain.getsockname()[1]}")) as client:
-                with pytest.raises(CasProtocolError, match="does not speak TLS 1.3"):
+                with pytest.raises(CasProtocolError, match=r"does not speak TLS 1\.3"):
                     client.status()
 
     def test_tls_1_2_is_refused(self, cas: Process) -> None:
@@ -572,13 +573,13 @@ def test_a_nonce_is_refused_by_the_process_too(cas: Process, trust: CasTrust) ->
     with CasClient(trust) as client:
         client.create_session(text, key)
         sent: list[bytes] = []
-        send = client._transport.send  # noqa: SLF001
+        send = client._transport.send
 
         def keep(method: str, target: str, body: bytes, *rest: Any, **named: Any) -> Any:
             sent.append(body)
             return send(method, target, body, *rest, **named)
 
-        client._transport.send = keep  # type: ignore[method-assign] # noqa: SLF001
+        client._transport.send = keep  # type: ignore[method-assign]
         with pytest.raises(Exception, match="was never written"):
             client.provision("acme/replay", "trainer", parse(text), Replaying())
         status, document = cas.post("/v1/attest", sent[-1])
