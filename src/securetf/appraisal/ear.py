@@ -248,7 +248,7 @@ def _read(payload: bytes) -> EarClaims:
             expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
             raw=claims,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise TokenError(
             f"the token is not of profile {PROFILE}: {error!r}", "use the release that the CAS runs"
         ) from None

@@ -1,6 +1,6 @@
 """INSECURE SIMULATION: a development PKI in the shape of Intel's DCAP (PCK certificate and CRL profile 1.5).
 
-Root; PCK CA and TCB signer under it; one PCK leaf; CRLs, TCB info and QE identity; quotes. Everything names
+Root; PCK CA and TCB signer under it; one PCK leaf; CRLs, TCB info and QE identity. Everything names
 itself a simulation. Keys come from the operating system; times are arguments. Nothing here touches a file.
 """
 
@@ -13,33 +13,30 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from securetf.attester.simulated_enclave import (
+    CPU_SVN,
+    QE_ISV_SVN,
+    QE_MR_SIGNER,
+    QE_PROD_ID,
+    TEE_TCB_SVN,
+    QuotingEnclave,
+    sign,
+)
 from securetf.endorsements import Endorsements
 from securetf.endorsements.trust import SIMULATION_MARK
-from securetf.evidence import tdx
 
 CERTIFICATE_LIFETIME = timedelta(days=3650)
 COLLATERAL_LIFETIME = timedelta(days=30)  # Intel's own
-CLOCK_SLACK = timedelta(
-    hours=1
-)  # issued that much in the past, so that a second machine's clock may be behind
+CLOCK_SLACK = timedelta(hours=1)  # issued in the past, so that another machine's clock may be behind
 
 FMSPC = "00000053494D"
 PCE_ID = "0000"
 PCE_SVN = 13
-CPU_SVN = bytes([3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0])
-TEE_TCB_SVN = bytes(
-    [5, 0, 2, *bytes(13)]
-)  # byte 1 is the TDX module's major version: 0 needs no module identity
 TCB_EVALUATION = 18
-QE_MR_SIGNER = hashlib.sha256(b"INSECURE SIMULATION quoting enclave signer").digest()
-QE_ISV_SVN = 4
-QE_PROD_ID = 2
-QE_ATTRIBUTES = bytes.fromhex("1100000000000000e700000000000000")
 
 _SGX_EXTENSION = "1.2.840.113741.1.13.1"
 
@@ -60,6 +57,13 @@ class DevelopmentPki:
     pck_ca: Identity
     tcb_signer: Identity
     pck: Identity
+
+    def quoting_enclave(
+        self, *, mr_signer: bytes = QE_MR_SIGNER, isv_svn: int = QE_ISV_SVN
+    ) -> QuotingEnclave:
+        """Return a quoting enclave with a fresh attestation key on this platform."""
+        chain = pem_chain(self.pck, self.pck_ca, self.root).encode()
+        return QuotingEnclave(self.pck.key, chain, mr_signer=mr_signer, isv_svn=isv_svn)
 
 
 def create(now: datetime, *, platform_id: bytes, fmspc: str = FMSPC) -> DevelopmentPki:
@@ -163,53 +167,6 @@ def crl(issuer: Identity, revoked: Sequence[x509.Certificate], now: datetime) ->
         entry = x509.RevokedCertificateBuilder(certificate.serial_number, now - CLOCK_SLACK)
         builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(issuer.key, SHA256()).public_bytes(Encoding.DER)
-
-
-class QuotingEnclave:
-    """Signs TD reports as Intel's quoting enclave does, with an attestation key that the PCK certifies."""
-
-    def __init__(
-        self, pki: DevelopmentPki, *, mr_signer: bytes = QE_MR_SIGNER, isv_svn: int = QE_ISV_SVN
-    ) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._public = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
-        self._auth_data = bytes(range(tdx.QE_AUTH_DATA_SIZE))
-        bound = hashlib.sha256(self._public + self._auth_data).digest()
-        self._report = b"".join(
-            (
-                *(CPU_SVN, bytes(4), bytes(28), QE_ATTRIBUTES),
-                *(hashlib.sha256(b"INSECURE SIMULATION quoting enclave").digest(), bytes(32)),
-                *(mr_signer, bytes(96)),
-                *(QE_PROD_ID.to_bytes(2, "little"), isv_svn.to_bytes(2, "little"), bytes(60)),
-                *(bound, bytes(32)),
-            )
-        )
-        self._report_signature = sign(pki.pck.key, self._report)
-        self._chain = pem_chain(pki.pck, pki.pck_ca, pki.root).encode()
-
-    def quote(self, body: tdx.TdReport, *, version: int = 4) -> bytes:
-        """Return the canonical quote of `body`."""
-        unsigned = tdx.TdxQuote(
-            version=version,
-            user_data=bytes(20),
-            body=body,
-            signature=bytes(tdx.SIGNATURE_SIZE),
-            attestation_key=self._public,
-            qe_report=self._report,
-            qe_report_signature=self._report_signature,
-            qe_auth_data=self._auth_data,
-            pck_chain=self._chain,
-        )
-        signed = tdx.signed_bytes(unsigned)
-        raw = tdx.encode(unsigned)
-        offset = len(signed) + 4  # the signature is the first part of the signature data
-        return raw[:offset] + sign(self._key, signed) + raw[offset + tdx.SIGNATURE_SIZE :]
-
-
-def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
-    """Return ECDSA P-256 with SHA-256 as 64 bytes, r then s, big endian."""
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(SHA256())))
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
 def pem_chain(*identities: Identity) -> str:

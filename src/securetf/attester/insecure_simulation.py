@@ -1,42 +1,45 @@
 """INSECURE SIMULATION of a TDX platform: production-shaped quotes under a development PKI kept on disk.
 
 It proves nothing about any machine: whoever reads the directory can make any quote. docs/platforms.md says
-what it is good for.
+what it is good for. Functions that need X.509 load it when called: a launcher only attests, and starts
+faster without.
 """
 
+import base64
 import json
 import os
 import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 
-from securetf.attester import development_pki
-from securetf.attester.development_pki import DevelopmentPki, Identity, QuotingEnclave
 from securetf.attester.measurement import software_measurement
-from securetf.claims import REGISTER_SIZE, REPORT_DATA_SIZE, Evidence, Platform, code_register
-from securetf.endorsements import Endorsements, TrustAnchors
-from securetf.endorsements.dcap import strict_json
+from securetf.attester.simulated_enclave import QuotingEnclave, simulated_report
+from securetf.claims import REPORT_DATA_SIZE, Evidence, Platform, code_register
 from securetf.errors import AttesterError, EndorsementError, KeyFileError
-from securetf.evidence.tdx import TdReport
+
+if TYPE_CHECKING:
+    from securetf.attester.development_pki import DevelopmentPki
+    from securetf.endorsements import Endorsements, TrustAnchors
 
 RENEW_BEFORE = timedelta(days=2)  # collateral with less time left is issued again
 ROOT_FILE = "root.pem"
 COLLATERAL_FILE = "collateral.json"
 FILE_SIZE_LIMIT = 1024 * 1024  # bytes
 
-_TD_ATTRIBUTES = (1 << 28).to_bytes(8, "little")  # SEPT_VE_DISABLE, nothing else
-_XFAM = bytes.fromhex("e702060000000000")
 _NOTICE = "INSECURE SIMULATION. This file belongs to a simulated TEE and proves nothing about any machine."
+_BEGIN = b"-----BEGIN CERTIFICATE-----\n"
 _README = f"""{_NOTICE}
 
 Development PKI in the shape of Intel's DCAP, made by `securetf simulation create`:
@@ -55,6 +58,8 @@ def create_platform(directory: Path, now: datetime) -> None:
     Raises:
         AttesterError: the directory exists and is not empty, or cannot be written.
     """
+    from securetf.attester import development_pki  # noqa: PLC0415
+
     pki = development_pki.create(now, platform_id=secrets.token_bytes(16))
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ def create_platform(directory: Path, now: datetime) -> None:
         directory.chmod(0o700)
         _write(directory / "README.txt", _README.encode())
         for attribute, name in _IDENTITIES.items():
-            identity: Identity = getattr(pki, attribute)
+            identity = getattr(pki, attribute)
             _write(directory / f"{name}.pem", _pem(identity.certificate.public_bytes(Encoding.PEM)))
             private = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             _write(directory / f"{name}-key.pem", _pem(private))
@@ -75,28 +80,36 @@ def create_platform(directory: Path, now: datetime) -> None:
         ) from None
 
 
-def load_anchor(directory: Path) -> TrustAnchors:
+def load_anchor(directory: Path) -> "TrustAnchors":
     """Return the development root of the platform as trust anchor.
 
     Raises:
         AttesterError: no such file. EndorsementError: not a development root.
     """
+    from securetf.endorsements import TrustAnchors  # noqa: PLC0415
+
     return TrustAnchors.insecure_simulation(_read(directory / ROOT_FILE))
 
 
-def load_endorsements(directory: Path, now: datetime) -> Endorsements:
+def load_endorsements(directory: Path, now: datetime) -> "Endorsements":
     """Return the platform's collateral; issued again, and written, when it is not good for two more days.
 
     Raises:
         AttesterError, KeyFileError, EndorsementError: the directory is not a platform, or not private.
     """
+    from cryptography import x509  # noqa: PLC0415
+
+    from securetf.attester import development_pki  # noqa: PLC0415
+    from securetf.endorsements.dcap import Endorsements, strict_json  # noqa: PLC0415
+    from securetf.endorsements.trust import UNREADABLE  # noqa: PLC0415
+
     parsed = strict_json(_read(directory / COLLATERAL_FILE), COLLATERAL_FILE)
     if not isinstance(parsed, dict) or sorted(parsed) != ["collateral", "notice"]:
         raise EndorsementError(f"{COLLATERAL_FILE} is not of the form this release writes", _FIX_CREATE)
     endorsements = Endorsements.from_json(str(parsed["collateral"]))
     try:
         pck_crl = x509.load_der_x509_crl(endorsements.pck_crl)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise EndorsementError(f"the CRL in {COLLATERAL_FILE} is damaged: {error}", _FIX_CREATE) from None
     next_update = pck_crl.next_update_utc
     if next_update is not None and pck_crl.last_update_utc <= now < next_update - RENEW_BEFORE:
@@ -123,7 +136,8 @@ class SimulatedTdx:
         Raises:
             AttesterError, KeyFileError: the directory is not a platform, or its keys are readable by others.
         """
-        self._enclave = QuotingEnclave(_load_pki(directory))
+        chain = [_certificate(directory, name) for name in ("pck", "pck-ca", "root")]
+        self._enclave = QuotingEnclave(_load_key(directory, "pck"), b"".join(chain))
         self._rtmr3 = code_register(code_roots)
 
     def attest(self, report_data: bytes) -> Evidence:
@@ -142,42 +156,44 @@ class SimulatedTdx:
         return Evidence(Platform.INSECURE_SIMULATION, self._enclave.quote(body))
 
 
-def simulated_report(report_data: bytes, *, mr_td: bytes, rtmr3: bytes) -> TdReport:
-    """Return the TD report of the simulated platform; registers that it does not use are zero."""
-    zero = bytes(REGISTER_SIZE)
-    return TdReport(
-        tee_tcb_svn=development_pki.TEE_TCB_SVN,
-        mr_seam=zero,
-        mr_signer_seam=zero,
-        seam_attributes=bytes(8),
-        td_attributes=_TD_ATTRIBUTES,
-        xfam=_XFAM,
-        mr_td=mr_td,
-        mr_config_id=zero,
-        mr_owner=zero,
-        mr_owner_config=zero,
-        rtmr0=zero,
-        rtmr1=zero,
-        rtmr2=zero,
-        rtmr3=rtmr3,
-        report_data=report_data,
-    )
+def _load_pki(directory: Path) -> "DevelopmentPki":
+    from cryptography import x509  # noqa: PLC0415
 
+    from securetf.attester.development_pki import DevelopmentPki, Identity  # noqa: PLC0415
+    from securetf.endorsements.trust import UNREADABLE  # noqa: PLC0415
 
-def _load_pki(directory: Path) -> DevelopmentPki:
     identities = {}
     for attribute, name in _IDENTITIES.items():
-        key_path = directory / f"{name}-key.pem"
-        _refuse_readable_by_others(key_path)
         try:
-            certificate = x509.load_pem_x509_certificate(_read(directory / f"{name}.pem"))
-            key = load_pem_private_key(_read(key_path), password=None)
-        except (ValueError, TypeError) as error:
-            raise AttesterError(f"{name} of {directory} is damaged: {error}", _FIX_CREATE) from None
-        if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise AttesterError(f"{key_path} is not the key of its certificate", _FIX_CREATE)
-        identities[attribute] = Identity(certificate, key)
+            certificate = x509.load_pem_x509_certificate(_certificate(directory, name))
+        except UNREADABLE as error:
+            raise AttesterError(f"{directory / name}.pem is damaged: {error}", _FIX_CREATE) from None
+        identities[attribute] = Identity(certificate, _load_key(directory, name))
     return DevelopmentPki(**identities)
+
+
+def _certificate(directory: Path, name: str) -> bytes:
+    """Return the one PEM block in a certificate's file, without the notice before it."""
+    path = directory / f"{name}.pem"
+    _, begin, block = _read(path).partition(_BEGIN)
+    if not begin or block.count(b"-----") != 2:
+        raise AttesterError(f"{path} is damaged: it is not one PEM certificate", _FIX_CREATE)
+    return begin + block
+
+
+def _load_key(directory: Path, name: str) -> EllipticCurvePrivateKey:
+    """Return the private key of the certificate `name`."""
+    path = directory / f"{name}-key.pem"
+    _refuse_readable_by_others(path)
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+        certificate = base64.b64decode(_certificate(directory, name)[len(_BEGIN) :].split(b"-----")[0])
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise AttesterError(f"{name} of {directory} is damaged: {error}", _FIX_CREATE) from None
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if not isinstance(key, EllipticCurvePrivateKey) or spki not in certificate:
+        raise AttesterError(f"{path} is not the key of its certificate", _FIX_CREATE)
+    return key
 
 
 def _refuse_readable_by_others(path: Path) -> None:
@@ -200,7 +216,7 @@ def _read(path: Path) -> bytes:
     return raw
 
 
-def _write_collateral(directory: Path, endorsements: Endorsements) -> None:
+def _write_collateral(directory: Path, endorsements: "Endorsements") -> None:
     text = json.dumps({"notice": _NOTICE, "collateral": endorsements.to_json()}, indent=1)
     _write(directory / COLLATERAL_FILE, text.encode())
 

@@ -61,10 +61,11 @@ def _digest(path: Path) -> bytes:
 
 
 def _shared_interpreter() -> list[Path]:
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        return []
-    library = Path(str(sysconfig.get_config_var("LIBDIR")), str(sysconfig.get_config_var("INSTSONAME")))
-    return [library.resolve()]
+    """Return libpython as this process has it mapped; Debian's interpreter, for one, is built without."""
+    name = str(sysconfig.get_config_var("INSTSONAME"))
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mapped = {line.split(maxsplit=5)[5] for line in maps if line.endswith(f"/{name}")}
+    return [Path(path) for path in sorted(mapped)]
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -41,7 +41,7 @@ def show(file: Path, as_json: bool) -> None:
 def _facts(quote: tdx.TdxQuote) -> dict[str, Any]:
     certificates = [
         certificate.subject.rfc4514_string()
-        for certificate in pck.load_pem(quote.pck_chain.removesuffix(b"\0"))
+        for certificate in pck.load_pem(quote.pck_chain.removesuffix(b"\0").decode("latin-1"))
     ]
     simulated = any(SIMULATION_MARK in subject for subject in certificates)
     attributes = int.from_bytes(quote.body.td_attributes, "little")

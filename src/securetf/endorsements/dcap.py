@@ -76,12 +76,14 @@ def strict_json(text: str | bytes, what: str) -> Any:
 def _text(name: str, value: object) -> str | bytes:
     if not isinstance(value, str):
         raise EndorsementError(f"{name} is not a string", _FIX)
-    if name not in _HEX:
-        return value
     try:
+        if name not in _HEX:
+            value.encode()  # a lone surrogate is no text
+            return value
         return bytes.fromhex(value)
     except ValueError:
-        raise EndorsementError(f"{name} is not hexadecimal", _FIX) from None
+        what = "hexadecimal" if name in _HEX else "text"
+        raise EndorsementError(f"{name} is not {what}", _FIX) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

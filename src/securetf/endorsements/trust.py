@@ -4,11 +4,20 @@ import hashlib
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from securetf.errors import EndorsementError
 
+# What `cryptography` raises on certificates and CRLs it cannot read, in part only when asked for a part.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 SIMULATION_MARK = "INSECURE SIMULATION"  # in the subject of every certificate of a development PKI
 
 # Intel SGX Root CA, whose key signs SGX and TDX provisioning. Intel re-issued the certificate with the same
@@ -45,7 +54,7 @@ class TrustAnchors:
             (root,) = x509.load_pem_x509_certificates(root_pem)
             subject = root.subject.rfc4514_string()
             root.verify_directly_issued_by(root)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (*UNREADABLE, InvalidSignature) as error:
             raise EndorsementError(
                 f"the development root is not one self-signed PEM certificate: {error}",
                 "give the root.pem that `securetf simulation create` wrote",

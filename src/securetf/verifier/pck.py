@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import dcap_qvl
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 
 from securetf.endorsements import TrustAnchors
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, EvidenceError, MalformedEvidenceError, SignatureError
 
-_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
+_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
 _AS_GIVEN = "pass the quote exactly as the platform gave it"
 _FETCH = "fetch the collateral of this platform again"
 _SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
@@ -37,7 +38,7 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
         MalformedEvidenceError: not three certificates, or no SGX extension in the leaf.
         SignatureError: the root is not a trust anchor.
     """
-    certificates = load_pem(pem.removesuffix(b"\0"))
+    certificates = load_pem(pem.removesuffix(b"\0").decode("latin-1"))
     if len(certificates) != 3:
         raise MalformedEvidenceError(
             "the quote's PCK chain is not exactly three PEM certificates",
@@ -47,7 +48,7 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
     _check_pin("the quote's certificate chain", root, anchors, SignatureError)
     try:
         root.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         raise SignatureError(
             "the quote's certificate chain ends in a root whose own signature does not hold", _AS_GIVEN
         ) from None
@@ -77,50 +78,51 @@ def check_signer_chain(what: str, pem: str, anchors: TrustAnchors) -> None:
     Raises:
         EndorsementError: another shape, root or role.
     """
-    certificates = load_pem(pem.encode())
+    certificates = load_pem(pem)
     if len(certificates) != 2:
         raise EndorsementError(f"the issuer chain of {what} is not two PEM certificates", _FETCH)
     leaf, root = certificates
     _check_pin(f"the issuer chain of {what}", root, anchors, EndorsementError)
-    if leaf.issuer != root.subject or _has_sgx_extension(leaf):
+    if not _right_under(root, leaf):
         raise EndorsementError(f"the signer of {what} is not a TCB signer right under the root", _FETCH)
 
 
-def load_pem(pem: bytes) -> list[x509.Certificate]:
+def load_pem(pem: str) -> list[x509.Certificate]:
     """Return the certificates of a PEM text that has nothing else in it; empty if it is not one."""
     blocks = _BLOCK.findall(pem)
-    if b"".join(blocks) != pem:
+    if "".join(blocks) != pem:
         return []
     try:
-        return [x509.load_pem_x509_certificate(block) for block in blocks]
-    except (ValueError, UnsupportedAlgorithm):
+        return [_readable(x509.load_pem_x509_certificate(block.encode())) for block in blocks]
+    except UNREADABLE:
         return []
+
+
+def _readable(certificate: x509.Certificate) -> x509.Certificate:
+    """Read the parts that `cryptography` reads only when asked, so that it raises here if it must."""
+    _ = certificate.subject, certificate.issuer
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate
 
 
 def _check_pin(what: str, root: x509.Certificate, anchors: TrustAnchors, error: type[EvidenceError]) -> None:
     try:
         trusted = anchors.find(root)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         trusted = False
     if not trusted:
         raise error(
-            f"{what} ends in {_name(root)!r}, which is not a trust anchor",
+            f"{what} ends in {root.subject.rfc4514_string()!r}, which is not a trust anchor",
             "use a platform whose vendor's root is pinned; development roots count only in a simulation",
         )
 
 
-def _name(certificate: x509.Certificate) -> str:
+def _right_under(root: x509.Certificate, leaf: x509.Certificate) -> bool:
+    """Return whether `leaf` names `root` as its issuer and is no PCK; False if it cannot be read."""
     try:
-        return certificate.subject.rfc4514_string()
-    except ValueError:
-        return "an unreadable name"
-
-
-def _has_sgx_extension(certificate: x509.Certificate) -> bool:
-    try:
-        certificate.extensions.get_extension_for_oid(_SGX_EXTENSION)
+        leaf.extensions.get_extension_for_oid(_SGX_EXTENSION)
     except x509.ExtensionNotFound:
+        return leaf.issuer == root.subject
+    except UNREADABLE:
         return False
-    except ValueError:
-        return True
-    return True
+    return False

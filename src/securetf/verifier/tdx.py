@@ -7,7 +7,7 @@ our strict parser; what it leaves open is checked here. When it refuses, `tdx_di
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
+from securetf.endorsements.dcap import strict_json
 from securetf.errors import (
     BindingError,
     EndorsementError,
@@ -28,6 +29,7 @@ from securetf.evidence import tdx
 from securetf.verifier import pck, tdx_configuration, tdx_diagnosis, tdx_levels
 
 EndorsementsFor = Callable[[str], Endorsements | None]
+_COLLATERAL = tuple(entry.name for entry in fields(Endorsements))
 _REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _CONTEXT = ("mr_seam", "mr_config_id", "mr_owner", "mr_owner_config")
 
@@ -99,7 +101,8 @@ def authenticate(
             "fetch the collateral of this platform and give it to the verifier",
         )
     pck.check_signer_chain("TCB info", endorsements.tcb_info_issuer_chain, anchors)
-    pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
+    if endorsements.qe_identity_issuer_chain != endorsements.tcb_info_issuer_chain:
+        pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
     # 4. Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
     facts = _verify_signatures(quote, canonical, chain, endorsements, now)
     # 5. What dcap-qvl leaves open about the collateral.
@@ -135,6 +138,7 @@ class _Facts:
     qe_evaluation: int
     ppid: bytes
     pce_id: bytes
+    latest_issue: datetime
     valid_until: datetime
 
 
@@ -144,13 +148,16 @@ def _verify_signatures(
     seconds = int(now.timestamp())
     root = chain.root.public_bytes(Encoding.DER)
     try:
-        collateral = dcap_qvl.QuoteCollateralV3.from_json(endorsements.to_json())
+        collateral = dcap_qvl.QuoteCollateralV3(**{name: getattr(endorsements, name) for name in _COLLATERAL})
         claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
             canonical, collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
         )
     except ValueError as error:
         tdx_diagnosis.explain(quote, chain, endorsements, now, str(error))
-    return _read_facts(json.loads(claims.to_json()))
+    facts = _read_facts(json.loads(claims.to_json()))
+    if facts.latest_issue > now:  # dcap-qvl does not look at the date of a CRL
+        tdx_diagnosis.explain(quote, chain, endorsements, now, "collateral is issued in the future")
+    return facts
 
 
 def _read_facts(claims: Mapping[str, Any]) -> _Facts:
@@ -163,6 +170,9 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
             qe_evaluation=int(claims["qe"]["tcb_eval_data_number"]),
             ppid=bytes(platform["ppid"]),
             pce_id=bytes(platform["pce_id"]),
+            latest_issue=datetime.fromtimestamp(
+                max(claims["latest_issue_date"], claims["qe_iden_latest_issue_date"]), UTC
+            ),
             valid_until=datetime.fromtimestamp(
                 min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]), UTC
             ),
@@ -177,7 +187,7 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
 def _check_collateral(
     facts: _Facts, quote: tdx.TdxQuote, endorsements: Endorsements, minimum_tcb_evaluation: int
 ) -> None:
-    tcb_info = json.loads(endorsements.tcb_info)  # authentic by now
+    tcb_info = strict_json(endorsements.tcb_info, "TCB info")  # authentic by now
     if str(tcb_info["pceId"]).lower() != facts.pce_id.hex():
         raise EndorsementError(
             f"TCB info is for PCE {tcb_info['pceId']}, the platform has {facts.pce_id.hex()}",

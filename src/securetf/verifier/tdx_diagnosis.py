@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from securetf.endorsements import Endorsements
 from securetf.endorsements.dcap import strict_json
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, EvidenceError, SignatureError, TcbError
 from securetf.evidence import tdx
 from securetf.verifier import tdx_configuration, tdx_levels
@@ -37,6 +38,18 @@ def explain(
     Raises:
         EvidenceError: always; the exact subclass where the part is found.
     """
+    try:
+        _check_parts(quote, chain, endorsements, now, detail)
+    except UNREADABLE as error:
+        raise EvidenceError(
+            f"a certificate or CRL behind the quote cannot be read: {error}; dcap-qvl: {detail}", _RESTART
+        ) from None
+    raise EvidenceError(f"dcap-qvl refused the quote: {detail}", _RESTART)
+
+
+def _check_parts(
+    quote: tdx.TdxQuote, chain: Chain, endorsements: Endorsements, now: datetime, detail: str
+) -> None:
     _check_certificates(chain, now)
     tcb_info = _check_document(
         "TCB info",
@@ -59,7 +72,6 @@ def explain(
     _check_identities(chain, tcb_info, qe_identity)
     _check_levels(quote, tcb_info, qe_identity, detail)
     tdx_configuration.check(quote.body)
-    raise EvidenceError(f"dcap-qvl refused the quote: {detail}", _RESTART)
 
 
 def _check_certificates(chain: Chain, now: datetime) -> None:
@@ -71,7 +83,7 @@ def _check_certificates(chain: Chain, now: datetime) -> None:
         try:
             certificate.verify_directly_issued_by(issuer)
             constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        except (*UNREADABLE, InvalidSignature, x509.ExtensionNotFound):
             raise SignatureError(f"the {what} of the quote is not signed by its issuer", _RESTART) from None
         if constraints.ca is not is_ca:
             raise SignatureError(
@@ -88,10 +100,10 @@ def _check_certificates(chain: Chain, now: datetime) -> None:
 def _check_document(
     what: str, text: str, signature: bytes, now: datetime, chain: Chain, issuer_chain: str
 ) -> Mapping[str, Any]:
-    signer = load_pem(issuer_chain.encode())[0]
+    signer = load_pem(issuer_chain)[0]
     try:
         signer.verify_directly_issued_by(chain.root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         raise EndorsementError(f"the signer of {what} is not certified by the root", _FETCH) from None
     _check_window(
         f"the certificate of the signer of {what}",
@@ -112,16 +124,25 @@ def _check_document(
 
 def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -> None:
     for what, raw, issuer, certificates in (
-        ("root CRL", endorsements.root_ca_crl, chain.root, {"PCK CA": chain.ca, **_signers(endorsements)}),
+        (
+            "root CRL",
+            endorsements.root_ca_crl,
+            chain.root,
+            {"root": chain.root, "PCK CA": chain.ca, **_signers(endorsements)},
+        ),
         ("PCK CRL", endorsements.pck_crl, chain.ca, {"PCK certificate": chain.leaf}),
     ):
         try:
             crl = x509.load_der_x509_crl(raw)
             public_key = issuer.public_key()
-            genuine = isinstance(public_key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(public_key)
-        except (ValueError, TypeError):
+            genuine = (
+                crl.issuer == issuer.subject
+                and isinstance(public_key, ec.EllipticCurvePublicKey)
+                and crl.is_signature_valid(public_key)
+            )
+        except UNREADABLE:
             raise EndorsementError(f"the {what} is missing or damaged", _FETCH) from None
-        if crl.issuer != issuer.subject or not genuine:
+        if not genuine:
             raise EndorsementError(f"the {what} is not signed by the issuer of what it revokes", _FETCH)
         if crl.next_update_utc is None:
             raise EndorsementError(f"the {what} does not say when it expires", _FETCH)
@@ -133,8 +154,8 @@ def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -
 
 def _signers(endorsements: Endorsements) -> dict[str, x509.Certificate]:
     return {
-        "signer of TCB info": load_pem(endorsements.tcb_info_issuer_chain.encode())[0],
-        "signer of QE identity": load_pem(endorsements.qe_identity_issuer_chain.encode())[0],
+        "signer of TCB info": load_pem(endorsements.tcb_info_issuer_chain)[0],
+        "signer of QE identity": load_pem(endorsements.qe_identity_issuer_chain)[0],
     }
 
 

@@ -92,15 +92,18 @@ def check_quoting_enclave(report: bytes, qe_identity: Document) -> None:
 def check_platform(tee_tcb_svn: bytes, cpu_svn: Sequence[int], pce_svn: int, tcb_info: Document) -> None:
     """Check that a TCB level is reached.
 
+    From TDX module version 1 on (byte 1), bytes 0 and 1 are the module's, which `check_module` looks at.
+
     Raises:
         TcbError: none is.
     """
+    first = 2 if tee_tcb_svn[1] > 0 else 0
     for level in tcb_info["tcbLevels"]:
         tcb = level["tcb"]
         if (
             pce_svn >= tcb["pcesvn"]
             and _reaches(cpu_svn, tcb["sgxtcbcomponents"])
-            and _reaches(tee_tcb_svn, tcb["tdxtcbcomponents"])
+            and _reaches(tee_tcb_svn[first:], tcb["tdxtcbcomponents"][first:])
         ):
             return
     raise TcbError(

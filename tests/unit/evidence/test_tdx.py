@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from securetf.attester import development_pki as pki
-from securetf.attester.insecure_simulation import simulated_report
+from securetf.attester.simulated_enclave import simulated_report
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import tdx
 
@@ -21,7 +21,7 @@ INNER_TYPE, INNER_SIZE = slice(770 + 482, 770 + 484), slice(770 + 484, 770 + 488
 def quote() -> bytes:
     now = datetime(2026, 11, 22, tzinfo=UTC)
     body = simulated_report(bytes(range(64)), mr_td=b"\1" * 48, rtmr3=b"\3" * 48)
-    return pki.QuotingEnclave(pki.create(now, platform_id=bytes(16))).quote(body)
+    return pki.create(now, platform_id=bytes(16)).quoting_enclave().quote(body)
 
 
 def put(raw: bytes, where: slice, value: int) -> bytes:
@@ -56,7 +56,7 @@ def test_parse_when_anything_but_zero_follows_then_refused(quote: bytes) -> None
 
 def test_parse_when_truncated_anywhere_then_refused_with_the_part(quote: bytes) -> None:
     for size in range(len(quote)):
-        with pytest.raises(MalformedEvidenceError, match="ends inside its|bytes follow"):
+        with pytest.raises(MalformedEvidenceError, match=r"ends inside its|bytes follow"):
             tdx.parse(quote[:size])
 
 
@@ -95,7 +95,7 @@ def test_parse_when_a_field_is_not_as_specified_then_names_it(
 @pytest.mark.parametrize("where", [SIGNATURE_DATA_SIZE, OUTER_SIZE, INNER_SIZE])
 @pytest.mark.parametrize("change", [-1, 1, 2**31])
 def test_parse_when_a_declared_size_is_wrong_then_refused(quote: bytes, where: slice, change: int) -> None:
-    with pytest.raises(MalformedEvidenceError, match="ends inside|bytes follow|other than zero"):
+    with pytest.raises(MalformedEvidenceError, match=r"ends inside|bytes follow|other than zero"):
         tdx.parse(put(quote, where, size_at(quote, where) + change))
 
 

@@ -1,4 +1,4 @@
-"""A development PKI and a kit around it: each test changes one thing and looks at the reason of the refusal."""
+"""A development PKI and a kit around it: a test changes one thing and looks at the reason of the refusal."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from securetf.attester import development_pki as pki
-from securetf.attester.insecure_simulation import simulated_report
+from securetf.attester.simulated_enclave import simulated_report
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.trust import spki_digest
@@ -32,6 +33,14 @@ class Kit:
     def anchors(self) -> TrustAnchors:
         pins = frozenset({spki_digest(self.keys.root.certificate)})
         return TrustAnchors(spki_sha256=pins, development=True)
+
+    def issue(self, *arguments: Any, **changes: Any) -> pki.Identity:
+        """Issue what no real issuer would: the arguments of the development PKI's own function."""
+        return pki._issue(*arguments, **changes)
+
+    def sgx_extension(self) -> x509.UnrecognizedExtension:
+        content = pki._pck_extension(bytes(16), bytes.fromhex(pki.FMSPC))
+        return x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.840.113741.1.13.1"), content)
 
     def body(self, **changes: bytes) -> tdx.TdReport:
         return replace(simulated_report(REPORT_DATA, mr_td=REGISTER, rtmr3=REGISTER), **changes)
@@ -74,7 +83,7 @@ def make_kit() -> Callable[[], Kit]:
 
     def make() -> Kit:
         keys = pki.create(NOW, platform_id=bytes(range(16)))
-        return Kit(keys, pki.QuotingEnclave(keys), pki.endorse(keys, NOW))
+        return Kit(keys, keys.quoting_enclave(), pki.endorse(keys, NOW))
 
     return make
 

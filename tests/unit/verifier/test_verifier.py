@@ -45,7 +45,7 @@ def test_verify_when_simulated_bytes_are_relabelled_tdx_then_refused_for_the_roo
     kit: Any, now: Any, hardware: TdxVerifier
 ) -> None:
     evidence = Evidence(Platform.TDX, kit.evidence().raw)
-    with pytest.raises(SignatureError, match="INSECURE SIMULATION Root CA.*not a trust anchor"):
+    with pytest.raises(SignatureError, match=r"INSECURE SIMULATION Root CA.*not a trust anchor"):
         verify(
             evidence,
             verifiers={Platform.TDX: hardware},
