@@ -133,7 +133,7 @@ class Volume:
     def pack(self, source: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 
-        What the volume held before is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
+        What the volume held is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
         progress(files, bytes) is called a few times per second. Raises UsageError for sockets, devices and
         FIFOs, before anything is written.
         """
@@ -158,7 +158,7 @@ class Volume:
         """Final commit and anchor; a second call does nothing. Unmount first."""
 
     def mount(
-        self, mountpoint: str, *, threads: int = 4, writeback: bool = True, read_ahead_kib: int = 4096
+        self, mountpoint: str, *, threads: int = 4, writeback: bool = False, read_ahead_kib: int = 4096
     ) -> Mount:
         """Mount at a directory in the calling thread's mount namespace; returns when the mount answers.
 

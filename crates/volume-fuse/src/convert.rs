@@ -7,7 +7,7 @@ use volume::{Attr, FileType, SetTime, VolumeError};
 
 /// How long the kernel may keep names and attributes: as long as it likes, since nothing changes behind its back
 /// (we are the only writer by lease, or the root is pinned).
-pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 pub(crate) fn errno(error: &VolumeError) -> Errno {
     Errno::from_i32(error.errno())

@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::error::MountError;
 
-/// Bytes of one read or write request; the kernel's limit is 256 pages (fs.fuse.max_pages_limit).
+/// Bytes of one read or write request; the kernel's limit is 256 pages (`fs.fuse.max_pages_limit`).
 pub(crate) const MAX_REQUEST: u32 = 1 << 20;
 
 const DEVICE: &str = "/dev/fuse";

@@ -1,4 +1,4 @@
-//! Mount namespaces: the program sees the mounts, nothing else on the machine does (namespaces(7), mount_namespaces(7)).
+//! Mount namespaces: the program sees the mounts, nothing else on the machine does (`mount_namespaces(7)`).
 
 use std::fs::File;
 use std::io;

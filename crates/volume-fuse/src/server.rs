@@ -139,7 +139,7 @@ impl Server {
         mode: u32,
         flags: i32,
     ) -> Result<Attr, VolumeError> {
-        let made = self.volume.make_node(
+        let node = self.volume.make_node(
             parent.0,
             name.as_bytes(),
             NodeKind::File,
@@ -147,15 +147,15 @@ impl Server {
             owner.0,
             owner.1,
         );
-        match made {
+        match node {
             Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
                 let found = self.volume.lookup(parent.0, name.as_bytes())?;
                 self.open_existing(INodeNo(found.ino), OpenFlags(flags))?;
                 self.volume.attr(found.ino)
             }
-            Ok(made) => {
-                self.volume.open_file(made.ino)?;
-                Ok(made)
+            Ok(node) => {
+                self.volume.open_file(node.ino)?;
+                Ok(node)
             }
             Err(error) => Err(error),
         }
@@ -394,14 +394,14 @@ impl Filesystem for Server {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self
+        let node = self
             .placed(request, parent, mode, false)
             .and_then(|(mode, gid)| {
                 self.create_or_open((request.uid(), gid), parent, name, mode, flags)
             });
-        match made {
-            Ok(made) => {
-                let found = attr(&made, self.block_size);
+        match node {
+            Ok(node) => {
+                let found = attr(&node, self.block_size);
                 reply.created(
                     &FOREVER,
                     &found,

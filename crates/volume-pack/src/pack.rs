@@ -1,6 +1,6 @@
 //! A plain tree into a volume, on all cores.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -117,7 +117,7 @@ fn scan(source: &Path) -> Result<Plan, PackError> {
         name: Vec::new(),
         metadata,
     });
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut index = 0;
     while let Some(path) = plan
         .directories
@@ -144,8 +144,7 @@ fn scan(source: &Path) -> Result<Plan, PackError> {
                 });
                 continue;
             }
-            let again =
-                metadata.nlink() > 1 && seen.insert((metadata.dev(), metadata.ino()), ()).is_some();
+            let again = metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino()));
             let leaf = Leaf {
                 directory: index,
                 name,

@@ -1,22 +1,33 @@
-//! Where the ciphertext of volumes lies: a local directory.
+//! Where the ciphertext of volumes lies: a local directory. Nothing in it is trusted.
 #![forbid(unsafe_code)]
+
+mod directory;
+mod environment;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use volume::{Anchor, Freshness, Grant, Volume, VolumeError};
 
+pub use directory::Directory;
+pub use environment::SystemEnvironment;
+
 /// Opens the volume in the directory `path` (made when missing and the grant is for writing).
 ///
 /// # Errors
 /// Those of [`Volume::open`], and `Io` when the directory cannot be used.
-#[allow(clippy::todo)]
 pub fn open_directory(
     path: &Path,
     anchor: Option<Arc<dyn Anchor>>,
     grant: Grant,
     freshness: Freshness,
 ) -> Result<Arc<Volume>, VolumeError> {
-    let _ = (path, anchor, grant, freshness);
-    todo!()
+    let store = Directory::open(path, grant.writable)?;
+    Volume::open(
+        Arc::new(store),
+        anchor,
+        Arc::new(SystemEnvironment),
+        grant,
+        freshness,
+    )
 }

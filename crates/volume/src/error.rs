@@ -169,9 +169,13 @@ impl VolumeError {
                  sequence; going back to an older state on purpose needs the owner's explicit acceptance at the CAS"
             }
             Self::Key(_) => "use the grant that the CAS made for this volume",
-            Self::NoSpace => "free space on the device that holds the volume directory; committed state is intact",
+            Self::NoSpace => {
+                "free space on the device that holds the volume directory; committed state is intact"
+            }
             Self::Io(_) => "look at the storage and the kernel log, then open the volume again",
-            Self::Anchor(_) => "restore the connection to the CAS; reads go on, and the next fsync tries again",
+            Self::Anchor(_) => {
+                "restore the connection to the CAS; reads go on, and the next fsync tries again"
+            }
             Self::LeaseLost => "end this program; the newer writer goes on with the volume",
         };
         text.to_owned()
@@ -187,10 +191,9 @@ impl VolumeError {
             Self::Key(_) => "VolumeKeyError",
             Self::Busy => "VolumeBusyError",
             Self::NoSpace => "NoSpaceError",
-            Self::LeaseLost => "FencedError",
             Self::Io(_) => "VolumeIoError",
             Self::Anchor(AnchorError::Unreachable(_)) => "CasUnreachableError",
-            Self::Anchor(AnchorError::Fenced) => "FencedError",
+            Self::LeaseLost | Self::Anchor(AnchorError::Fenced) => "FencedError",
             Self::Anchor(AnchorError::Conflict) => "ConflictError",
             Self::Anchor(AnchorError::Refused(_)) => "CasRefusedError",
             _ => "VolumeError",

@@ -5,14 +5,35 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod capture;
+mod chain;
+mod check;
+mod chunkmap;
+mod codec;
+mod commit;
 mod error;
+mod flush;
+mod inode;
+mod mount;
+mod namespace;
+mod ops;
+mod read;
+mod record;
+mod rename;
+mod seal;
+mod segment;
+mod snapshot;
+mod superblock;
+mod tree;
 mod types;
 mod volume;
+mod write;
+mod xattr;
 
 pub use api::{Anchor, Environment, Freshness, Grant, Options, Position, Store, VolumeKey};
 pub use error::{AnchorError, StoreError, VolumeError};
 pub use types::{
-    Attr, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO, RenameFlags, SetAttr, SetTime, StatFs,
-    Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
+    Attr, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO, RenameFlags, SetAttr,
+    SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
 };
 pub use volume::Volume;

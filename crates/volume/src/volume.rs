@@ -1,20 +1,89 @@
-//! Skeleton of the interface; bodies follow.
-#![allow(missing_docs, clippy::missing_errors_doc, clippy::todo, clippy::too_many_arguments, unused_variables)]
+//! An open volume: its parts, its state, and what all calls share.
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::api::{Anchor, Environment, Freshness, Grant, Options, Store};
+use crate::commit::{Gate, Log};
 use crate::error::VolumeError;
-use crate::types::{
-    Attr, DirEntry, Finding, Ino, NodeKind, RenameFlags, SetAttr, StatFs, Status, XattrMode,
-};
+use crate::inode::Node;
+use crate::mount;
+use crate::seal::{Keys, Nonces};
+use crate::segment::{self, Dead, Segments};
+use crate::tree::Tree;
+use crate::types::{FileType, Ino, StatFs, Status};
 
-type Result<T> = std::result::Result<T, VolumeError>;
+pub(crate) type Result<T> = std::result::Result<T, VolumeError>;
+
+/// Largest file in bytes.
+pub(crate) const FILE_SIZE_MAX: u64 = 1 << 48;
+
+const STATE_OPEN: u8 = 0;
+const STATE_READ_ONLY: u8 = 1;
+const STATE_FENCED: u8 = 2;
+const STATE_FAILED: u8 = 3;
 
 /// An open volume. All calls take `&self` and are thread-safe.
-pub struct Volume {}
+///
+/// Lock order: log, tree, a node's data, then the leaves (segments, pending, a node's meta and cache).
+pub struct Volume {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) anchor: Option<Arc<dyn Anchor>>,
+    pub(crate) environment: Arc<dyn Environment>,
+    pub(crate) options: Options,
+    pub(crate) keys: Keys,
+    pub(crate) nonces: Nonces,
+    pub(crate) chunk_size: u32,
+    pub(crate) tree: RwLock<Tree>,
+    pub(crate) segments: Mutex<Segments>,
+    pub(crate) pending: Mutex<Pending>,
+    pub(crate) dirty_bytes: AtomicU64,
+    pub(crate) log: Mutex<Log>,
+    pub(crate) gate: Mutex<Gate>,
+    pub(crate) gate_changed: Condvar,
+    /// The anchored position, for `status`.
+    pub(crate) anchored: Mutex<crate::api::Position>,
+    state: AtomicU8,
+    pub(crate) committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What changed since the last capture. Sets only: putting them back after a failed commit is a union.
+#[derive(Default)]
+pub(crate) struct Pending {
+    /// Inodes to write, or to write off when they are no longer in the tree.
+    pub nodes: BTreeSet<Ino>,
+    /// Names to write, or to write off.
+    pub names: BTreeSet<(Ino, Arc<[u8]>)>,
+    /// Slots that the current state no longer references.
+    pub superseded: Vec<Dead>,
+    /// Segments with slots that may not be durable yet.
+    pub unsynced: BTreeSet<u32>,
+}
+
+/// What a volume is made of when it has been read.
+pub(crate) struct Parts {
+    pub store: Arc<dyn Store>,
+    pub anchor: Option<Arc<dyn Anchor>>,
+    pub environment: Arc<dyn Environment>,
+    pub options: Options,
+    pub grant: Grant,
+    pub keys: Keys,
+    pub tree: Tree,
+    pub segments: Segments,
+    pub log: Log,
+}
 
 impl Volume {
-    /// `securetf_volume_store::open_directory(path, anchor, grant, freshness)` gives store and environment.
+    /// Opens a volume at exactly the state of the grant, with the options for production.
+    /// A grant for writing at sequence 0 makes the volume.
+    ///
+    /// # Errors
+    /// `Rollback` when the store does not reach the anchored state, `Integrity`, `Format`, `Key`, `Busy`, `Anchor`,
+    /// `NoSpace`, `Io`; `Invalid` when the grant contradicts itself.
     pub fn open(
         store: Arc<dyn Store>,
         anchor: Option<Arc<dyn Anchor>>,
@@ -24,6 +93,11 @@ impl Volume {
     ) -> Result<Arc<Self>> {
         Self::open_with(store, anchor, environment, grant, Options::new(freshness))
     }
+
+    /// As [`Volume::open`], with other options.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
     pub fn open_with(
         store: Arc<dyn Store>,
         anchor: Option<Arc<dyn Anchor>>,
@@ -31,77 +105,186 @@ impl Volume {
         grant: Grant,
         options: Options,
     ) -> Result<Arc<Self>> {
-        todo!()
+        let volume = Arc::new(mount::read_volume(
+            store,
+            anchor,
+            environment,
+            grant,
+            options,
+        )?);
+        if volume.is_writable() {
+            volume.take_over()?;
+            volume.start_committer();
+        }
+        Ok(volume)
     }
-    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
-        todo!()
+
+    pub(crate) fn from_parts(parts: Parts) -> Self {
+        let Parts {
+            store,
+            anchor,
+            environment,
+            options,
+            grant,
+            keys,
+            tree,
+            segments,
+            log,
+        } = parts;
+        let state = if grant.writable {
+            STATE_OPEN
+        } else {
+            STATE_READ_ONLY
+        };
+        Self {
+            store,
+            anchor,
+            environment,
+            options,
+            keys,
+            nonces: Nonces::new(grant.epoch),
+            chunk_size: grant.chunk_size,
+            tree: RwLock::new(tree),
+            segments: Mutex::new(segments),
+            pending: Mutex::default(),
+            dirty_bytes: AtomicU64::new(0),
+            log: Mutex::new(log),
+            gate: Mutex::default(),
+            gate_changed: Condvar::new(),
+            anchored: Mutex::new((grant.seq, grant.root)),
+            state: AtomicU8::new(state),
+            committer: Mutex::new(None),
+        }
     }
-    pub fn attr(&self, ino: Ino) -> Result<Attr> {
-        todo!()
+
+    /// Whether this open may write (still).
+    pub fn is_writable(&self) -> bool {
+        self.state.load(Ordering::Acquire) == STATE_OPEN
     }
-    pub fn set_attr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
-        todo!()
+
+    /// Fails unless this open may write.
+    pub(crate) fn require_writable(&self) -> Result<()> {
+        match self.state.load(Ordering::Acquire) {
+            STATE_OPEN => Ok(()),
+            STATE_READ_ONLY => Err(VolumeError::ReadOnly),
+            STATE_FENCED => Err(VolumeError::LeaseLost),
+            _ => Err(VolumeError::Io(
+                "an earlier failure of the store left it unknown what is durable, so this open stopped writing"
+                    .to_owned(),
+            )),
+        }
     }
-    pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
-        todo!()
+
+    /// Never write again: a newer writer was let in.
+    pub(crate) fn fence(&self) {
+        self.state.store(STATE_FENCED, Ordering::Release);
     }
-    pub fn make_node(&self, parent: Ino, name: &[u8], kind: NodeKind<'_>, mode: u32, uid: u32, gid: u32) -> Result<Attr> {
-        todo!()
+
+    /// Never write again in this open: what is durable is unknown.
+    pub(crate) fn fail(&self) {
+        let _ = self.state.compare_exchange(
+            STATE_OPEN,
+            STATE_FAILED,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
-    pub fn remove_file(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        todo!()
+
+    pub(crate) fn become_read_only(&self) {
+        let _ = self.state.compare_exchange(
+            STATE_OPEN,
+            STATE_READ_ONLY,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
-    pub fn remove_dir(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        todo!()
+
+    pub(crate) fn now(&self) -> i64 {
+        self.environment.now()
     }
-    pub fn rename(&self, from_parent: Ino, from: &[u8], to_parent: Ino, to: &[u8], flags: RenameFlags) -> Result<()> {
-        todo!()
+
+    pub(crate) fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        self.tree.read().node(ino).map(Arc::clone)
     }
-    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-        todo!()
+
+    pub(crate) fn file_node(&self, ino: Ino) -> Result<Arc<Node>> {
+        let node = self.node(ino)?;
+        match node.kind {
+            FileType::File => Ok(node),
+            FileType::Dir => Err(VolumeError::IsDirectory),
+            FileType::Symlink => Err(VolumeError::Invalid("a symbolic link has no content")),
+        }
     }
-    pub fn open_file(&self, ino: Ino) -> Result<()> {
-        todo!()
+
+    /// Notes that an inode differs from its last record. Call while holding the lock under which it was changed.
+    pub(crate) fn mark(&self, ino: Ino) {
+        self.pending.lock().nodes.insert(ino);
     }
-    pub fn release(&self, ino: Ino) {
-        todo!()
+
+    /// Gives slots back that never became part of a state.
+    pub(crate) fn give_back(&self, dead: Dead) {
+        let path = self.segments.lock().free(dead);
+        if let Some(path) = path {
+            let _ = self.store.remove(&path);
+        }
     }
-    pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        todo!()
+
+    /// The store's path, epoch and offset of a slot.
+    pub(crate) fn locate(&self, id: u32, slot: u32) -> Result<(String, u32, u64)> {
+        let place = self.segments.lock().locate(id, slot);
+        let (epoch, offset) = place.ok_or_else(|| {
+            crate::codec::malformed("the metadata", "a chunk in an unknown segment")
+        })?;
+        Ok((segment::path(epoch, id), epoch, offset))
     }
-    pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
-        todo!()
-    }
-    pub fn read_dir(&self, ino: Ino, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
-        todo!()
-    }
-    pub fn xattr_get(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        todo!()
-    }
-    pub fn xattr_set(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        todo!()
-    }
-    pub fn xattr_list(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        todo!()
-    }
-    pub fn xattr_remove(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        todo!()
-    }
-    pub fn statfs(&self) -> Result<StatFs> {
-        todo!()
-    }
-    /// Waits until everything done before this call is committed and anchored; concurrent callers share commits.
-    pub fn sync(&self, ino: Option<Ino>) -> Result<()> {
-        todo!()
-    }
-    /// Final commit and anchor; the volume is read-only afterwards.
-    pub fn close(&self) -> Result<()> {
-        todo!()
-    }
+
+    /// The state in numbers.
     pub fn status(&self) -> Status {
-        todo!()
+        let (seq, root) = *self.anchored.lock();
+        let (files, bytes) = self.count();
+        Status {
+            epoch: self.nonces.epoch,
+            seq,
+            root,
+            files,
+            bytes,
+            dead_bytes: self.segments.lock().dead_bytes(),
+            dirty_bytes: self.dirty_bytes.load(Ordering::Relaxed),
+        }
     }
-    pub fn check(&self) -> Result<Vec<Finding>> {
-        todo!()
+
+    /// Numbers for statfs.
+    ///
+    /// # Errors
+    /// None in this release.
+    pub fn statfs(&self) -> Result<StatFs> {
+        let (files, bytes) = self.count();
+        Ok(StatFs {
+            files,
+            bytes,
+            block_size: self.chunk_size,
+            name_max: 255,
+        })
+    }
+
+    /// Inodes, and sizes of regular files together.
+    fn count(&self) -> (u64, u64) {
+        let tree = self.tree.read();
+        let files = tree
+            .nodes
+            .values()
+            .filter(|node| node.kind == FileType::File);
+        (
+            tree.nodes.len() as u64,
+            files.map(|node| node.meta.lock().size).sum(),
+        )
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if let Some(thread) = self.committer.lock().take() {
+            thread.thread().unpark();
+        }
     }
 }

@@ -65,6 +65,8 @@ def command(
         return 0
     if cas is None:
         raise UsageError("`--cas` is missing", "name the trust file that `securetf cas attest` made")
+    if report_file is not None:
+        report.write(report_file)  # now, so that a wrong path is found before the program runs
     report.facts.update(
         session=manifest.session.name, workload=workload, manifest=manifests.hash_text(manifest)
     )
@@ -75,7 +77,15 @@ def command(
         raise
     finally:
         if report_file is not None:
-            report.write(report_file)
+            _write_at_end(report, report_file)
+
+
+def _write_at_end(report: Report, path: Path) -> None:
+    """Write the report; a failure is told, but does not replace the program's exit status."""
+    try:
+        report.write(path)
+    except SecuretfError as error:
+        print(f"securetf: error [{error.code}]: {error.problem}", file=sys.stderr)
 
 
 def _run(planned: LaunchPlan, cas: Path, simulation: Path | None, report: Report) -> int:

@@ -1,5 +1,6 @@
 """`securetf volume create|pack|unpack|ls|cat|check|status|mount`: volumes without a program."""
 
+import functools
 import json
 import signal
 import sys
@@ -11,9 +12,7 @@ from typing import Any
 
 import click
 
-from securetf.cas_client import CasClient, load_trust
 from securetf.errors import UsageError, VolumeIntegrityError
-from securetf.keys import load_owner_key
 from securetf.provisioning import VolumeGrant
 from securetf.shields import filesystem
 from securetf.shields.local_trust import DEFAULT_CHUNK_SIZE, WARNING, LocalTrust
@@ -50,6 +49,9 @@ class _Access:
                 "the volume's key is with a CAS, which needs --cas, --session, --volume and --key",
                 "give all four, or --trust-file for local use without a CAS",
             )
+        from securetf.cas_client import CasClient, load_trust  # noqa: PLC0415  (TLS is not needed without a CAS)
+        from securetf.keys import load_owner_key  # noqa: PLC0415
+
         trust = load_trust(self.cas)
         if trust.simulated:
             click.echo("securetf: SIMULATION: this CAS proves nothing about its machine", err=True)
@@ -57,7 +59,13 @@ class _Access:
         with CasClient(trust) as client:
             ask = client.packing_grant if writable else client.export_grant
             grant = ask(self.session, self.volume, owner)
-            yield grant, _anchor(client, grant)
+
+            def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
+                client.advance(
+                    grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root
+                )
+
+            yield grant, advance
 
     @contextmanager
     def opened(self, directory: Path, *, writable: bool) -> Iterator[filesystem.Volume]:
@@ -69,16 +77,10 @@ class _Access:
             yield volume
 
 
-def _anchor(client: CasClient, grant: VolumeGrant) -> filesystem.Anchor:
-    def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
-        client.advance(grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
-
-    return advance
-
-
 def _with_access(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that name CAS or trust file, as one argument `access`."""
 
+    @functools.wraps(function)  # keeps the options that stand below
     def wrapper(
         trust_file: Path | None,
         cas: Path | None,
@@ -89,8 +91,6 @@ def _with_access(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         function(access=_Access(trust_file, cas, session, volume_name, key), **others)
 
-    wrapper.__name__ = function.__name__
-    wrapper.__doc__ = function.__doc__
     for option in (
         click.option("--key", type=_FILE, help="The owner's private key (`securetf key new`)."),
         click.option("--volume", "volume_name", help="The volume's name in the Manifest."),

@@ -1,70 +1,74 @@
 """Directories that the launcher makes so that something can be mounted there, and removes again.
 
-Launchers on one machine share the directories: removing one that another launcher's namespace has a mount on
-would take that mount away (Linux detaches it). So each launcher holds a shared lock on a registry file, which
-lists what was made; the last one to leave, or the next one after a kill, removes what is listed and empty.
+Launchers on one machine share them, and removing a directory that another launcher's namespace has a mount
+on takes that mount away (Linux detaches it). So each launcher holds a shared lock on every one that it uses,
+and only a directory that nobody has locked is removed. A registry file lists what was made, so that the next
+launcher removes what a killed one left; its own lock is held only while directories are made or removed.
 """
 
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from securetf.errors import LaunchError
 
-REGISTRY = Path("/run/securetf-mountpoints")  # one JSON string per line; mode 0600
+REGISTRY = Path("/run/securetf-mount-points")  # one JSON string per line; mode 0600
 
 
 class MountPoints:
     """Use as a context manager around the life of the mounts."""
 
     def __init__(self, registry: Path) -> None:
-        self._registry = registry
-        self._file = -1
+        self._path = registry
+        self._held: list[int] = []
 
     def __enter__(self) -> "MountPoints":
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = os.open(self._registry, flags, 0o600)
-        except OSError as error:
-            raise LaunchError(
-                f"the registry of mount points {self._registry} cannot be opened: {error.strerror}",
-                "run as root on a machine with a writable /run",
-            ) from None
-        self._clean_if_alone()
-        fcntl.flock(self._file, fcntl.LOCK_SH)
+        with self._registry() as registry:
+            _clean(registry)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._clean_if_alone()
-        os.close(self._file)
+        with self._registry() as registry:
+            while self._held:
+                os.close(self._held.pop())
+            _clean(registry)
 
     def make(self, path: str) -> None:
         """Make the directory `path` and its missing parents. Raises LaunchError naming what is in the way."""
-        for directory in [*reversed(Path(path).parents), Path(path)]:
-            if directory.is_dir():
-                continue
-            os.write(
-                self._file, json.dumps(str(directory)).encode() + b"\n"
-            )  # first, so that a kill leaves no stray
-            make_directory(str(directory))
+        with self._registry() as registry:
+            listed = _listed(registry)
+            for directory in map(str, [*reversed(Path(path).parents), Path(path)]):
+                if not os.path.isdir(directory):
+                    # Listed first, so that a kill leaves no stray.
+                    os.write(registry, json.dumps(directory).encode() + b"\n")
+                    make_directory(directory)
+                elif directory not in listed:
+                    continue  # not ours: it stays
+                self._held.append(_open(directory))
+                fcntl.flock(self._held[-1], fcntl.LOCK_SH)
 
-    def _clean_if_alone(self) -> None:
+    @contextmanager
+    def _registry(self) -> Iterator[int]:
+        """Open and lock the registry."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return  # others still use them; the last one cleans
-        for directory in sorted(_listed(self._file), key=lambda one: (-one.count("/"), one)):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                continue  # not empty or gone: then it is no longer ours
-        os.ftruncate(self._file, 0)
-        fcntl.flock(self._file, fcntl.LOCK_UN)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            registry = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise LaunchError(
+                f"the registry of mount points {self._path} cannot be opened: {error.strerror}",
+                "run as root on a machine with a writable /run",
+            ) from None
+        try:
+            fcntl.flock(registry, fcntl.LOCK_EX)
+            yield registry
+        finally:
+            os.close(registry)
 
 
 def make_directory(path: str) -> None:
@@ -78,8 +82,38 @@ def make_directory(path: str) -> None:
         ) from None
 
 
-def _listed(file: int) -> set[str]:
-    raw = os.pread(file, os.fstat(file).st_size, 0)
+def _clean(registry: int) -> None:
+    """Remove each listed directory that no launcher uses; keep those in the list that are still there."""
+    listed = sorted(_listed(registry), key=lambda one: (-one.count("/"), one))
+    left = [directory for directory in listed if not _removed(directory)]
+    if left != listed:
+        os.ftruncate(registry, 0)
+        os.write(registry, b"".join(json.dumps(directory).encode() + b"\n" for directory in left))
+
+
+def _removed(directory: str) -> bool:
+    try:
+        held = _open(directory)
+    except OSError:
+        return True  # gone, or replaced by something that is not ours
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # not empty
+            os.rmdir(directory)
+            return True
+    except BlockingIOError:
+        return False  # in use
+    finally:
+        os.close(held)
+    return False
+
+
+def _open(directory: str) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _listed(registry: int) -> set[str]:
+    raw = os.pread(registry, os.fstat(registry).st_size, 0)
     found = set()
     for line in raw.split(b"\n"):
         try:

@@ -76,6 +76,7 @@ class Signals:
             self._program.send(self._pending.popleft())
 
     def _give_up(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        os.write(2, b"securetf: interrupted, and a step does not end: giving up\n")
         os._exit(
             128 + (self.cancelled or number)
         )  # a step hangs; the kernel takes the namespace down with us
@@ -116,22 +117,27 @@ def start(command: tuple[str, ...], environment: Mapping[bytes, bytes], working_
         LaunchError: the program or the working directory does not exist.
         EnvironmentUnfitError: `setpriv` is missing.
     """
-    if not os.path.isdir(working_directory):
-        raise LaunchError(
-            f"the working directory {working_directory} does not exist",
-            "correct `working_directory`, or mount a volume that holds it",
-        )
-    path = environment[b"PATH"].decode(errors="surrogateescape")
-    _find(command[0], path, working_directory)
     setpriv = shutil.which("setpriv", path=_SYSTEM_PATH)
     if setpriv is None:
         raise EnvironmentUnfitError("the program setpriv is missing", "install the package util-linux")
-    process = subprocess.Popen(  # noqa: S603  (the Manifest's command is the purpose; no shell)
-        [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", *command],
-        env=environment,
-        cwd=working_directory,
-        start_new_session=True,
-    )
+    try:
+        # Not `Popen(cwd=…)`: its child would wait for a volume's native threads while this thread holds the
+        # GIL, which their anchor needs. This thread's directory is its own (CLONE_FS); the child inherits it.
+        os.chdir(working_directory)
+    except OSError as error:
+        raise LaunchError(
+            f"the working directory {working_directory} cannot be entered: {error.strerror}",
+            "correct `working_directory`, or mount a volume that holds it",
+        ) from None
+    try:
+        _find(command[0], environment[b"PATH"].decode(errors="surrogateescape"))
+        process = subprocess.Popen(  # noqa: S603  (the Manifest's command is the purpose; no shell)
+            [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", *command],
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        os.chdir("/")  # else this thread would keep the mount busy
     return Program(process)
 
 
@@ -147,22 +153,26 @@ def end_descendants() -> None:
 
 
 def _children() -> list[int]:
-    found: list[int] = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found += [int(pid) for pid in file.read().split()]
+    us, found = str(os.getpid()), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+        if parent == us:
+            found.append(int(pid))
     return found
 
 
-def _find(name: str, path: str, working_directory: str) -> None:
-    """Raise LaunchError if `name` would not be found and executed."""
+def _find(name: str, path: str) -> None:
+    """Raise LaunchError if `name` would not be found and executed from the current directory."""
     if "/" in name:
-        file = os.path.join(working_directory, name)
-        if not os.path.isfile(file):
+        if not os.path.isfile(name):
             raise LaunchError(
                 f"the program {name} does not exist", "correct `command`, or mount what holds it"
             )
-        if not os.access(file, os.X_OK):
+        if not os.access(name, os.X_OK):
             raise LaunchError(
                 f"the program {name} is not executable", "start it through its interpreter in `command`"
             )

@@ -96,6 +96,10 @@ class _MountedVolume:
     def __init__(self, volume: filesystem.Volume, mount: filesystem.Mount) -> None:
         self._volume, self._mount = volume, mount
 
+    def integrity_errors(self) -> tuple[int, str]:
+        stats = self._mount.stats()
+        return stats.integrity_errors, stats.last_integrity_error
+
     def unmount(self) -> None:
         self._mount.unmount()
 

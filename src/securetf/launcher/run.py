@@ -12,6 +12,7 @@ from securetf.errors import (
     FuseUnavailableError,
     LaunchError,
     SecuretfError,
+    VolumeIntegrityError,
 )
 from securetf.launcher import secrets
 from securetf.launcher.hardening import harden
@@ -76,6 +77,7 @@ def run(
 
     Raises:
         SecuretfError: what stopped it before the program ran; all that was done is undone.
+        VolumeIntegrityError: the program ended with 0, but was refused data that does not authenticate.
         CommitFailedError: the program ended with 0, but its last writes could not be anchored.
     """
     harden()
@@ -100,7 +102,7 @@ def run(
     if failure:
         outcome.status = 128 + (signals.cancelled or 0)
     if outcome.problems and outcome.status == 0:
-        raise _commit_failed(outcome.problems)
+        raise _failure(outcome.problems)
     return outcome
 
 
@@ -189,9 +191,9 @@ class _Launch:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
                 self._shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
                 undo.callback(self._shield.unmount_memory, one.path)
+                for name in ("home", "tmp") if one.path == HOME_MEMORY else ():
+                    os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
             self._mounted.append(one)
-        for name in ("home", "tmp"):
-            os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
 
     def _mount_point(self, one: PlannedMount, points: MountPoints, undo: ExitStack) -> None:
         """See to it that the mount point exists: on the host's file system, or inside a mount of ours."""
@@ -225,6 +227,9 @@ class _Launch:
 
     def _take_down(self, mounted: Mounted, name: str) -> None:
         """Unmount and commit one volume; what fails is kept, so that the others are still committed."""
+        count, last = mounted.integrity_errors()
+        if count:
+            self._outcome.problems.append(_tampered(name, count, last))
         for action in (mounted.unmount, mounted.close):
             try:
                 action()
@@ -239,9 +244,20 @@ def _remove_empty(path: str) -> None:
         return  # the program put something there: it is the program's now
 
 
-def _commit_failed(problems: list[SecuretfError]) -> CommitFailedError:
+def _tampered(name: str, count: int, last: str) -> VolumeIntegrityError:
+    return VolumeIntegrityError(
+        f"volume {name}: the program got {count} errors instead of data that does not authenticate; "
+        f"the last: {last}",
+        "put back the volume's files as they were committed: they were damaged or tampered with",
+    )
+
+
+def _failure(problems: list[SecuretfError]) -> SecuretfError:
+    """Return the error of a program that ended with 0 and yet did not do its work."""
+    tampered = [error for error in problems if isinstance(error, VolumeIntegrityError)]
+    texts = "; ".join(error.problem for error in problems)
+    if tampered:
+        return type(tampered[0])(f"the program ended with 0, but {texts}", tampered[0].fix)
     return CommitFailedError(
-        "the program ended with 0, but its last writes are not acknowledged: "
-        + "; ".join(error.problem for error in problems),
-        problems[0].fix,
+        f"the program ended with 0, but its last writes are not acknowledged: {texts}", problems[0].fix
     )

@@ -32,6 +32,10 @@ class Provisioner(Protocol):
 class Mounted(Protocol):
     """One mounted volume."""
 
+    def integrity_errors(self) -> tuple[int, str]:
+        """Return how many answers to the program were integrity errors, and the last one's text."""
+        ...
+
     def unmount(self) -> None:
         """Take it out of the namespace; after this nothing writes it any more."""
         ...

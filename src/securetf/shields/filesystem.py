@@ -49,7 +49,7 @@ class Anchor(Protocol):
     def __call__(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes, /) -> None:
         """Replace (seq, root) by the new pair if both and the epoch are current.
 
-        Raises: FencedError, ConflictError, CasUnreachableError or another SecuretfError: nothing was replaced.
+        Raises: FencedError, ConflictError, CasUnreachableError, another SecuretfError: nothing was replaced.
         """
         ...
 

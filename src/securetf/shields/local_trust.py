@@ -1,7 +1,7 @@
 """A local trust file: key and freshness of one volume without a CAS, for an owner's laptop and for tests.
 
-It is weaker than a CAS, and says so in itself: whoever reads the file reads the volume, and whoever can put an
-older copy of the file *and* of the volume back rolls it back unnoticed.
+It is weaker than a CAS, and says so in itself: whoever reads the file reads the volume, and whoever can put
+an older copy of the file *and* of the volume back rolls it back unnoticed.
 """
 
 import base64
@@ -21,15 +21,15 @@ from securetf.errors import ConflictError, FencedError, KeyFileError, UsageError
 from securetf.provisioning import VolumeGrant
 
 WARNING = (
-    "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together with "
-    "an older copy of the volume is not noticed. Keep it secret, and off the storage that holds the volume."
+    "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together "
+    "with an older copy of the volume is not noticed. Keep it secret, off the storage that holds the volume."
 )
 DEFAULT_CHUNK_SIZE = 65536  # bytes
 _ZERO_ROOT = bytes(32)
 _MAX_SIZE = 16384  # bytes
 _MAX_EPOCH = 2**32 - 1
 
-_Counter = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+_Counter = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,7 +117,7 @@ class LocalTrust:
             content = self._read()
             if content.epoch != epoch:
                 raise FencedError(
-                    f"the volume was opened for writing again: epoch {content.epoch}, this writer has {epoch}",
+                    f"the volume was opened for writing again: epoch {content.epoch}, here {epoch}",
                     fix="stop the other writer, then open the volume anew",
                 )
             if (content.seq, bytes.fromhex(content.root)) != (seq, root):

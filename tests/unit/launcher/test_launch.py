@@ -330,7 +330,11 @@ def test_run_when_the_last_commit_fails_says_so_and_is_never_zero(
         (("no-such-program",), {}, "no-such-program is in no directory of PATH (/usr/local/sbin:"),
         (("/no/such",), {}, "the program /no/such does not exist"),
         (("/etc/passwd",), {}, "the program /etc/passwd is not executable"),
-        (("true",), {"working_directory": '"/no/such"'}, "the working directory /no/such does not exist"),
+        (
+            ("true",),
+            {"working_directory": '"/no/such"'},
+            "the working directory /no/such cannot be entered: No such",
+        ),
     ],
 )
 def test_run_when_the_program_cannot_be_started_says_why(
@@ -474,3 +478,28 @@ def test_run_when_the_working_directory_is_in_a_volume_starts_there_and_leaves_i
     result = launch.run()
     assert (result.returncode, result.stdout) == (0, f"{base}\n")
     assert f"unmount {base}" in launch.events
+
+
+def test_run_when_a_volume_is_mounted_in_the_home_directory_the_program_finds_it(launch: Launch) -> None:
+    (launch.directory / "v").mkdir()
+    (launch.directory / "v" / "mnist.npz").write_text("data")
+    launch.config["volumes"] = {"v": str(launch.directory / "v")}
+    launch.shell(
+        "cat ~/.keras/datasets/mnist.npz && echo x > ~/.keras/keras.json && stat -c %a ~ $TMPDIR",
+        "[volumes.v]\n",
+        volumes='{ v = "/run/securetf/home/.keras/datasets:ro" }',
+    )
+    result = launch.run()
+    assert (result.returncode, result.stdout) == (0, "data700\n700\n"), result.stderr
+
+
+@pytest.mark.parametrize(("program", "status"), [(0, 20), (7, 7)])
+def test_run_when_a_volume_refused_data_the_end_says_so_and_is_never_zero(
+    launch: Launch, program: int, status: int
+) -> None:
+    launch.config |= {"volumes": {"a": str(launch.directory)}, "integrity_errors": 3}
+    launch.shell(f"exit {program}", "[volumes.a]\n", volumes=f'{{ a = "{launch.base}/a:ro" }}')
+    result = launch.run()
+    assert result.returncode == status
+    assert "volume a: the program got 3 errors instead of data that does not authenticate" in result.stderr
+    assert "chunk 7 of /file" in result.stderr

@@ -21,15 +21,18 @@ def test_make_when_parents_are_missing_makes_and_later_removes_only_what_it_made
     assert (tmp_path / "registry").stat().st_mode & 0o777 == 0o600
 
 
-def test_exit_when_another_launcher_still_runs_leaves_the_directories_to_it(tmp_path: Path) -> None:
+def test_exit_when_another_launcher_uses_a_directory_leaves_that_one_to_it(tmp_path: Path) -> None:
     first, second = MountPoints(tmp_path / "registry"), MountPoints(tmp_path / "registry")
     with first:
-        first.make(f"{tmp_path}/shared")
+        first.make(f"{tmp_path}/shared/only-first")
         second.__enter__()
-        second.make(f"{tmp_path}/shared")
-    assert (tmp_path / "shared").is_dir()
+        second.make(f"{tmp_path}/shared/both")
+        first.make(f"{tmp_path}/shared/both")
+    assert (tmp_path / "shared/both").is_dir()
+    assert not (tmp_path / "shared/only-first").exists()
     second.__exit__(None, None, None)
     assert not (tmp_path / "shared").exists()
+    assert (tmp_path / "registry").read_bytes() == b""
 
 
 def test_enter_when_a_killed_launcher_left_directories_removes_the_empty_ones(tmp_path: Path) -> None:
@@ -41,6 +44,9 @@ def test_enter_when_a_killed_launcher_left_directories_removes_the_empty_ones(tm
     with MountPoints(tmp_path / "registry"):
         assert not (tmp_path / "empty").exists()
         assert (tmp_path / "used/file").exists()
+    assert (
+        json.loads((tmp_path / "registry").read_bytes()) == f"{tmp_path}/used"
+    )  # tried again by the next one
 
 
 def test_make_when_a_file_is_in_the_way_says_so(tmp_path: Path) -> None:

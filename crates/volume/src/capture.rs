@@ -1,0 +1,278 @@
+//! Capturing: one consistent cut of everything that changed, as the payload of records or as a snapshot.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::VolumeError;
+use crate::inode::{FileData, Node};
+use crate::ops::{MAP_RUN_MAX, Op, encode_name};
+use crate::segment::Dead;
+use crate::snapshot;
+use crate::tree::Tree;
+use crate::types::Ino;
+use crate::volume::{Pending, Result, Volume};
+
+/// Bytes after which the payload of a commit goes on in another record.
+const PART_TARGET: usize = 2 << 20;
+
+/// A cut of the state. Until it is durable, `Volume::restore` can put everything back.
+pub(crate) struct Captured {
+    /// Payloads of the records.
+    pub parts: Vec<Vec<u8>>,
+    /// Instead of `parts`: the whole state.
+    pub snapshot: Option<Pages>,
+    pub superseded: Vec<Dead>,
+    pub unsynced: BTreeSet<u32>,
+    pub created: Vec<u32>,
+    nodes: BTreeSet<Ino>,
+    names: BTreeSet<(Ino, Arc<[u8]>)>,
+    /// Write a record even when nothing changed.
+    pub forced: bool,
+    /// Chunk entries that were written, per file.
+    maps: Vec<(Arc<Node>, BTreeSet<u64>, Option<u64>)>,
+}
+
+/// A snapshot as it goes to the store, and the payload of its record.
+pub(crate) struct Pages {
+    pub seq: u64,
+    pub bytes: Vec<u8>,
+    pub record: Vec<u8>,
+}
+
+impl Pending {
+    pub(crate) fn is_clean(&self) -> bool {
+        self.nodes.is_empty() && self.names.is_empty()
+    }
+}
+
+impl Captured {
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.forced && self.nodes.is_empty() && self.names.is_empty() && self.snapshot.is_none()
+    }
+
+    /// Puts an operation before all others; there will be a record even when nothing else changed.
+    pub(crate) fn put_first(&mut self, op: &Op) {
+        self.forced = true;
+        let mut first = Vec::new();
+        op.encode(&mut first);
+        if let Some(part) = self.parts.first_mut() {
+            first.append(part);
+            *part = first;
+        }
+    }
+}
+
+impl Volume {
+    /// Takes everything that changed; with `snapshot` (the sequence of its record) also the whole state.
+    pub(crate) fn capture(&self, snapshot: Option<u64>) -> Result<Captured> {
+        let tree = self.tree.read();
+        let mut captured = {
+            let mut pending = self.pending.lock();
+            Captured {
+                parts: vec![Vec::new()],
+                snapshot: None,
+                superseded: std::mem::take(&mut pending.superseded),
+                unsynced: BTreeSet::new(),
+                created: Vec::new(),
+                nodes: std::mem::take(&mut pending.nodes),
+                names: std::mem::take(&mut pending.names),
+                forced: false,
+                maps: Vec::new(),
+            }
+        };
+        let result = self.encode_changes(&tree, &mut captured).and_then(|()| {
+            captured.created = self.segments.lock().take_created();
+            for id in &captured.created {
+                if let Some(op) = self.segment_op(*id) {
+                    op.encode(captured.parts.last_mut().ok_or(VolumeError::TooBig)?);
+                }
+            }
+            if let Some(seq) = snapshot {
+                captured.snapshot = Some(self.encode_state(&tree, seq, &mut captured)?);
+            }
+            Ok(())
+        });
+        captured.unsynced = std::mem::take(&mut self.pending.lock().unsynced);
+        match result {
+            Ok(()) => Ok(captured),
+            Err(error) => {
+                self.restore(captured);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts a cut back that did not become durable.
+    pub(crate) fn restore(&self, captured: Captured) {
+        for (node, changed, cut) in captured.maps {
+            let mut data = node.data.write();
+            data.changed.extend(changed);
+            data.cut = data.cut.into_iter().chain(cut).min();
+        }
+        self.segments.lock().restore_created(&captured.created);
+        let mut pending = self.pending.lock();
+        pending.nodes.extend(captured.nodes);
+        pending.names.extend(captured.names);
+        pending.superseded.extend(captured.superseded);
+        pending.unsynced.extend(captured.unsynced);
+    }
+
+    fn segment_op(&self, id: u32) -> Option<Op> {
+        let segments = self.segments.lock();
+        segments.get(id).map(|segment| Op::Segment {
+            id,
+            epoch: segment.epoch,
+            kind: segment.kind,
+        })
+    }
+
+    fn encode_changes(&self, tree: &Tree, captured: &mut Captured) -> Result<()> {
+        let inos: Vec<Ino> = captured.nodes.iter().copied().collect();
+        for ino in inos {
+            let Some(node) = tree.nodes.get(&ino) else {
+                emit(&mut captured.parts, |out| Op::InodeGone(ino).encode(out));
+                continue;
+            };
+            let mut data = node.data.write();
+            self.flush(node, &mut data)?;
+            emit(&mut captured.parts, |out| {
+                Op::Inode(Box::new(node.to_record(&data))).encode(out);
+            });
+            let changed = std::mem::take(&mut data.changed);
+            let cut = data.cut.take();
+            if let Some(from) = cut {
+                emit(&mut captured.parts, |out| {
+                    Op::MapCut { ino, from }.encode(out);
+                });
+            }
+            encode_map(&data, ino, changed.iter().copied(), &mut captured.parts);
+            if cut.is_some() || !changed.is_empty() {
+                captured.maps.push((Arc::clone(node), changed, cut));
+            }
+            forget_key(node);
+        }
+        for (parent, name) in &captured.names {
+            let Some(dir) = tree.dirs.get(parent) else {
+                continue;
+            };
+            match dir.get(name) {
+                Some(ino) => emit(&mut captured.parts, |out| {
+                    encode_name(out, *parent, name, ino);
+                }),
+                None => emit(&mut captured.parts, |out| {
+                    Op::NameGone {
+                        parent: *parent,
+                        name: name.to_vec(),
+                    }
+                    .encode(out);
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole state. Files that changed again since their capture are flushed again, so each is whole.
+    fn encode_state(&self, tree: &Tree, seq: u64, captured: &mut Captured) -> Result<Pages> {
+        let mut writer = snapshot::Writer::new(&self.keys, &self.nonces, seq);
+        let mut inos: Vec<Ino> = tree.nodes.keys().copied().collect();
+        inos.sort_unstable();
+        for ino in &inos {
+            let Some(node) = tree.nodes.get(ino) else {
+                continue;
+            };
+            let mut data = node.data.write();
+            self.flush(node, &mut data)?;
+            writer.add(|out| Op::Inode(Box::new(node.to_record(&data))).encode(out))?;
+            let mut runs = vec![Vec::new()];
+            encode_map(
+                &data,
+                *ino,
+                data.map.iter().map(|(index, _)| index),
+                &mut runs,
+            );
+            for run in runs.iter().filter(|run| !run.is_empty()) {
+                writer.add(|out| out.extend_from_slice(run))?;
+            }
+            let names = tree.dirs.get(ino).into_iter().flat_map(|dir| dir.after(0));
+            for (_, name, child) in names {
+                writer.add(|out| encode_name(out, *ino, name, child))?;
+            }
+        }
+        captured.created.extend(self.segments.lock().take_created());
+        let (next_segment, table) = {
+            let segments = self.segments.lock();
+            let op = |(id, segment): (u32, &crate::segment::Segment)| Op::Segment {
+                id,
+                epoch: segment.epoch,
+                kind: segment.kind,
+            };
+            (
+                segments.next_id(),
+                segments.iter().map(op).collect::<Vec<_>>(),
+            )
+        };
+        for op in table {
+            writer.add(|out| op.encode(out))?;
+        }
+        let (root, bytes) = writer.finish()?;
+        let mut record = Vec::new();
+        let epoch = self.nonces.epoch;
+        let (chunk_size, next_ino) = (self.chunk_size, tree.next_ino);
+        Op::Snapshot {
+            epoch,
+            seq,
+            chunk_size,
+            root,
+            next_ino,
+            next_segment,
+        }
+        .encode(&mut record);
+        Ok(Pages { seq, bytes, record })
+    }
+}
+
+/// Appends one operation to the last part, or to a new one when that is full.
+fn emit(parts: &mut Vec<Vec<u8>>, encode: impl FnOnce(&mut Vec<u8>)) {
+    if parts.last().is_none_or(|part| part.len() >= PART_TARGET) {
+        parts.push(Vec::new());
+    }
+    if let Some(part) = parts.last_mut() {
+        encode(part);
+    }
+}
+
+/// Appends the entries of `indices` (ascending) in runs.
+fn encode_map(
+    data: &FileData,
+    ino: Ino,
+    indices: impl Iterator<Item = u64>,
+    parts: &mut Vec<Vec<u8>>,
+) {
+    let mut first = 0;
+    let mut entries = Vec::new();
+    let mut close = |first: u64, entries: &mut Vec<_>| {
+        if !entries.is_empty() {
+            let op = Op::MapSet {
+                ino,
+                first,
+                entries: std::mem::take(entries),
+            };
+            emit(parts, |out| op.encode(out));
+        }
+    };
+    for index in indices {
+        if index != first + entries.len() as u64 || entries.len() == MAP_RUN_MAX {
+            close(first, &mut entries);
+            first = index;
+        }
+        entries.push(data.map.get(index).unwrap_or_default());
+    }
+    close(first, &mut entries);
+}
+
+/// A file that nobody has open needs no key at hand.
+fn forget_key(node: &Node) {
+    if node.meta.lock().opens == 0 {
+        *node.cache.lock() = crate::inode::Cache::default();
+    }
+}

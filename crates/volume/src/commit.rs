@@ -1,0 +1,367 @@
+//! Commit: slots, fdatasync, sealed record, fdatasync, advance, wake the waiters, and only now reuse dead slots.
+//!
+//! Concurrent callers of `sync` share a commit: one of them leads, the others wait for a commit that started after
+//! their call. A background thread commits what nobody waits for.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::api::Position;
+use crate::capture::Captured;
+use crate::error::{AnchorError, StoreError, VolumeError};
+use crate::record::{self, FLAG_LAST, FLAG_SNAPSHOT};
+use crate::segment::{self, Dead};
+use crate::snapshot;
+use crate::superblock::{self, Superblock};
+use crate::types::Ino;
+use crate::volume::{Result, Volume};
+
+/// Journal files after which a snapshot is written: each mount starts a new one.
+const JOURNAL_FILES_MAX: usize = 32;
+/// Pause after the anchor did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the chain stands. Held by the one that commits.
+pub(crate) struct Log {
+    /// The newest durable record.
+    pub head: Position,
+    /// What the anchor acknowledged.
+    pub anchored: Position,
+    /// Targets of advances whose outcome is unknown.
+    pub attempted: Vec<Position>,
+    /// Journal files of the chain, epoch and number, oldest first; the last one is appended to.
+    pub files: Vec<(u32, u32)>,
+    /// Length of the last journal file.
+    pub offset: u64,
+    /// Journal bytes since the last snapshot.
+    pub journal_bytes: u64,
+    /// The last snapshot: sequence and bytes.
+    pub snapshot: Option<(u64, u64)>,
+    /// Slots and files to free once `head` is anchored.
+    pub dead: Vec<Dead>,
+    pub dead_files: Vec<String>,
+    /// Generation of the superblock.
+    pub generation: u64,
+    pub superblock_due: bool,
+}
+
+/// Which commits have run.
+#[derive(Default)]
+pub(crate) struct Gate {
+    running: bool,
+    started: u64,
+    finished: u64,
+    result: Option<VolumeError>,
+}
+
+impl Volume {
+    /// Waits until everything done before this call is committed and anchored. `ino` is a hint that this release
+    /// does not use: a commit takes everything.
+    ///
+    /// # Errors
+    /// `Anchor` when the anchor cannot be reached in time, `LeaseLost`, `NoSpace`, `Io`. What was not committed stays
+    /// in memory, and a later call may succeed.
+    pub fn sync(&self, ino: Option<Ino>) -> Result<()> {
+        let _ = ino;
+        if !self.is_writable() {
+            return match self.require_writable() {
+                Err(VolumeError::ReadOnly) => Ok(()),
+                other => other,
+            };
+        }
+        let mut gate = self.gate.lock();
+        let target = gate.started + 1;
+        loop {
+            if gate.finished >= target {
+                return gate.result.clone().map_or(Ok(()), Err);
+            }
+            if gate.running {
+                self.gate_changed.wait(&mut gate);
+                continue;
+            }
+            gate.running = true;
+            gate.started += 1;
+            drop(gate);
+            let result = self.commit();
+            gate = self.gate.lock();
+            gate.running = false;
+            gate.finished = gate.started;
+            gate.result = result.err();
+            self.gate_changed.notify_all();
+        }
+    }
+
+    /// Final commit; afterwards the volume is read-only.
+    ///
+    /// # Errors
+    /// As [`Volume::sync`]; the volume is then still open for writing.
+    pub fn close(&self) -> Result<()> {
+        self.sync(None)?;
+        self.become_read_only();
+        let thread = self.committer.lock().take();
+        if let Some(thread) = thread {
+            thread.thread().unpark();
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the thread that commits what nobody waits for.
+    pub(crate) fn start_committer(self: &Arc<Self>) {
+        let Some(interval) = self.options.commit_interval else {
+            return;
+        };
+        let volume = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name("volume-commit".to_owned());
+        *self.committer.lock() = thread
+            .spawn(move || commit_now_and_then(&volume, interval))
+            .ok();
+    }
+
+    fn commit(&self) -> Result<()> {
+        let mut log = self.log.lock();
+        self.require_writable()?;
+        if self.pending.lock().is_clean() && log.head == log.anchored {
+            return Ok(());
+        }
+        self.flush_dirty()?;
+        let limit = self
+            .options
+            .snapshot_after
+            .max(log.snapshot.map_or(0, |(_, bytes)| bytes));
+        let snapshot_due = log.journal_bytes > limit || log.files.len() > JOURNAL_FILES_MAX;
+        let captured = self.capture(snapshot_due.then_some(log.head.0 + 1))?;
+        self.commit_captured(&mut log, captured)
+    }
+
+    /// Makes a captured state durable and anchored.
+    pub(crate) fn commit_captured(&self, log: &mut Log, mut captured: Captured) -> Result<()> {
+        if captured.is_empty() && log.head == log.anchored {
+            return Ok(());
+        }
+        let written = self
+            .sync_segments(&captured)
+            .and_then(|()| match captured.snapshot.take() {
+                Some(pages) => self.append_snapshot(log, &pages),
+                None => self.append(log, &captured.parts, FLAG_LAST),
+            });
+        if let Err(error) = written {
+            self.restore(captured);
+            return Err(error);
+        }
+        log.dead.append(&mut captured.superseded);
+        self.advance(log)?;
+        self.settle(log);
+        Ok(())
+    }
+
+    fn sync_segments(&self, captured: &Captured) -> Result<()> {
+        let mut epochs = std::collections::BTreeSet::new();
+        for id in &captured.unsynced {
+            let Some((epoch, _)) = self.segments.lock().locate(*id, 0) else {
+                continue;
+            };
+            match self.store.sync(&segment::path(epoch, *id)) {
+                Ok(()) => {}
+                Err(StoreError::NotFound) if self.segments.lock().get(*id).is_none() => {}
+                Err(error) => return Err(self.sync_failed(error)),
+            }
+            if captured.created.contains(id) {
+                epochs.insert(epoch);
+            }
+        }
+        for epoch in epochs {
+            for dir in [&format!("data/{epoch:08x}"), "data", ""] {
+                self.store
+                    .sync_dir(dir)
+                    .map_err(|error| self.sync_failed(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a failed sync nobody knows what is durable, and a second one may lie.
+    fn sync_failed(&self, error: StoreError) -> VolumeError {
+        self.fail();
+        error.into()
+    }
+
+    /// Appends records for `parts`, the last one with `flags`, and makes them durable.
+    fn append(&self, log: &mut Log, parts: &[Vec<u8>], flags: u16) -> Result<()> {
+        let (mut head, mut offset, mut files) = (log.head, log.offset, log.files.clone());
+        let mut touched = Vec::new();
+        let mut bytes = 0;
+        for (number, part) in parts.iter().enumerate() {
+            let flags = if number + 1 == parts.len() {
+                flags
+            } else {
+                flags & !FLAG_LAST
+            };
+            let sealed =
+                record::seal_record(&self.keys, &self.nonces, flags, head.0 + 1, head.1, part)?;
+            let length = sealed.bytes.len() as u64;
+            let fresh = files
+                .last()
+                .is_none_or(|(epoch, _)| *epoch != self.nonces.epoch);
+            if fresh || offset + length > record::FILE_MAX || flags & FLAG_SNAPSHOT != 0 {
+                files.push(next_file(&files, self.nonces.epoch));
+                offset = 0;
+            }
+            let path = journal_path(*files.last().ok_or(VolumeError::TooBig)?);
+            self.store.write_at(&path, offset, &sealed.bytes)?;
+            if touched.last() != Some(&path) {
+                touched.push(path);
+            }
+            head = (head.0 + 1, sealed.root);
+            offset += length;
+            bytes += length;
+        }
+        for path in &touched {
+            self.store
+                .sync(path)
+                .map_err(|error| self.sync_failed(error))?;
+        }
+        if files.len() != log.files.len() {
+            for dir in ["metadata", ""] {
+                self.store
+                    .sync_dir(dir)
+                    .map_err(|error| self.sync_failed(error))?;
+            }
+        }
+        (log.head, log.offset, log.files) = (head, offset, files);
+        log.journal_bytes += bytes;
+        Ok(())
+    }
+
+    /// Writes the pages of a snapshot and the record that starts a chain with it, in a journal file of its own.
+    fn append_snapshot(&self, log: &mut Log, pages: &crate::capture::Pages) -> Result<()> {
+        let path = snapshot::path(pages.seq);
+        self.store.write_at(&path, 0, &pages.bytes)?;
+        self.store
+            .sync(&path)
+            .map_err(|error| self.sync_failed(error))?;
+        let old_files = log.files.clone();
+        self.append(
+            log,
+            std::slice::from_ref(&pages.record),
+            FLAG_LAST | FLAG_SNAPSHOT,
+        )?;
+        log.dead_files
+            .extend(old_files.into_iter().map(journal_path));
+        log.dead_files
+            .extend(log.snapshot.map(|(seq, _)| snapshot::path(seq)));
+        log.files.drain(..log.files.len() - 1);
+        log.snapshot = Some((pages.seq, pages.bytes.len() as u64));
+        log.journal_bytes = 0;
+        log.superblock_due = true;
+        Ok(())
+    }
+
+    /// Moves the anchor to the head, trying again while it does not answer.
+    pub(crate) fn advance(&self, log: &mut Log) -> Result<()> {
+        let anchor = self.anchor.as_ref().ok_or(VolumeError::ReadOnly)?;
+        let deadline = Instant::now() + self.options.anchor_deadline;
+        let mut from = log.anchored;
+        let mut candidates = log.attempted.clone();
+        loop {
+            match anchor.advance(self.nonces.epoch, from, log.head) {
+                Ok(()) => break,
+                Err(AnchorError::Unreachable(text)) => {
+                    if !log.attempted.contains(&log.head) {
+                        log.attempted.push(log.head);
+                    }
+                    if Instant::now() + RETRY_PAUSE > deadline {
+                        return Err(VolumeError::Anchor(AnchorError::Unreachable(text)));
+                    }
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                // An advance that seemed lost may have happened: go on from where it would have led.
+                Err(AnchorError::Conflict) => {
+                    let Some(position) = candidates.pop() else {
+                        self.fence();
+                        return Err(VolumeError::Anchor(AnchorError::Conflict));
+                    };
+                    from = position;
+                    if position == log.head {
+                        self.append(log, &[Vec::new()], FLAG_LAST)?;
+                    }
+                }
+                Err(AnchorError::Fenced) => {
+                    self.fence();
+                    return Err(VolumeError::LeaseLost);
+                }
+                Err(error @ AnchorError::Refused(_)) => return Err(VolumeError::Anchor(error)),
+            }
+        }
+        log.anchored = log.head;
+        log.attempted.clear();
+        *self.anchored.lock() = log.head;
+        Ok(())
+    }
+
+    /// After the anchor moved: what only older states referenced may go.
+    fn settle(&self, log: &mut Log) {
+        for dead in log.dead.drain(..) {
+            self.give_back(dead);
+        }
+        if log.superblock_due {
+            log.superblock_due = self.write_superblock(log).is_err();
+        }
+        if !log.superblock_due {
+            for path in log.dead_files.drain(..) {
+                let _ = self.store.remove(&path);
+            }
+        }
+    }
+
+    /// Writes the older of both superblocks anew. It is a hint: a failure costs nothing but time at the next mount.
+    pub(crate) fn write_superblock(&self, log: &mut Log) -> Result<()> {
+        let generation = log.generation + 1;
+        let superblock = Superblock {
+            volume_id: self.keys.volume_id,
+            chunk_size: self.chunk_size,
+            key_version: self.keys.key_version,
+            generation,
+            seq: log.anchored.0,
+            snapshot: log.snapshot.map_or(0, |(seq, _)| seq),
+            journal: log.files.last().copied().unwrap_or_default(),
+        };
+        self.store
+            .replace(superblock::path(generation), &superblock.encode())?;
+        log.generation = generation;
+        Ok(())
+    }
+}
+
+/// The store's name of a journal file.
+pub(crate) fn journal_path((epoch, number): (u32, u32)) -> String {
+    format!("metadata/journal-{epoch:08x}-{number:08x}")
+}
+
+fn next_file(files: &[(u32, u32)], epoch: u32) -> (u32, u32) {
+    let last = files
+        .iter()
+        .filter(|(of, _)| *of == epoch)
+        .map(|(_, number)| *number)
+        .max();
+    (epoch, last.map_or(0, |number| number + 1))
+}
+
+fn commit_now_and_then(volume: &Weak<Volume>, interval: Duration) {
+    loop {
+        std::thread::park_timeout(interval);
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        if !volume.is_writable() {
+            return;
+        }
+        let clean = volume.pending.lock().is_clean();
+        if !clean {
+            // Whoever waits for this commit learns its error from `sync`; the next round tries again.
+            let _ = volume.sync(None);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! AES-256-GCM with detached tags, the nonces and the associated data. docs/formats/volume-v1.md, "Sealing".
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+
+use crate::api::Grant;
+use crate::error::VolumeError;
+
+/// AES-256-GCM, HKDF-SHA-256, SHA-256.
+pub const SUITE: u8 = 1;
+/// Bytes of a tag.
+pub const TAG: usize = 16;
+
+const INFO_METADATA: &[u8] = b"securetf volume v1 metadata";
+const INFO_FILE: &[u8] = b"securetf volume v1 file";
+
+/// A sealed object's tag and the counter half of its nonce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seal {
+    pub counter: u64,
+    pub tag: [u8; TAG],
+}
+
+/// The keys of one volume. aws-lc wipes its own copies when they are freed.
+pub struct Keys {
+    pub volume_id: [u8; 16],
+    pub key_version: u32,
+    prk: Prk,
+    metadata: LessSafeKey,
+}
+
+impl Keys {
+    pub fn new(grant: &Grant) -> Result<Self, VolumeError> {
+        let prk = Salt::new(HKDF_SHA256, &grant.volume_id).extract(grant.key.bytes());
+        let version = grant.key_version.to_be_bytes();
+        let metadata = expand(&prk, &[INFO_METADATA, &version])?;
+        Ok(Self {
+            volume_id: grant.volume_id,
+            key_version: grant.key_version,
+            prk,
+            metadata,
+        })
+    }
+
+    /// The key of one file.
+    pub fn file(&self, file_id: &[u8; 16]) -> Result<LessSafeKey, VolumeError> {
+        expand(
+            &self.prk,
+            &[INFO_FILE, &self.key_version.to_be_bytes(), file_id],
+        )
+    }
+
+    /// The key of journal records and snapshot pages.
+    pub fn metadata(&self) -> &LessSafeKey {
+        &self.metadata
+    }
+
+    /// Domain byte, suite, volume id, key version: the start of all associated data.
+    fn aad_start(&self, domain: u8, out: &mut Vec<u8>) {
+        out.push(domain);
+        out.push(SUITE);
+        out.extend_from_slice(&self.volume_id);
+        out.extend_from_slice(&self.key_version.to_be_bytes());
+    }
+
+    /// Associated data of a chunk.
+    pub fn chunk_aad(&self, file_id: &[u8; 16], index: u64, plain_len: u32) -> Vec<u8> {
+        let mut aad = Vec::with_capacity(50);
+        self.aad_start(b'D', &mut aad);
+        aad.extend_from_slice(file_id);
+        aad.extend_from_slice(&index.to_be_bytes());
+        aad.extend_from_slice(&plain_len.to_be_bytes());
+        aad
+    }
+
+    /// Associated data of a journal record: its header without the tag.
+    pub fn record_aad(&self, header: &[u8]) -> Vec<u8> {
+        let mut aad = Vec::with_capacity(22 + header.len());
+        self.aad_start(b'J', &mut aad);
+        aad.extend_from_slice(header);
+        aad
+    }
+
+    /// Associated data of a snapshot page.
+    pub fn page_aad(&self, seq: u64, level: u8, offset: u64, plain_len: u32) -> Vec<u8> {
+        let mut aad = Vec::with_capacity(43);
+        self.aad_start(b'P', &mut aad);
+        aad.extend_from_slice(&seq.to_be_bytes());
+        aad.push(level);
+        aad.extend_from_slice(&offset.to_be_bytes());
+        aad.extend_from_slice(&plain_len.to_be_bytes());
+        aad
+    }
+}
+
+fn expand(prk: &Prk, info: &[&[u8]]) -> Result<LessSafeKey, VolumeError> {
+    let okm = prk
+        .expand(info, &AES_256_GCM)
+        .map_err(|_| crypto_failed())?;
+    Ok(LessSafeKey::new(UnboundKey::from(okm)))
+}
+
+fn crypto_failed() -> VolumeError {
+    VolumeError::Key("the cryptographic library failed".to_owned())
+}
+
+/// Makes nonces: the mount epoch and a counter that starts at 1 with each mount and never repeats.
+pub struct Nonces {
+    pub epoch: u32,
+    next: AtomicU64,
+}
+
+impl Nonces {
+    pub fn new(epoch: u32) -> Self {
+        Self {
+            epoch,
+            next: AtomicU64::new(1),
+        }
+    }
+
+    fn draw(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Encrypts `text` in place.
+    pub fn seal(
+        &self,
+        key: &LessSafeKey,
+        aad: &[u8],
+        text: &mut [u8],
+    ) -> Result<Seal, VolumeError> {
+        let counter = self.draw();
+        self.seal_with(key, counter, aad, text)
+    }
+
+    /// Reserves a counter for associated data that must contain it; use it once.
+    pub fn reserve(&self) -> u64 {
+        self.draw()
+    }
+
+    /// Encrypts `text` in place with a counter of [`Self::reserve`].
+    pub fn seal_with(
+        &self,
+        key: &LessSafeKey,
+        counter: u64,
+        aad: &[u8],
+        text: &mut [u8],
+    ) -> Result<Seal, VolumeError> {
+        let tag = key
+            .seal_in_place_separate_tag(nonce(self.epoch, counter), Aad::from(aad), text)
+            .map_err(|_| crypto_failed())?;
+        let tag = tag.as_ref().try_into().map_err(|_| crypto_failed())?;
+        Ok(Seal { counter, tag })
+    }
+}
+
+fn nonce(epoch: u32, counter: u64) -> Nonce {
+    let mut raw = [0; 12];
+    let (head, tail) = raw.split_at_mut(4);
+    head.copy_from_slice(&epoch.to_be_bytes());
+    tail.copy_from_slice(&counter.to_be_bytes());
+    Nonce::assume_unique_for_key(raw)
+}
+
+/// Decrypts `sealed` into `out` (same length); `false` when it does not authenticate, and `out` is then meaningless.
+pub fn open(
+    key: &LessSafeKey,
+    epoch: u32,
+    seal: &Seal,
+    aad: &[u8],
+    sealed: &[u8],
+    out: &mut [u8],
+) -> bool {
+    sealed.len() == out.len()
+        && key
+            .open_separate_gather(
+                nonce(epoch, seal.counter),
+                Aad::from(aad),
+                sealed,
+                &seal.tag,
+                out,
+            )
+            .is_ok()
+}

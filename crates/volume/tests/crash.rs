@@ -1,0 +1,213 @@
+//! An honest crash at any point opens clean and keeps everything that was acknowledged.
+#![allow(
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use securetf_volume::{Position, VolumeError};
+use support::model::{self, Model, Op, View, random_op};
+use support::{Event, Files, MemoryStore, Rng, TestAnchor, open, write_into};
+
+/// What the disk has kept of what was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// Everything.
+    Nothing,
+    /// Nothing.
+    Unsynced,
+    /// Some of it, and of some writes only a part.
+    Torn,
+}
+
+/// A recorded program: all events, and the views that commits could have seen, by number.
+struct Recording {
+    events: Vec<Event>,
+    views: Vec<View>,
+}
+
+fn record(seed: u64, steps: usize) -> Recording {
+    let mut rng = Rng(seed);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let store = Arc::new(MemoryStore {
+        events: Some(Arc::clone(&events)),
+        ..MemoryStore::default()
+    });
+    let anchor = TestAnchor::recording(0, (0, [0; 32]), Some(Arc::clone(&events)));
+    let mut volume = open(&store, &anchor, true).unwrap();
+    let mut expected = Model::default();
+    let mut views = vec![expected.view()];
+    events.lock().unwrap().push(Event::Acknowledged(0));
+    for step in 0..steps {
+        let op = random_op(&mut rng);
+        let outcome = expected.apply(&op);
+        views.push(expected.view());
+        assert_eq!(model::apply(&volume, &op), outcome);
+        if matches!(op, Op::Sync) {
+            events
+                .lock()
+                .unwrap()
+                .push(Event::Acknowledged(views.len() - 1));
+        }
+        if step == steps / 2 {
+            volume.close().unwrap();
+            events
+                .lock()
+                .unwrap()
+                .push(Event::Acknowledged(views.len() - 1));
+            volume = open(&store, &anchor, true).unwrap();
+        }
+    }
+    volume.close().unwrap();
+    let events = events.lock().unwrap().clone();
+    Recording { events, views }
+}
+
+/// The disk after a crash before event `point`.
+fn disk(events: &[Event], point: usize, loss: Loss, rng: &mut Rng) -> Files {
+    let past = &events[..point];
+    let mut synced: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, event) in past.iter().enumerate() {
+        if let Event::Sync(path) = event {
+            synced.insert(path, at);
+        }
+    }
+    let mut files = Files::new();
+    for (at, event) in past.iter().enumerate() {
+        match event {
+            Event::Write { path, offset, data } => {
+                let durable = synced.get(path.as_str()).is_some_and(|sync| at < *sync);
+                let keep = match loss {
+                    _ if durable => data.len(),
+                    Loss::Nothing => data.len(),
+                    Loss::Unsynced => continue,
+                    Loss::Torn => [0, data.len(), rng.below(data.len() as u64 + 1) as usize]
+                        [rng.below(3) as usize],
+                };
+                write_into(&mut files, path, *offset, &data[..keep]);
+            }
+            Event::Remove(path) => {
+                // A removal that the disk forgot brings the file back; keep it in half of the torn cases.
+                if loss != Loss::Torn || rng.below(2) == 0 {
+                    files.remove(path);
+                }
+            }
+            Event::Replace { path, data } => {
+                files.insert(path.clone(), data.clone());
+            }
+            _ => {}
+        }
+    }
+    files
+}
+
+fn anchored(events: &[Event]) -> (u32, Position) {
+    let last = |event: &Event| match event {
+        Event::Advance { epoch, to } => Some((*epoch, *to)),
+        _ => None,
+    };
+    events
+        .iter()
+        .rev()
+        .find_map(last)
+        .unwrap_or((0, (0, [0; 32])))
+}
+
+fn check_point(recording: &Recording, point: usize, loss: Loss, seed: u64) {
+    let mut rng = Rng(seed ^ point as u64);
+    let context = format!("seed {seed}, point {point}, {loss:?}");
+    let past = &recording.events[..point];
+    let (epoch, position) = anchored(past);
+    let acknowledged = past.iter().rev().find_map(|event| match event {
+        Event::Acknowledged(version) => Some(*version),
+        _ => None,
+    });
+    let files = disk(&recording.events, point, loss, &mut rng);
+    // The epoch of an open that crashed before its first advance was given out as well.
+    let anchor = TestAnchor::at(epoch + 1, position);
+    let store = MemoryStore::new(files);
+    if position.0 > 0 {
+        let reader =
+            open(&store, &anchor, false).unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert_eq!(reader.check().unwrap(), [], "{context}");
+    }
+    let volume = open(&store, &anchor, true).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let seen = model::view(&volume).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let legal = &recording.views[acknowledged.unwrap_or(0)..];
+    assert!(
+        legal.contains(&seen),
+        "{context}: not a state since version {acknowledged:?}"
+    );
+    // And life goes on.
+    let mut expected = Model::default();
+    drop(expected.apply(&Op::MakeDir("later".to_owned())));
+    model::apply(&volume, &Op::MakeDir("later".to_owned())).unwrap();
+    volume.close().unwrap();
+    let reader = open(&store, &anchor, false).unwrap();
+    assert!(
+        model::view(&reader).unwrap().contains_key("later"),
+        "{context}"
+    );
+    assert_eq!(
+        open(
+            &store,
+            &TestAnchor::at(99, (position.0 + 1, [9; 32])),
+            false
+        )
+        .err()
+        .map(|e| e.kind()),
+        Some("VolumeRollbackError")
+    );
+}
+
+#[test]
+fn test_a_crash_at_any_point_opens_clean_when_the_disk_kept_or_lost_what_was_not_synced() {
+    let mut points = 0;
+    for seed in 0..6 {
+        let recording = record(seed, 70);
+        for point in 0..=recording.events.len() {
+            for loss in [Loss::Nothing, Loss::Unsynced, Loss::Torn] {
+                check_point(&recording, point, loss, seed);
+                points += 1;
+            }
+        }
+    }
+    assert!(points > 1000, "{points} crash points");
+}
+
+#[test]
+fn test_a_sync_that_the_disk_lied_about_is_an_alarm_when_the_anchored_record_is_gone() {
+    let recording = record(3, 40);
+    let (epoch, position) = anchored(&recording.events);
+    let mut files = disk(
+        &recording.events,
+        recording.events.len(),
+        Loss::Nothing,
+        &mut Rng(0),
+    );
+    let journal = files
+        .keys()
+        .filter(|path| path.contains("journal"))
+        .max()
+        .unwrap()
+        .clone();
+    let file = files.get_mut(&journal).unwrap();
+    file.truncate(file.len() - 1);
+    let error = open(
+        &MemoryStore::new(files),
+        &TestAnchor::at(epoch, position),
+        true,
+    )
+    .err()
+    .unwrap();
+    assert!(
+        matches!(error, VolumeError::Rollback { anchored, .. } if anchored == position.0),
+        "{error:?}"
+    );
+}
