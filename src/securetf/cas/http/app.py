@@ -67,7 +67,9 @@ def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
         Route(call.path, _endpoint(call, service, limit, workers), methods=[call.method]) for call in CALLS
     ]
     routes.append(Route("/v1/openapi.json", openapi, methods=["GET"]))
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+    app.router.redirect_slashes = False
+    return app
 
 
 def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: ThreadPoolExecutor) -> Endpoint:
@@ -108,8 +110,13 @@ def _incoming(call: Call, service: CasService, request: Request, body: bytes) ->
         query=request.query_params,
         message=None if call.request is None else decode(body, call.request),
         signed=signed,
-        draft=AuditDraft(action=call.action),
+        draft=AuditDraft(action=call.action, session=_session(request)),
     )
+
+
+def _session(request: Request) -> str:
+    parameters = request.path_params
+    return f"{parameters['tenant']}/{parameters['name']}"[:129] if "tenant" in parameters else ""
 
 
 async def _body(request: Request) -> bytes:
