@@ -52,8 +52,8 @@ def load_trust(path: Path) -> CasTrust:
 
 
 def save_trust(trust: CasTrust, path: Path) -> None:
-    """Write a trust file whole or not at all, mode 0644: it holds no secret, but whoever changes it decides whom
-    to trust."""
+    """Write a trust file whole or not at all, mode 0644: it holds no secret, but whoever changes it decides
+    whom to trust."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(trust), indent=2) + b"\n")
     temporary.replace(path)

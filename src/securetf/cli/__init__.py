@@ -77,10 +77,10 @@ def command(traceback: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    sys.exit(run(arguments))
+    sys.exit(call(arguments))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def call(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; print errors to stderr; return the exit code (docs/reference/exit-codes.md)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     color: dict[str, Any] = {"color": False} if os.environ.get("NO_COLOR") else {}

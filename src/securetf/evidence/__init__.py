@@ -1,1 +1,1 @@
-"""Readers of raw Evidence and the transcript it is bound to. Pure: nothing here is authenticated or does I/O."""
+"""Readers of raw Evidence, and the transcript it is bound to. Pure; nothing here is authenticated."""

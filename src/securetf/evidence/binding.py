@@ -1,7 +1,7 @@
 """The transcript that Evidence is bound to: docs/formats/evidence-binding.md, byte by byte.
 
-`report_data` (64 bytes) is the SHA-512 of the transcript; the transcript itself is also HPKE's `info`, so that
-whoever terminates TLS between attester and CAS gains nothing.
+`report_data` (64 bytes) is the SHA-512 of the transcript; the transcript itself is also HPKE's `info`, so
+that whoever terminates TLS between attester and CAS gains nothing.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ EXPORTER_LABEL = "EXPORTER-secureTF-attest"
 
 
 class Role(StrEnum):
-    """Who attests. In the transcript, so that a CAS's Evidence never serves as a workload's, or the reverse."""
+    """Who attests: a CAS's Evidence never serves as a workload's, or the reverse."""
 
     WORKLOAD = "workload"
     CAS = "cas"
@@ -35,12 +35,13 @@ def transcript(
     exporter: bytes | None,
     manifest_hash: bytes | None,
 ) -> bytes:
-    """Return the transcript: each field after its length (4 bytes, big endian), in the order of the arguments.
+    """Return the transcript: each field after its length (4 bytes, big endian), in the order of the
+    arguments.
 
     nonce: 32 bytes from the verifying side, used once. tls_spki, cas_spki: DER SubjectPublicKeyInfo of the
-    attester's TLS key and of the CAS (equal when the CAS attests). hpke_public_key: raw, as the KEM defines it.
-    exporter: 32 bytes of TLS exporter under `EXPORTER_LABEL`, None for `binding: key`.
-    manifest_hash: SHA-256, None where no Manifest is meant (a CAS).
+    attester's TLS key and of the CAS (equal when the CAS attests). hpke_public_key: raw, as the KEM defines
+    it. exporter: 32 bytes of TLS exporter under `EXPORTER_LABEL`, None for `binding: key`. manifest_hash:
+    SHA-256, None where no Manifest is meant (a CAS).
 
     Raises:
         BindingError: a field has the wrong size, or is all zero where that means it was never filled in.

@@ -72,7 +72,8 @@ def load_owner_key(path: Path) -> OwnerKey:
     """Read a key file that only its owner can read.
 
     Raises:
-        KeyFileError: missing, not a regular file, not ours, readable or writable by others, or not Ed25519 PKCS#8 PEM.
+        KeyFileError: missing, not a regular file, not ours, readable or writable by others, or not Ed25519
+        PKCS#8 PEM.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

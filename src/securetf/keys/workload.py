@@ -21,7 +21,7 @@ ALGORITHM = "ecdsa-p256-sha256"
 
 
 class WorkloadKey:
-    """Signs a workload's requests. `key_id` is `p256:<RFC 7638 thumbprint>`; `spki` is what Evidence binds."""
+    """Signs a workload's requests. key_id: `p256:<RFC 7638 thumbprint>`; spki: what Evidence binds."""
 
     algorithm = ALGORITHM
 
@@ -65,7 +65,7 @@ def public_key(spki: bytes) -> EllipticCurvePublicKey:
 
 
 def thumbprint(key: EllipticCurvePublicKey) -> str:
-    """Return the JWK thumbprint of a P-256 key: RFC 7638, SHA-256, base64url without padding, 43 characters."""
+    """Return the JWK thumbprint of a P-256 key: RFC 7638, SHA-256, base64url, 43 characters."""
     numbers = key.public_numbers()
     x, y = (_b64(value.to_bytes(32, "big")) for value in (numbers.x, numbers.y))
     return _b64(hashlib.sha256(f'{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}'.encode()).digest())

@@ -3,6 +3,7 @@
 from securetf.provisioning.sealing import (
     HPKE_PUBLIC_KEY_SIZE,
     HpkeKeyPair,
+    check_public_key,
     grant_transcript,
     open_grant,
     open_sealed,
@@ -19,6 +20,7 @@ __all__ = [
     "HpkeKeyPair",
     "Provision",
     "VolumeGrant",
+    "check_public_key",
     "grant_transcript",
     "open_grant",
     "open_sealed",

@@ -102,7 +102,7 @@ def open_secret(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> bytes:
 def grant_transcript(
     *, kind: str, session: str, volume: str, key_id: str, cas_spki: bytes, public: bytes
 ) -> bytes:
-    """What the seal of a grant is bound to. `kind`: `packing` or `export`; `public`: the ephemeral HPKE key."""
+    """What the seal of a grant is bound to. kind: `packing` or `export`; public: the ephemeral key."""
     return _join(
         b"securetf grant v1",
         kind.encode(),
@@ -123,18 +123,33 @@ def _join(*parts: bytes) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def _seal(plain: bytes, hpke_public_key: bytes, info: bytes) -> bytes:
-    if len(hpke_public_key) != HPKE_PUBLIC_KEY_SIZE:
+def check_public_key(hpke_public_key: bytes) -> None:
+    """Check that something can be sealed to this key, before anything is decided because of it.
+
+    Raises:
+        UnsealError: wrong size, or not a key.
+    """
+    _public(hpke_public_key)
+
+
+def _public(raw: bytes) -> MLKEM768X25519PublicKey:
+    if len(raw) != HPKE_PUBLIC_KEY_SIZE:
         raise UnsealError(
-            f"HPKE public key has {len(hpke_public_key)} bytes, expected {HPKE_PUBLIC_KEY_SIZE}",
+            f"HPKE public key has {len(raw)} bytes, expected {HPKE_PUBLIC_KEY_SIZE}",
             "send ML-KEM-768 (1184 bytes) followed by X25519 (32 bytes)",
         )
     try:
-        public = MLKEM768X25519PublicKey(
-            mlkem.MLKEM768PublicKey.from_public_bytes(hpke_public_key[:_MLKEM_PUBLIC_SIZE]),
-            x25519.X25519PublicKey.from_public_bytes(hpke_public_key[_MLKEM_PUBLIC_SIZE:]),
+        return MLKEM768X25519PublicKey(
+            mlkem.MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC_SIZE]),
+            x25519.X25519PublicKey.from_public_bytes(raw[_MLKEM_PUBLIC_SIZE:]),
         )
-        return _suite().encrypt(plain, public, info=info)
+    except ValueError as error:
+        raise UnsealError(f"HPKE public key is not valid: {error}", "make a fresh key pair") from None
+
+
+def _seal(plain: bytes, hpke_public_key: bytes, info: bytes) -> bytes:
+    try:
+        return _suite().encrypt(plain, _public(hpke_public_key), info=info)
     except ValueError as error:
         raise UnsealError(f"HPKE public key is not valid: {error}", "make a fresh key pair") from None
 

@@ -1,4 +1,4 @@
-"""Authenticates Evidence. Only this package makes `VerifiedClaims`. Pure: no network, files, clock, randomness."""
+"""Authenticates Evidence; only this package makes `VerifiedClaims`. Pure: no I/O, clock or randomness."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,7 +1,7 @@
 """Messages between workload, owner and CAS: version 1, JSON, bytes as base64. docs/formats/wire-v1.md
 
-Each message is one frozen struct. `decode` refuses unknown fields, wrong types, wrong sizes and too large bodies;
-whatever has been decoded has the form that the struct says, and nothing more is known about it.
+Each message is one frozen struct. `decode` refuses unknown fields, wrong types, wrong sizes and too large
+bodies; whatever has been decoded has the form that the struct says, and nothing more is known about it.
 """
 
 from securetf.wire.codec import MAX_BODY_BYTES, MAX_DEPTH, decode, encode
