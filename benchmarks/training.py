@@ -2,8 +2,8 @@
 
 `python benchmarks/training.py [--quick] [--json FILE]`, as root, with TensorFlow. The examples MNIST and
 CIFAR-10 (JPEG) run with the same data, seeds and environment, alternating native and shielded, medians of 5
-rounds (--quick: 1 round, smaller). The CAS runs on loopback. Time of a program is its whole life, TensorFlow's
-import included. Without ../shared/data CIFAR-10 (JPEG) is left out, which is said.
+rounds (--quick: 1 round, smaller). The CAS runs on loopback. Time of a program is its whole life, with
+TensorFlow's import. Without ../shared/data CIFAR-10 (JPEG) is left out, which is said.
 """
 
 import argparse
