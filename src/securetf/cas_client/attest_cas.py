@@ -39,19 +39,8 @@ def attest_cas(
         Evidence is not the key of the connection. EvidenceError, AppraisalError: the CAS did not prove what
         it must.
     """
-    transport = Transport(url, None, deadline_s=deadline_s)
     nonce = os.urandom(_NONCE_SIZE)
-    try:
-        body = encode(CasEvidenceRequest(nonce=nonce))
-        status, raw = transport.send(
-            "POST", "/v1/evidence", body, {"content-type": "application/json"}, repeatable=True
-        )
-    finally:
-        transport.close()
-    if status != _OK:
-        raise refusal_of(status, raw)
-    answer = decode_answer(raw, CasEvidenceResponse)
-    spki = transport.seen_spki
+    answer, spki = _ask(url, nonce, deadline_s)
     if answer.tls_spki != spki:
         raise CasIdentityError(
             "the Evidence is for another TLS key than that of the connection: someone stands between",
@@ -91,6 +80,21 @@ def attest_cas(
         ],
         verified_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
+
+
+def _ask(url: str, nonce: bytes, deadline_s: float) -> tuple[CasEvidenceResponse, bytes]:
+    """Return the CAS's answer and the SubjectPublicKeyInfo of the key that the connection showed."""
+    transport = Transport(url, None, deadline_s=deadline_s)
+    try:
+        body = encode(CasEvidenceRequest(nonce=nonce))
+        status, raw = transport.send(
+            "POST", "/v1/evidence", body, {"content-type": "application/json"}, repeatable=True
+        )
+    finally:
+        transport.close()
+    if status != _OK:
+        raise refusal_of(status, raw)
+    return decode_answer(raw, CasEvidenceResponse), transport.seen_spki
 
 
 def _platform(name: str) -> Platform:
