@@ -69,6 +69,30 @@ fn record(seed: u64, steps: usize) -> Recording {
     Recording { events, views }
 }
 
+/// Whether the names of `path` and of its directories were synced after they were made.
+fn is_name_durable(past: &[Event], path: &str) -> bool {
+    let mut name = path;
+    while let Some(dir) = Some(name.rsplit_once('/').map_or("", |(dir, _)| dir)) {
+        let inside = format!("{name}/");
+        let removed = |event: &Event| matches!(event, Event::Remove(gone) if gone == name);
+        let since = past.iter().rposition(removed).map_or(0, |at| at + 1);
+        let made = past[since..].iter().position(|event| {
+            matches!(event, Event::Write { path, .. } if path == name || path.starts_with(&inside))
+        });
+        let synced = past
+            .iter()
+            .rposition(|event| matches!(event, Event::SyncDir(of) if of == dir));
+        if made.is_some_and(|made| synced.is_none_or(|synced| synced < made + since)) {
+            return false;
+        }
+        if dir.is_empty() {
+            break;
+        }
+        name = dir;
+    }
+    true
+}
+
 /// The disk after a crash before event `point`.
 fn disk(events: &[Event], point: usize, loss: Loss, rng: &mut Rng) -> Files {
     let past = &events[..point];
@@ -101,6 +125,9 @@ fn disk(events: &[Event], point: usize, loss: Loss, rng: &mut Rng) -> Files {
             }
             _ => {}
         }
+    }
+    if loss == Loss::Unsynced {
+        files.retain(|path, _| path.contains("superblock") || is_name_durable(past, path));
     }
     files
 }
