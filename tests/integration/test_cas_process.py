@@ -239,12 +239,12 @@ class TestIdentity:
 
     def test_an_impostor_with_another_certificate_gets_no_byte(self, trust: CasTrust, tmp_path: Path) -> None:
         received: list[bytes] = []
-        with _impostor(tmp_path, received) as port:
-            with (
-                CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client,
-                pytest.raises(CasIdentityError, match="nothing was sent"),
-            ):
-                client.create_session(manifest("0" * 96), OwnerKey.generate())
+        with (
+            _impostor(tmp_path, received) as port,
+            CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client,
+            pytest.raises(CasIdentityError, match="nothing was sent"),
+        ):
+            client.create_session(manifest("0" * 96), OwnerKey.generate())
         assert received == [b""]
 
     def test_a_cas_that_is_not_there_is_named(self, trust: CasTrust) -> None:
@@ -361,11 +361,9 @@ class TestBadRequests:
 
     def test_errors_arrive_as_their_class(self, trust: CasTrust) -> None:
         key = OwnerKey.generate()
-        with (
-            CasClient(trust) as client,
-            pytest.raises(NotFoundError, match="there is no session acme/nonsuch"),
-        ):
-            client.read_session("acme/nonsuch", key)
+        with CasClient(trust) as client:
+            with pytest.raises(NotFoundError, match="there is no session acme/nonsuch"):
+                client.read_session("acme/nonsuch", key)
             with pytest.raises(UsageError, match="is not tenant/session"):
                 client.read_session("nonsuch", key)
             with pytest.raises(UsageError, match="cannot be a name"):
