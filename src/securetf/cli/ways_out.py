@@ -1,4 +1,4 @@
-"""The way out of each error, for `securetf explain` and docs/reference/errors.md. The cause is its docstring."""
+"""The way out of each error, for `securetf explain` and the reference; the docstring has the cause."""
 
 WAYS_OUT = {  # name of the class in securetf.errors → what to do
     "SecuretfError": "run `securetf --traceback …` with the same arguments, and report what it prints.",
