@@ -104,7 +104,7 @@ def pinned(directory: Path, url: str) -> CasTrust:
 def test_no_answered_write_is_lost_when_the_cas_is_killed(tmp_path: Path) -> None:
     seed = int(os.environ.get("SECURETF_KILL_SEED", str(time.time_ns() % 10**9)))
     print(f"SECURETF_KILL_SEED={seed}")
-    chance = random.Random(seed)  # noqa: S311 - times of kills, not keys
+    chance = random.Random(seed)
     create_platform(tmp_path / "platform", datetime.now(UTC))
     process, url = start(tmp_path)
     try:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+
 from securetf.attester.insecure_simulation import SimulatedTdx, create_platform, load_anchor
 from securetf.attester.measurement import software_measurement
 from securetf.cas_client import CasClient, CasTrust, load_trust
@@ -166,7 +167,7 @@ class TestWholePath:
             client.provision(SESSION, "trainer", parse(text), attester)
             with pytest.raises(FencedError, match="is in epoch 2, this writer has 1"):
                 client.advance(model.volume_id, **step)
-            with pytest.raises(FencedError, match="is in epoch 2|does not hold the lease"):
+            with pytest.raises(FencedError, match=r"is in epoch 2|does not hold the lease"):
                 client.advance(model.volume_id, **{**step, "seq": 1, "root": b"m" * 32, "new_seq": 2})
             assert client.export_grant(SESSION, "data", key).root == b"r" * 32
             assert client.read_session(SESSION, key).volumes[1].root == b"m" * 32
@@ -177,7 +178,7 @@ class TestWholePath:
         assert b"the value" not in (own.directory / "log").read_bytes()
         assert "insecure_simulation" in (own.directory / "log").read_text()
 
-    def test_advances_of_many_threads_are_all_kept(self, cas: Process, trust: CasTrust) -> None:
+    def test_advances_of_many_threads_are_all_kept(self, trust: CasTrust) -> None:
         key = OwnerKey.generate()
         names = [f"v{number}" for number in range(8)]
         text = '[session]\nname = "acme/threads"\n' + "".join(f"[volumes.{name}]\n" for name in names)
@@ -230,34 +231,42 @@ class TestIdentity:
             )
 
     def test_another_key_is_refused_and_nothing_is_sent(self, trust: CasTrust) -> None:
-        with CasClient(replace(trust, spki_sha256="ab" * 32)) as client:
-            with pytest.raises(CasIdentityError, match=f"has the key {trust.spki_sha256}, pinned is abab"):
-                client.status()
+        with (
+            CasClient(replace(trust, spki_sha256="ab" * 32)) as client,
+            pytest.raises(CasIdentityError, match=f"has the key {trust.spki_sha256}, pinned is abab"),
+        ):
+            client.status()
 
     def test_an_impostor_with_another_certificate_gets_no_byte(self, trust: CasTrust, tmp_path: Path) -> None:
         received: list[bytes] = []
-        with _impostor(tmp_path, received) as port:
-            with CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client:
-                with pytest.raises(CasIdentityError, match="nothing was sent"):
-                    client.create_session(manifest("0" * 96), OwnerKey.generate())
+        with (
+            _impostor(tmp_path, received) as port,
+            CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client,
+            pytest.raises(CasIdentityError, match="nothing was sent"),
+        ):
+            client.create_session(manifest("0" * 96), OwnerKey.generate())
         assert received == [b""]
 
     def test_a_cas_that_is_not_there_is_named(self, trust: CasTrust) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-        with CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client:
-            with pytest.raises(CasUnreachableError, match=f"{port} cannot be reached: Connection refused"):
-                client.status()
+        with (
+            CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client,
+            pytest.raises(CasUnreachableError, match=f"{port} cannot be reached: Connection refused"),
+        ):
+            client.status()
 
     def test_a_cas_that_never_answers_is_given_up(self, trust: CasTrust) -> None:
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
             url = f"https://127.0.0.1:{silent.getsockname()[1]}"
-            with CasClient(replace(trust, url=url), deadline_s=0.3) as client:
-                with pytest.raises(CasUnreachableError, match="handshake was cut or timed out"):
-                    client.status()
+            with (
+                CasClient(replace(trust, url=url), deadline_s=0.3) as client,
+                pytest.raises(CasUnreachableError, match="handshake was cut or timed out"),
+            ):
+                client.status()
 
     def test_what_does_not_speak_tls_is_named(self, trust: CasTrust) -> None:
         with socket.socket() as plain:
@@ -270,9 +279,11 @@ class TestIdentity:
                 connection.close()
 
             threading.Thread(target=answer, daemon=True).start()
-            with CasClient(replace(trust, url=f"https://127.0.0.1:{plain.getsockname()[1]}")) as client:
-                with pytest.raises(CasProtocolError, match="does not speak TLS 1.3"):
-                    client.status()
+            with (
+                CasClient(replace(trust, url=f"https://127.0.0.1:{plain.getsockname()[1]}")) as client,
+                pytest.raises(CasProtocolError, match=r"does not speak TLS 1\.3"),
+            ):
+                client.status()
 
     def test_tls_1_2_is_refused(self, cas: Process) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -348,7 +359,7 @@ class TestBadRequests:
         cas.raw(os.urandom(200) + b"\r\n\r\n")
         assert "defect" not in (cas.directory / "log").read_text()
 
-    def test_errors_arrive_as_their_class(self, cas: Process, trust: CasTrust) -> None:
+    def test_errors_arrive_as_their_class(self, trust: CasTrust) -> None:
         key = OwnerKey.generate()
         with CasClient(trust) as client:
             with pytest.raises(NotFoundError, match="there is no session acme/nonsuch"):
@@ -572,13 +583,13 @@ def test_a_nonce_is_refused_by_the_process_too(cas: Process, trust: CasTrust) ->
     with CasClient(trust) as client:
         client.create_session(text, key)
         sent: list[bytes] = []
-        send = client._transport.send  # noqa: SLF001
+        send = client._transport.send
 
         def keep(method: str, target: str, body: bytes, *rest: Any, **named: Any) -> Any:
             sent.append(body)
             return send(method, target, body, *rest, **named)
 
-        client._transport.send = keep  # type: ignore[method-assign] # noqa: SLF001
+        client._transport.send = keep  # type: ignore[method-assign]
         with pytest.raises(Exception, match="was never written"):
             client.provision("acme/replay", "trainer", parse(text), Replaying())
         status, document = cas.post("/v1/attest", sent[-1])
