@@ -92,11 +92,9 @@ fn disk(events: &[Event], point: usize, loss: Loss, rng: &mut Rng) -> Files {
                 };
                 write_into(&mut files, path, *offset, &data[..keep]);
             }
-            Event::Remove(path) => {
-                // A removal that the disk forgot brings the file back; keep it in half of the torn cases.
-                if loss != Loss::Torn || rng.below(2) == 0 {
-                    files.remove(path);
-                }
+            // A removal that the disk forgot brings the file back: so in half of the torn cases.
+            Event::Remove(path) if loss != Loss::Torn || rng.below(2) == 0 => {
+                files.remove(path);
             }
             Event::Replace { path, data } => {
                 files.insert(path.clone(), data.clone());
