@@ -1,14 +1,14 @@
 """Attestation, key release and freshness against a CAS on loopback: EVALUATION row 1.
 
-`python benchmarks/attestation.py [--quick] [--json FILE]`. Starts its own CAS (INSECURE SIMULATION), attests it as an
-owner would, and measures with real TLS, real quotes and real durable commits:
+`python benchmarks/attestation.py [--quick] [--json FILE]`. Starts its own CAS (INSECURE SIMULATION),
+attests it as an owner would, and measures with real TLS, real quotes and real durable commits:
 
 - attest to Provision, one client, kept-alive connection: p50, p99, and its parts;
 - the first attestation of a process, with TCP and TLS handshake;
 - `advance`, one writer: p50, p99; eight writers of eight volumes: per second;
 - attestations per second with eight clients.
 
-Every row is labelled simulated: the quote is signed by a development key in software, where hardware needs its own time.
+Every row is labelled simulated: a development key signs the quote in software; hardware needs its own time.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class TimedClient(CasClient):
 
 
 class Bench:
-    """One CAS with one session: workload `trainer` reads `data`, writes `model`; volumes v0 … are packed by us."""
+    """One CAS with one session: workload `reader` reads `data`; volumes v0 … are written by us."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.platform = directory, directory / "platform"
@@ -89,7 +89,8 @@ class Bench:
         command = [
             sys.executable, "-c", "import securetf.cli; securetf.cli.main()",
             "cas", "start", "--data", str(directory / "data"), "--listen", "127.0.0.1:0",
-            "--insecure-simulation", str(self.platform), "--insecure-anchor", str(directory / "INSECURE-anchor"),
+            "--insecure-simulation", str(self.platform),
+            "--insecure-anchor", str(directory / "INSECURE-anchor"),
         ]  # fmt: skip
         with (directory / "log").open("w") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -227,7 +228,10 @@ def throughput(bench: Bench, count: int) -> list[dict[str, Any]]:
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(Path(__file__).parent), str(bench_file), str(bench.platform), str(count)],
+            [
+                sys.executable, "-c", program,
+                str(Path(__file__).parent), str(bench_file), str(bench.platform), str(count),
+            ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for _ in range(2)

@@ -38,6 +38,7 @@ from securetf.errors import (
 from securetf.keys import OwnerKey, create_owner_key
 from securetf.manifest import PlatformPolicy, parse
 from securetf.verifier.insecure_simulation import verifier
+from securetf.wire import decode
 
 MAIN = [sys.executable, "-c", "import securetf.cli; securetf.cli.main()"]
 SESSION = "acme/digits"
@@ -230,6 +231,16 @@ class TestIdentity:
                 now=datetime.now(UTC),
             )
 
+    def test_evidence_for_another_tls_key_is_refused(
+        self, cas: Process, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def relayed(raw: bytes, kind: Any) -> Any:
+            return replace(decode(raw, kind), tls_spki=b"k" * 91)
+
+        monkeypatch.setattr("securetf.cas_client.attest_cas.decode_answer", relayed)
+        with pytest.raises(CasIdentityError, match="for another TLS key than that of the connection"):
+            cas.trust()
+
     def test_another_key_is_refused_and_nothing_is_sent(self, trust: CasTrust) -> None:
         with (
             CasClient(replace(trust, spki_sha256="ab" * 32)) as client,
@@ -239,12 +250,12 @@ class TestIdentity:
 
     def test_an_impostor_with_another_certificate_gets_no_byte(self, trust: CasTrust, tmp_path: Path) -> None:
         received: list[bytes] = []
-        with _impostor(tmp_path, received) as port:
-            with (
-                CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client,
-                pytest.raises(CasIdentityError, match="nothing was sent"),
-            ):
-                client.create_session(manifest("0" * 96), OwnerKey.generate())
+        with (
+            _impostor(tmp_path, received) as port,
+            CasClient(replace(trust, url=f"https://127.0.0.1:{port}")) as client,
+            pytest.raises(CasIdentityError, match="nothing was sent"),
+        ):
+            client.create_session(manifest("0" * 96), OwnerKey.generate())
         assert received == [b""]
 
     def test_a_cas_that_is_not_there_is_named(self, trust: CasTrust) -> None:
@@ -361,11 +372,9 @@ class TestBadRequests:
 
     def test_errors_arrive_as_their_class(self, trust: CasTrust) -> None:
         key = OwnerKey.generate()
-        with (
-            CasClient(trust) as client,
-            pytest.raises(NotFoundError, match="there is no session acme/nonsuch"),
-        ):
-            client.read_session("acme/nonsuch", key)
+        with CasClient(trust) as client:
+            with pytest.raises(NotFoundError, match="there is no session acme/nonsuch"):
+                client.read_session("acme/nonsuch", key)
             with pytest.raises(UsageError, match="is not tenant/session"):
                 client.read_session("nonsuch", key)
             with pytest.raises(UsageError, match="cannot be a name"):

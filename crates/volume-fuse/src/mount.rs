@@ -16,7 +16,7 @@ use volume::Volume;
 use crate::device;
 use crate::error::MountError;
 use crate::namespace::{Namespace, leave_for_main, unmount};
-use crate::server::Server;
+use crate::service::Server;
 use crate::stats::{Counters, Stats};
 
 /// How long a mount that is still in use may take before it is detached, and a server to end after that.

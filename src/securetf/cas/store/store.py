@@ -75,9 +75,13 @@ class Store:
             CasStateError: the database is not what it was, or cannot be written.
             NoSpaceError: the disk is full; nothing was changed.
         """
+        return self.submit(operation).result()
+
+    def submit(self, operation: Callable[[Transaction], _T]) -> "Future[_T]":
+        """As `transact`, for a caller that waits in its own way."""
         future: Future[_T] = Future()
         self._jobs.put((operation, future))
-        return future.result()
+        return future
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Read one row, durable state only. Raises CasStateError when the database shows anything else."""
