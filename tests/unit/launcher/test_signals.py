@@ -1,4 +1,4 @@
-"""Signals reach their handler whichever thread the kernel gives them to, and none is sent to two addressees."""
+"""Signals reach their handler whichever thread the kernel gives them to, and each goes to one addressee."""
 
 import subprocess
 import sys
