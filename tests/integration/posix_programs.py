@@ -262,6 +262,8 @@ def names_of_any_bytes_up_to_255(root: Path) -> None:
             assert file.read() == name
     with refused(errno.ENAMETOOLONG):
         os.open(directory + b"/" + b"n" * 256, os.O_CREAT | os.O_WRONLY)
+    with refused(errno.ENAMETOOLONG):
+        os.stat(directory + b"/" + b"n" * 256)
 
 
 def sync_calls_succeed(root: Path) -> None:
