@@ -20,7 +20,7 @@ from securetf.cas.store.sealing import GENESIS, KEY_SIZE
 from securetf.cas.store.store import read_meta
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements
-from securetf.errors import CasStateError, UsageError
+from securetf.errors import CasRollbackError, CasStateError, UsageError
 from securetf.verifier import Verifier
 from securetf.verifier import insecure_simulation as simulation
 
@@ -123,15 +123,7 @@ def _open(settings: Settings) -> Store:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     meta = read_meta(settings.data)
     if meta is None:
-        if settings.insecure_anchor.exists():
-            anchored = "an anchor"
-            raise CasStateError(
-                f"{settings.data} holds no database, and {settings.insecure_anchor} is {anchored} of one",
-                "give the data directory that belongs to this anchor, or name a new anchor file for "
-                "a new CAS",
-            )
-        store_id = os.urandom(_STORE_ID_SIZE)
-        anchor = InsecureFileAnchor.create(settings.insecure_anchor, store_id, GENESIS.digest())
+        store_id, anchor = _new_anchor(settings)
         root_key = _root_key(root_file, create=True)
         return create_store(
             settings.data, root_key=root_key, root_version=_ROOT_VERSION, store_id=store_id, anchor=anchor
@@ -140,6 +132,22 @@ def _open(settings: Settings) -> Store:
     return open_store(
         settings.data, root_keys=root_keys, anchor=InsecureFileAnchor(settings.insecure_anchor, meta.store_id)
     )
+
+
+def _new_anchor(settings: Settings) -> tuple[bytes, InsecureFileAnchor]:
+    """Make the anchor of a new store, or take one that never counted: a first start that was cut short."""
+    found = InsecureFileAnchor.store_of(settings.insecure_anchor)
+    if found is None:
+        store_id = os.urandom(_STORE_ID_SIZE)
+        return store_id, InsecureFileAnchor.create(settings.insecure_anchor, store_id, GENESIS.digest())
+    store_id, counter = found
+    if counter:
+        raise CasRollbackError(
+            f"{settings.data} holds no database, and the anchor {settings.insecure_anchor} is at "
+            f"commit {counter}",
+            "give the data directory that belongs to this anchor, or name a new anchor file for a new CAS",
+        )
+    return store_id, InsecureFileAnchor(settings.insecure_anchor, store_id)
 
 
 def _root_key(path: Path, *, create: bool) -> bytes:

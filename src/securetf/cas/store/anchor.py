@@ -85,8 +85,24 @@ class InsecureFileAnchor:
         os.pwrite(descriptor, bytes(_SLOT_BYTES), _SLOT_BYTES)
         os.fsync(descriptor)
         os.close(descriptor)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return cls(path, store_id)
+
+    @staticmethod
+    def store_of(path: Path) -> tuple[bytes, int] | None:
+        """Return store id and counter of the anchor in `path`, None when there is no file.
+
+        Raises:
+            CasStateError: damaged.
+        """
+        if not path.exists():
+            return None
+        with path.open("rb") as stream:
+            raw = stream.read(len(_MAGIC) + _SIZES[0])
+        store_id = raw[len(_MAGIC) :].ljust(_SIZES[0], b"\0")
+        anchor = InsecureFileAnchor(path, store_id)
+        anchor.close()
+        return store_id, anchor.read().counter
 
     def read(self) -> Anchored:
         """Return what was anchored last."""
@@ -124,7 +140,8 @@ def _slot(store_id: bytes, counter: int, digest: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
