@@ -1,8 +1,26 @@
-//! The one module that binds Rust to Python.
+//! `securetf._core`: the one module that binds Rust to Python. It converts types and errors and decides nothing.
+//! Whatever can block runs without the GIL. Typed in `src/securetf/_core.pyi`.
+
+mod anchor;
+mod convert;
+mod mount;
+mod values;
+mod volume;
+
 use pyo3::prelude::*;
 
 /// The native module of securetf.
 #[pymodule]
-fn _core(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<volume::PyVolume>()?;
+    module.add_class::<mount::PyMount>()?;
+    module.add_class::<values::PackStats>()?;
+    module.add_class::<values::Entry>()?;
+    module.add_class::<values::Finding>()?;
+    module.add_class::<values::VolumeStatus>()?;
+    module.add_class::<values::MountStats>()?;
+    module.add_function(wrap_pyfunction!(mount::enter_mount_namespace, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::mount_tmpfs, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::unmount, module)?)?;
     Ok(())
 }

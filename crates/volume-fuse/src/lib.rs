@@ -1,2 +1,18 @@
-//! The FUSE server of a volume.
+//! The FUSE server of a volume: shows an open [`volume::Volume`] as a directory in one mount namespace.
+//!
+//! `device` speaks mount(2), `server` answers the kernel through the `fuser` crate (the only file that knows its
+//! requests), `namespace` moves threads. Linux only.
 #![forbid(unsafe_code)]
+
+mod convert;
+mod device;
+mod error;
+mod mount;
+mod namespace;
+mod server;
+mod stats;
+
+pub use error::MountError;
+pub use mount::{Mount, Options};
+pub use namespace::{enter, mount_tmpfs, unmount};
+pub use stats::Stats;

@@ -1,0 +1,354 @@
+"""The file-system shield by itself, against gocryptfs in the same run.
+
+`python benchmarks/volume.py [--quick] [--json FILE]`, as root, with gocryptfs. EVALUATION row 4. The
+ciphertext of both lies on a tmpfs, so the software is measured and not a disk; reads are cold after
+drop_caches (the ciphertext stays in memory), warm where said. Contenders alternate; medians of 5 rounds
+(3 with --quick). Everything happens in a mount namespace that ends with this process. The volume's anchor
+is a local trust file on the same tmpfs: write and fsync rows include its fsyncs and rename, but no network.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from securetf.shields.filesystem import closing, enter_mount_namespace, mount_tmpfs, open_volume
+from securetf.shields.local_trust import LocalTrust
+
+MIB = 1 << 20
+TARGETS: dict[tuple[str, str], float] = {  # design/VOLUME.md "Targets": the least ratio to each peer
+    ("write_and_fsync", "gocryptfs"): 2.0,
+    ("write_and_fsync", "gocryptfs+"): 2.0,
+    ("cold_read", "gocryptfs"): 2.0,
+    ("cold_read", "gocryptfs+"): 1.3,
+    ("mmap_cold_read", "gocryptfs"): 2.0,
+    ("reopen_warm_read", "gocryptfs"): 8.0,
+    ("random_4k", "gocryptfs"): 1.0,
+    ("small_create", "gocryptfs"): 2.0,
+    ("pack_small_files", "gocryptfs"): 5.0,
+}
+LIMITS = {
+    "write_and_fsync": "FUSE copies through the page cache (1 MiB requests), then sealing and one commit",
+    "cold_read": "copies: store to buffer to page cache to program; decryption is a tenth",
+    "mmap_cold_read": "as cold_read, plus page faults",
+    "reopen_warm_read": "one copy out of the page cache: it is kept across opens",
+    "random_4k": "one FUSE round trip and one 64 KiB chunk to decrypt for each 4 KiB",
+    "small_create": "FUSE round trips for each file (LOOKUP, CREATE, WRITE), classic transport",
+    "small_cold_read": "FUSE round trips: LOOKUP, OPEN, READ",
+    "append_fsync": "commit: journal record, two syncs of the store, anchor",
+    "pack_small_files": "reading the source; no mount is involved",
+}
+
+
+@dataclass
+class Sizes:
+    sequential_mib: int
+    random_reads: int
+    small_files: int
+    packed_files: int
+    appends: int
+    rounds: int
+
+
+@dataclass
+class Contender:
+    """A file system that is mounted anew for each round."""
+
+    name: str
+    area: Path
+    results: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, row: str, value: float) -> None:
+        self.results.setdefault(row, []).append(value)
+
+    def median(self, row: str) -> float:
+        return statistics.median(self.results[row])
+
+
+class Securetf(Contender):
+    def start(self) -> Path:
+        shutil.rmtree(self.area, ignore_errors=True)
+        (self.area / "mnt").mkdir(parents=True)
+        LocalTrust.create(self.area / "trust")
+        command = [sys.executable, "-m", "securetf", "volume", "mount", "--writable"]
+        command += [
+            "--trust-file",
+            str(self.area / "trust"),
+            str(self.area / "store"),
+            str(self.area / "mnt"),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        if not self.process.stdout.readline():
+            raise SystemExit("securetf volume mount failed")
+        return self.area / "mnt"
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        if self.process.wait(60) != 0:
+            raise SystemExit("securetf volume mount ended with an error")
+
+    def take(self, source: Path) -> float:
+        """Pack a tree into a new volume; seconds."""
+        shutil.rmtree(self.area, ignore_errors=True)
+        self.area.mkdir()
+        trust = LocalTrust.create(self.area / "trust")
+        begin = time.perf_counter()
+        with closing(open_volume(self.area / "store", trust.grant(writable=True), trust.advance)) as volume:
+            volume.pack(str(source))
+        return time.perf_counter() - begin
+
+
+@dataclass
+class Gocryptfs(Contender):
+    read_ahead_kib: int | None = None
+
+    def start(self) -> Path:
+        shutil.rmtree(self.area, ignore_errors=True)
+        (self.area / "mnt").mkdir(parents=True)
+        (self.area / "store").mkdir()
+        (self.area / "password").write_text("benchmark")
+        secret = ["-passfile", str(self.area / "password")]
+        store, mounted = str(self.area / "store"), self.area / "mnt"
+        subprocess.run(["gocryptfs", "-q", "-init", "-scryptn", "10", *secret, store], check=True)
+        subprocess.run(["gocryptfs", "-q", *secret, store, str(mounted)], check=True)
+        if self.read_ahead_kib is not None:
+            number = (self.area / "mnt").stat().st_dev
+            knob = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
+            knob.write_text(str(self.read_ahead_kib))
+        return self.area / "mnt"
+
+    def stop(self) -> None:
+        subprocess.run(["umount", str(self.area / "mnt")], check=True)
+
+    def take(self, source: Path) -> float:
+        """Copy a tree into a new mount; seconds."""
+        mounted = self.start()
+        begin = time.perf_counter()
+        shutil.copytree(source, mounted / "tree")
+        elapsed = time.perf_counter() - begin
+        self.stop()
+        return elapsed
+
+
+def drop_caches() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def timed(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def write_file(path: Path, mib: int, block: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    for _ in range(mib):
+        os.write(descriptor, block)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def read_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    buffer = bytearray(MIB)
+    while os.readv(descriptor, [buffer]):
+        pass
+    os.close(descriptor)
+
+
+def map_file(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+        for start in range(0, len(mapping), MIB):
+            mapping[start : start + MIB]
+
+
+def read_at_random(path: Path, mib: int, count: int) -> None:
+    generator = random.Random(3)
+    descriptor = os.open(path, os.O_RDONLY)
+    buffer = bytearray(4096)
+    for _ in range(count):
+        os.preadv(descriptor, [buffer], generator.randrange(mib * 256) * 4096)
+    os.close(descriptor)
+
+
+def make_small(directory: Path, count: int, data: bytes) -> None:
+    directory.mkdir()
+    for number in range(count):
+        descriptor = os.open(directory / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        os.write(descriptor, data)
+        os.close(descriptor)
+
+
+def read_small(directory: Path, count: int) -> None:
+    for number in range(count):
+        descriptor = os.open(directory / str(number), os.O_RDONLY)
+        os.read(descriptor, 8192)
+        os.close(descriptor)
+
+
+def append_and_sync(path: Path, count: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for _ in range(count):
+        os.write(descriptor, bytes(4096))
+        os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def one_round(contender: Any, sizes: Sizes) -> None:
+    """Run each measurement once on a new file system."""
+    block = random.Random(1).randbytes(MIB)
+    root: Path = contender.start()
+    big, small = root / "big", root / "small"
+    mib, count = sizes.sequential_mib, sizes.small_files
+    megabytes = mib * MIB / 1e6
+    contender.note("write_and_fsync", megabytes / timed(lambda: write_file(big, mib, block)))
+    drop_caches()
+    contender.note("cold_read", megabytes / timed(lambda: read_file(big)))
+    contender.note("reopen_warm_read", megabytes / timed(lambda: read_file(big)))
+    drop_caches()
+    contender.note("mmap_cold_read", megabytes / timed(lambda: map_file(big)))
+    drop_caches()
+    contender.note(
+        "random_4k", sizes.random_reads / timed(lambda: read_at_random(big, mib, sizes.random_reads))
+    )
+    contender.note("small_create", count / timed(lambda: make_small(small, count, block[:4096])))
+    drop_caches()
+    contender.note("small_cold_read", count / timed(lambda: read_small(small, count)))
+    contender.note(
+        "append_fsync", sizes.appends / timed(lambda: append_and_sync(root / "log", sizes.appends))
+    )
+    contender.stop()
+
+
+def plain_tree(area: Path, count: int) -> Path:
+    generator = random.Random(2)
+    for number in range(count):
+        directory = area / "source" / str(number % 100)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / str(number)).write_bytes(generator.randbytes(generator.randrange(200, 6000)))
+    return area / "source"
+
+
+UNITS = {"write_and_fsync": "MB/s", "cold_read": "MB/s", "reopen_warm_read": "MB/s", "mmap_cold_read": "MB/s"}
+
+
+def rows(ours: Contender, peers: list[Contender]) -> list[dict[str, Any]]:
+    found = []
+    for name in ours.results:
+        for peer in peers:
+            if name not in peer.results:
+                continue
+            ratio = ours.median(name) / peer.median(name)
+            target = TARGETS.get((name, peer.name))
+            found.append(
+                {
+                    "name": name,
+                    "value": round(ours.median(name), 1),
+                    "unit": UNITS.get(name, "1/s"),
+                    "peer": peer.name,
+                    "peer_value": round(peer.median(name), 1),
+                    "ratio": round(ratio, 2),
+                    "target": target,
+                    "met": None if target is None else ratio >= target,
+                    "simulated": True,
+                    "limited_by": LIMITS[name],
+                }
+            )
+    return found
+
+
+def machine() -> dict[str, Any]:
+    models = {
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    }
+    version = subprocess.run(
+        ["gocryptfs", "-version"], capture_output=True, text=True, check=True
+    ).stdout.split(";")[0]
+    return {
+        "cpu": sorted(models),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "gocryptfs": version,
+        "tee": "none: measured outside of a TEE",
+    }
+
+
+def plot(found: list[dict[str, Any]], path: Path) -> str:
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  (optional)
+    except ImportError:
+        return "no plot: matplotlib is not installed"
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    chosen = [row for row in found if row["peer"] == "gocryptfs"]
+    figure, axes = pyplot.subplots(figsize=(9, 4))
+    axes.barh([row["name"] for row in chosen], [row["ratio"] for row in chosen])
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("times gocryptfs as shipped (more is better)")
+    figure.tight_layout()
+    figure.savefig(path)
+    return f"plot: {path}"
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    print(f"{'row':18} {'securetf':>10} {'peer':>12} {'value':>10} {'unit':5} {'ratio':>6} {'target':>6} met")
+    for row in found:
+        met = {None: "", True: "yes", False: "NO"}[row["met"]]
+        print(
+            f"{row['name']:18} {row['value']:10} {row['peer']:>12} {row['peer_value']:10} {row['unit']:5} "
+            f"{row['ratio']:6} {row['target'] or '':>6} {met}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: under a minute")
+    parser.add_argument("--json", type=Path, help="write rows and machine to this file")
+    parser.add_argument("--plot", type=Path, default=Path("benchmarks/results/volume.png"))
+    options = parser.parse_args()
+    sizes = Sizes(128, 1500, 600, 2000, 100, 3) if options.quick else Sizes(384, 3000, 1500, 10_000, 300, 5)
+    enter_mount_namespace()
+    with tempfile.TemporaryDirectory(prefix="securetf-bench-") as name:
+        area = Path(name)
+        mount_tmpfs(name, size_bytes=6 << 30, mode=0o700)
+        ours = Securetf("securetf", area / "s")
+        peers: list[Contender] = [
+            Gocryptfs("gocryptfs", area / "g"),
+            Gocryptfs("gocryptfs+", area / "gp", read_ahead_kib=1024),
+        ]
+        source = plain_tree(area, sizes.packed_files)
+        for _ in range(sizes.rounds):
+            for contender in (ours, *peers):
+                one_round(contender, sizes)
+            for contender in (ours, peers[0]):
+                contender.note("pack_small_files", sizes.packed_files / contender.take(source))  # type: ignore[attr-defined]
+        subprocess.run(["umount", "-l", name], check=True)
+    found = rows(ours, peers)
+    show(found)
+    options.plot.parent.mkdir(parents=True, exist_ok=True)
+    print(plot(found, options.plot))
+    if options.json:
+        options.json.write_text(json.dumps({"rows": found, "machine": machine()}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+//! Volumes.
+#![allow(missing_docs)] // documented in _core.pyi
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use volume::{Freshness, Grant, Volume, VolumeKey};
+use volume_fuse::{Mount, Options};
+use volume_pack::{PackError, Tally};
+use zeroize::Zeroize;
+
+use crate::anchor::PyAnchor;
+use crate::convert::{exactly, exception, of_mount, of_pack, of_volume};
+use crate::mount::PyMount;
+use crate::values::{Entry, Finding, PackStats, VolumeStatus};
+
+#[pyclass(frozen, name = "Volume", module = "securetf._core")]
+pub struct PyVolume {
+    volume: Option<Arc<Volume>>,
+    writable: bool,
+}
+
+impl PyVolume {
+    fn volume(&self) -> PyResult<&Arc<Volume>> {
+        self.volume
+            .as_ref()
+            .ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("volume is being dropped"))
+    }
+}
+
+/// Copies the key out of Python's memory; the copy on this stack is wiped, the one in the grant wipes itself.
+fn volume_key(py: Python<'_>, bytes: &[u8]) -> PyResult<VolumeKey> {
+    let mut raw: [u8; 32] = exactly(py, "key", bytes)?;
+    let key = VolumeKey::new(raw);
+    raw.zeroize();
+    Ok(key)
+}
+
+fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
+    match name {
+        "pinned" => Ok(Freshness::Pinned),
+        "group" => Ok(Freshness::Group),
+        _ => {
+            let problem = format!("freshness {name:?} is not known");
+            Err(exception(
+                py,
+                "UsageError",
+                &problem,
+                "use \"pinned\" or \"group\"",
+            ))
+        }
+    }
+}
+
+type Work = fn(&Volume, &std::path::Path, volume_pack::Progress<'_>) -> Result<Tally, PackError>;
+
+impl PyVolume {
+    /// Runs `work` without the GIL; takes it a few times per second for the observer and for Ctrl-C.
+    fn observed(
+        &self,
+        py: Python<'_>,
+        work: Work,
+        path: &std::path::Path,
+        progress: Option<&Py<PyAny>>,
+    ) -> PyResult<PackStats> {
+        let volume = self.volume()?;
+        let mut raised = None;
+        let outcome = py.detach(|| {
+            work(volume, path, &mut |files, bytes| {
+                let called = Python::attach(|py| {
+                    py.check_signals()?;
+                    progress.map_or(Ok(()), |progress| {
+                        progress.call1(py, (files, bytes)).map(drop)
+                    })
+                });
+                let go_on = called.is_ok();
+                raised = raised.take().or(called.err());
+                go_on
+            })
+        });
+        match (raised, outcome) {
+            (Some(error), _) => Err(error),
+            (None, Ok(tally)) => Ok(tally.into()),
+            (None, Err(error)) => Err(of_pack(py, &error)),
+        }
+    }
+}
+
+#[pymethods]
+impl PyVolume {
+    #[staticmethod]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, epoch, seq, root, writable, freshness, chunk_size, anchor))]
+    #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
+    fn open(
+        py: Python<'_>,
+        directory: PathBuf,
+        volume_id: &[u8],
+        key: &[u8],
+        key_version: u32,
+        epoch: u32,
+        seq: u64,
+        root: &[u8],
+        writable: bool,
+        freshness: &str,
+        chunk_size: u32,
+        anchor: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let grant = Grant {
+            volume_id: exactly(py, "volume_id", volume_id)?,
+            key: volume_key(py, key)?,
+            key_version,
+            epoch,
+            seq,
+            root: exactly(py, "root", root)?,
+            writable,
+            chunk_size,
+        };
+        let freshness = freshness_named(py, freshness)?;
+        let anchor = anchor.map(|callable| Arc::new(PyAnchor(callable)) as Arc<dyn volume::Anchor>);
+        let opened =
+            py.detach(|| volume_store::open_directory(&directory, anchor, grant, freshness));
+        let volume = opened.map_err(|error| of_volume(py, &error))?;
+        Ok(Self {
+            volume: Some(volume),
+            writable,
+        })
+    }
+
+    #[pyo3(signature = (source, progress = None))]
+    fn pack(
+        &self,
+        py: Python<'_>,
+        source: PathBuf,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<PackStats> {
+        self.observed(py, volume_pack::pack, &source, progress.as_ref())
+    }
+
+    #[pyo3(signature = (target, progress = None))]
+    fn unpack(
+        &self,
+        py: Python<'_>,
+        target: PathBuf,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<PackStats> {
+        self.observed(py, volume_pack::unpack, &target, progress.as_ref())
+    }
+
+    fn ls(&self, py: Python<'_>, path: &str) -> PyResult<Vec<Entry>> {
+        let volume = self.volume()?;
+        let found = py.detach(|| volume_pack::list(volume, path.as_bytes()));
+        Ok(found
+            .map_err(|error| of_pack(py, &error))?
+            .into_iter()
+            .map(Entry::from)
+            .collect())
+    }
+
+    fn cat<'py>(&self, py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let volume = self.volume()?;
+        let contents = py.detach(|| volume_pack::read_file(volume, path.as_bytes()));
+        Ok(PyBytes::new(
+            py,
+            &contents.map_err(|error| of_pack(py, &error))?,
+        ))
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<Vec<Finding>> {
+        let volume = self.volume()?;
+        let findings = py
+            .detach(|| volume.check())
+            .map_err(|error| of_volume(py, &error))?;
+        Ok(findings.into_iter().map(Finding::from).collect())
+    }
+
+    fn sync(&self, py: Python<'_>) -> PyResult<()> {
+        let volume = self.volume()?;
+        py.detach(|| volume.sync(None))
+            .map_err(|error| of_volume(py, &error))
+    }
+
+    fn status(&self, py: Python<'_>) -> PyResult<VolumeStatus> {
+        let volume = self.volume()?;
+        Ok(py.detach(|| volume.status()).into())
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let volume = self.volume()?;
+        py.detach(|| volume.close())
+            .map_err(|error| of_volume(py, &error))
+    }
+
+    #[pyo3(signature = (mountpoint, *, threads = 4, writeback = true, read_ahead_kib = 4096))]
+    fn mount(
+        &self,
+        py: Python<'_>,
+        mountpoint: PathBuf,
+        threads: usize,
+        writeback: bool,
+        read_ahead_kib: u32,
+    ) -> PyResult<PyMount> {
+        let volume = Arc::clone(self.volume()?);
+        let options = Options {
+            writable: self.writable,
+            threads,
+            writeback,
+            read_ahead_kib,
+        };
+        let mount = py.detach(|| Mount::start(volume, &mountpoint, options));
+        Ok(PyMount::new(mount.map_err(|error| of_mount(py, &error))?))
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Volume(writable={})",
+            if self.writable { "True" } else { "False" }
+        )
+    }
+}
+
+impl Drop for PyVolume {
+    fn drop(&mut self) {
+        // The last reference ends the volume's threads, which may be waiting for the GIL to reach the anchor.
+        let volume = self.volume.take();
+        Python::try_attach(|py| py.detach(|| drop(volume)));
+    }
+}

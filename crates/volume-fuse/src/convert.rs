@@ -1,0 +1,110 @@
+//! Between the values of the engine and those of the kernel.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
+use volume::{Attr, FileType, SetTime, VolumeError};
+
+/// How long the kernel may keep names and attributes: as long as it likes, since nothing changes behind its back
+/// (we are the only writer by lease, or the root is pinned).
+pub(crate) const FOREVER: Duration = Duration::from_hours(365 * 24);
+
+pub(crate) fn errno(error: &VolumeError) -> Errno {
+    Errno::from_i32(error.errno())
+}
+
+pub(crate) fn file_type(kind: FileType) -> fuser::FileType {
+    match kind {
+        FileType::File => fuser::FileType::RegularFile,
+        FileType::Dir => fuser::FileType::Directory,
+        FileType::Symlink => fuser::FileType::Symlink,
+    }
+}
+
+pub(crate) fn attr(attr: &Attr, block_size: u32) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: permissions(attr.mode),
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: block_size,
+        flags: 0,
+    }
+}
+
+/// An entry that says "there is no such name", and may be remembered.
+pub(crate) fn absent() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn permissions(mode: u32) -> u16 {
+    (mode & 0o7777) as u16 // twelve bits fit
+}
+
+fn system_time(nanoseconds: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
+    let time = if nanoseconds >= 0 {
+        UNIX_EPOCH.checked_add(distance)
+    } else {
+        UNIX_EPOCH.checked_sub(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+pub(crate) fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(nanoseconds(time)),
+    }
+}
+
+/// Nanoseconds since 1970, saturating at the ends of `i64` (the years 1677 and 2262).
+fn nanoseconds(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => {
+            i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |distance| -distance)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_and_after_2262_convert_without_a_panic() {
+        assert_eq!(nanoseconds(system_time(-1_500_000_000)), -1_500_000_000);
+        assert_eq!(nanoseconds(system_time(1)), 1);
+        assert_eq!(
+            nanoseconds(UNIX_EPOCH + Duration::from_secs(1 << 40)),
+            i64::MAX
+        );
+        assert_eq!(nanoseconds(system_time(i64::MIN)), i64::MIN);
+    }
+}

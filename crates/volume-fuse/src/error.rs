@@ -1,0 +1,83 @@
+//! Why a volume could not be shown to the program, in words.
+
+use nix::errno::Errno;
+
+/// Mounting or unmounting failed. [`MountError::kind`] names the class in `securetf.errors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountError {
+    /// `/dev/fuse` is missing, or this process may not mount.
+    FuseUnavailable {
+        /// What was found and what was expected.
+        problem: String,
+        /// What the operator does next.
+        fix: String,
+    },
+    /// The machine refuses something else that a mount needs.
+    Unfit {
+        /// What was found and what was expected.
+        problem: String,
+        /// What the operator does next.
+        fix: String,
+    },
+    /// The mount point does not fit: missing, not a directory, not visible.
+    MountPoint {
+        /// What was found and what was expected.
+        problem: String,
+        /// What the operator does next.
+        fix: String,
+    },
+}
+
+impl MountError {
+    /// The class of `securetf.errors` that this error becomes.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::FuseUnavailable { .. } => "FuseUnavailableError",
+            Self::Unfit { .. } => "EnvironmentUnfitError",
+            Self::MountPoint { .. } => "UsageError",
+        }
+    }
+
+    /// What was found and what was expected.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        match self {
+            Self::FuseUnavailable { problem, .. }
+            | Self::Unfit { problem, .. }
+            | Self::MountPoint { problem, .. } => problem,
+        }
+    }
+
+    /// What the operator does next.
+    #[must_use]
+    pub fn fix(&self) -> &str {
+        match self {
+            Self::FuseUnavailable { fix, .. }
+            | Self::Unfit { fix, .. }
+            | Self::MountPoint { fix, .. } => fix,
+        }
+    }
+
+    pub(crate) fn unfit(what: &str, errno: Errno, fix: &str) -> Self {
+        Self::Unfit {
+            problem: format!("{what}: {}", errno.desc()),
+            fix: fix.to_owned(),
+        }
+    }
+
+    pub(crate) fn fuse(what: &str, errno: Errno, fix: &str) -> Self {
+        Self::FuseUnavailable {
+            problem: format!("{what}: {}", errno.desc()),
+            fix: fix.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for MountError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}; {}", self.problem(), self.fix())
+    }
+}
+
+impl std::error::Error for MountError {}

@@ -1,0 +1,77 @@
+//! What a mount has served: counters for reports and for the alarm on damaged data.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Totals since the mount began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Reads answered.
+    pub reads: u64,
+    /// Plaintext bytes read.
+    pub bytes_read: u64,
+    /// Writes answered.
+    pub writes: u64,
+    /// Plaintext bytes written.
+    pub bytes_written: u64,
+    /// Answers EBADMSG and EUCLEAN: stored bytes that did not authenticate.
+    pub integrity_errors: u64,
+    /// The last such finding in words; empty if none.
+    pub last_integrity_error: String,
+    /// Why the read-ahead could not be raised; empty if it was.
+    pub read_ahead_refused: String,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    reads: AtomicU64,
+    bytes_read: AtomicU64,
+    writes: AtomicU64,
+    bytes_written: AtomicU64,
+    integrity_errors: AtomicU64,
+    words: Mutex<(String, String)>,
+}
+
+impl Counters {
+    pub(crate) fn note_read(&self, bytes: usize) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_write(&self, bytes: usize) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.bytes_written
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_integrity(&self, problem: String) {
+        self.integrity_errors.fetch_add(1, Ordering::Relaxed);
+        if let Ok(mut words) = self.words.lock() {
+            words.0 = problem;
+        }
+    }
+
+    pub(crate) fn note_read_ahead(&self, error: &io::Error) {
+        if let Ok(mut words) = self.words.lock() {
+            words.1 = error.to_string();
+        }
+    }
+
+    pub(crate) fn read(&self) -> Stats {
+        let words = self
+            .words
+            .lock()
+            .map(|words| words.clone())
+            .unwrap_or_default();
+        Stats {
+            reads: self.reads.load(Ordering::Relaxed),
+            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            writes: self.writes.load(Ordering::Relaxed),
+            bytes_written: self.bytes_written.load(Ordering::Relaxed),
+            integrity_errors: self.integrity_errors.load(Ordering::Relaxed),
+            last_integrity_error: words.0,
+            read_ahead_refused: words.1,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+"""`python -m securetf` is `securetf`."""
+
+from securetf.cli import main
+
+main()

@@ -1,0 +1,175 @@
+"""The native module: volumes, their mounts, a thread's mount namespace. Only `securetf.shields` imports it.
+
+Every call that can block releases the GIL. Errors are the classes of `securetf.errors`, with problem and fix.
+Paths inside a volume are '/'-separated, relative to its root; "" and "/" are the root.
+"""
+
+from collections.abc import Callable
+from typing import Literal, final
+
+@final
+class PackStats:
+    """What went into a volume, or came out of it. `bytes` counts the contents of files."""
+
+    @property
+    def files(self) -> int: ...
+    @property
+    def directories(self) -> int: ...
+    @property
+    def symlinks(self) -> int: ...
+    @property
+    def hard_links(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+@final
+class Entry:
+    """One name in a directory. `mode`: permission bits; `size` in bytes; `target` only for symlinks."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Literal["file", "directory", "symlink"]: ...
+    @property
+    def mode(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def target(self) -> str | None: ...
+
+@final
+class Finding:
+    """What does not authenticate: `path` in the volume, or of the object in the store, and what is wrong."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+
+@final
+class VolumeStatus:
+    """The state that is anchored, and sizes. `root`: 32 bytes; `dirty_bytes`: written, not yet committed."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def root(self) -> bytes: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def dead_bytes(self) -> int: ...
+    @property
+    def dirty_bytes(self) -> int: ...
+
+@final
+class MountStats:
+    """Totals since the mount began; `integrity_errors` counts answers EBADMSG and EUCLEAN to the program."""
+
+    @property
+    def reads(self) -> int: ...
+    @property
+    def bytes_read(self) -> int: ...
+    @property
+    def writes(self) -> int: ...
+    @property
+    def bytes_written(self) -> int: ...
+    @property
+    def integrity_errors(self) -> int: ...
+    @property
+    def last_integrity_error(self) -> str: ...
+    @property
+    def read_ahead_refused(self) -> str: ...
+
+@final
+class Mount:
+    """A mounted volume, served by native threads of this process; when it dies, the program gets ENOTCONN."""
+
+    @property
+    def path(self) -> str: ...
+    def unmount(self) -> None:
+        """Unmount, from any thread; a second call does nothing. If still in use after 2 s, it is detached."""
+
+    def stats(self) -> MountStats: ...
+
+@final
+class Volume:
+    """An open volume. Closed by `close`; without it, what was not synced is lost, as after a crash."""
+
+    @staticmethod
+    def open(
+        directory: str,
+        *,
+        volume_id: bytes,
+        key: bytes,
+        key_version: int,
+        epoch: int,
+        seq: int,
+        root: bytes,
+        writable: bool,
+        freshness: str,
+        chunk_size: int,
+        anchor: Callable[[int, int, bytes, int, bytes], None] | None,
+    ) -> Volume:
+        """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
+
+        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned" or "group".
+        anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
+        FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
+
+        Raises: VolumeFormatError, VolumeRollbackError, VolumeKeyError, VolumeIntegrityError, VolumeBusyError,
+        VolumeIoError, NoSpaceError, and what the anchor raises.
+        """
+
+    def pack(self, source: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
+        """Copy the tree under the directory `source` into the root of the volume, and commit.
+
+        What the volume held is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
+        progress(files, bytes) is called a few times per second. Raises UsageError for sockets, devices and
+        FIFOs, before anything is written.
+        """
+
+    def unpack(self, target: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
+        """Write the whole tree, each byte verified, into `target`, a directory that is missing or empty."""
+
+    def ls(self, path: str) -> list[Entry]:
+        """The entries of a directory by name, or the one entry of something else. UsageError if missing."""
+
+    def cat(self, path: str) -> bytes:
+        """The verified contents of a file. UsageError if missing or no file."""
+
+    def check(self) -> list[Finding]:
+        """Read and verify everything; each damaged file is named. An empty list: all is well."""
+
+    def sync(self) -> None:
+        """Return when all that was written is committed and anchored."""
+
+    def status(self) -> VolumeStatus: ...
+    def close(self) -> None:
+        """Final commit and anchor; a second call does nothing. Unmount first."""
+
+    def mount(
+        self, mountpoint: str, *, threads: int = 4, writeback: bool = True, read_ahead_kib: int = 4096
+    ) -> Mount:
+        """Mount at a directory in the calling thread's mount namespace; returns when the mount answers.
+
+        Raises: FuseUnavailableError, EnvironmentUnfitError, UsageError.
+        """
+
+def enter_mount_namespace() -> None:
+    """Give this thread, and what is forked from it, a mount namespace. Raises EnvironmentUnfitError."""
+
+def mount_tmpfs(path: str, *, size_bytes: int, mode: int) -> None:
+    """Mount an empty memory file system in this thread's mount namespace."""
+
+def unmount(path: str) -> None:
+    """Remove the topmost mount at `path` in this thread's mount namespace; in use, it is detached."""

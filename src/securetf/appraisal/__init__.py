@@ -1,0 +1,5 @@
+"""Compares VerifiedClaims with an Appraisal Policy and its Reference Values. Pure."""
+
+from securetf.appraisal.policy import AttestationResult, Policy, appraise
+
+__all__ = ["AttestationResult", "Policy", "appraise"]

@@ -1,0 +1,1 @@
+"""The Configuration and Attestation Service: verify, appraise, release; with durable, authenticated state."""

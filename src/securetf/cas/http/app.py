@@ -1,0 +1,163 @@
+"""The Starlette application: bytes in, one call of the service, bytes out."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from securetf.cas.http.calls import CALLS, Call, Incoming, Signed
+from securetf.cas.http.limits import RateLimit
+from securetf.cas.http.openapi import document
+from securetf.cas.service import AuditDraft, CasService
+from securetf.errors import (
+    AppraisalError,
+    CasRefusedError,
+    CasStateError,
+    ConflictError,
+    EvidenceError,
+    FencedError,
+    LimitError,
+    ManifestError,
+    NotAuthorisedError,
+    NotFoundError,
+    SecuretfError,
+    UnsealError,
+    UsageError,
+)
+from securetf.keys.signature import HEADERS, parse
+from securetf.wire import MAX_BODY_BYTES, ErrorDocument, decode, encode
+
+_log = logging.getLogger(__name__)
+_JSON = "application/json"
+_BODY_DEADLINE_S = 10.0
+_MAX_TARGET = 1024  # characters of path and query
+_STATUS: tuple[tuple[type[SecuretfError], int], ...] = (
+    (NotAuthorisedError, 403),
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (FencedError, 409),
+    (LimitError, 429),
+    (ManifestError, 422),
+    (EvidenceError, 403),
+    (AppraisalError, 403),
+    (CasRefusedError, 403),
+    (UsageError, 400),
+    (UnsealError, 400),
+    (CasStateError, 503),
+)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
+    """Return the application. workers: threads in which calls that verify or write are carried out."""
+    limit = RateLimit()
+    text = document()
+
+    async def openapi(_: Request) -> Response:
+        return Response(text, media_type=_JSON)
+
+    routes = [
+        Route(call.path, _endpoint(call, service, limit, workers), methods=[call.method]) for call in CALLS
+    ]
+    routes.append(Route("/v1/openapi.json", openapi, methods=["GET"]))
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+
+
+def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: ThreadPoolExecutor) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        try:
+            address = request.client.host if request.client else ""
+            limit.take(address, service.context.clock.monotonic_s())
+            body = await _body(request)
+            incoming = _incoming(call, service, request, body)
+            if call.inline:
+                answer = call.handler(incoming)
+            else:
+                answer = await asyncio.get_running_loop().run_in_executor(workers, call.handler, incoming)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except SecuretfError as error:
+            _log.info("refused", extra={"action": call.action, "code": error.code})
+            return refusal(error)
+        return Response(encode(answer), media_type=_JSON)
+
+    return endpoint
+
+
+def _incoming(call: Call, service: CasService, request: Request, body: bytes) -> Incoming:
+    if call.request is None and body:
+        raise UsageError(f"{call.method} {call.path} takes no body", "send none")
+    unknown = set(request.query_params) - set(call.query)
+    if unknown:
+        raise UsageError(f"unknown query parameter {min(unknown)[:64]!r}", "leave it out")
+    signed = None
+    if call.signed is not Signed.NOBODY:
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        headers = {name: values[0] for name in HEADERS if len(values := request.headers.getlist(name)) == 1}
+        signed = parse(method=request.method, target=target, body=body, headers=headers)
+    return Incoming(
+        service=service,
+        parameters=request.path_params,
+        query=request.query_params,
+        message=None if call.request is None else decode(body, call.request),
+        signed=signed,
+        draft=AuditDraft(action=call.action),
+    )
+
+
+async def _body(request: Request) -> bytes:
+    if len(request.url.path) + len(request.url.query) > _MAX_TARGET:
+        raise LimitError(f"the request target is longer than {_MAX_TARGET} characters", "shorten it")
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+        raise LimitError(f"the body is larger than {MAX_BODY_BYTES} bytes", "send a smaller message")
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_DEADLINE_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise LimitError(
+                        f"the body is larger than {MAX_BODY_BYTES} bytes", "send a smaller message"
+                    )
+                parts.append(part)
+    except TimeoutError:
+        raise LimitError(
+            f"the body did not arrive within {_BODY_DEADLINE_S:.0f} s", "send it at once"
+        ) from None
+    return b"".join(parts)
+
+
+def refusal(error: SecuretfError) -> Response:
+    """Return the error document of a refusal with its HTTP status."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    return _document(error.code, error.problem, error.fix, status)
+
+
+def _document(code: str, problem: str, fix: str, status: int) -> Response:
+    message = ErrorDocument(code=code, problem=problem[:4096], fix=fix[:4096])
+    return Response(encode(message), status_code=status, media_type=_JSON)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    problem = f"no such call: {error.detail}"
+    return _document(UsageError.code, problem, "see docs/reference/cas-api.md", error.status_code)
+
+
+async def _defect(_: Request, error: Exception) -> Response:
+    _log.error("defect", exc_info=error)
+    return _document(
+        SecuretfError.code,
+        "the CAS met a defect of its own",
+        "report it with the CAS's log of this time",
+        500,
+    )

@@ -1,0 +1,296 @@
+"""The calls of `/v1` as one table: routing, decoding, signatures and the OpenAPI document come from it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+from securetf.cas.service import AuditDraft, CasService
+from securetf.cas.service.access import OwnerRequest
+from securetf.errors import UsageError
+from securetf.keys.signature import SignedRequest
+from securetf.wire import (
+    AdvanceRequest,
+    AttestRequest,
+    AttestResponse,
+    AuditPage,
+    CasEvidenceRequest,
+    CasEvidenceResponse,
+    ChallengeRequest,
+    ChallengeResponse,
+    Done,
+    GrantRequest,
+    SealedResponse,
+    SecretImportRequest,
+    SessionCreateRequest,
+    SessionHistory,
+    SessionUpdateRequest,
+    SessionView,
+    StatusResponse,
+)
+from securetf.wire.messages import Message
+
+_SESSION = "/v1/sessions/{tenant}/{name}"
+_M = TypeVar("_M", bound=Message)
+
+
+class Signed(StrEnum):
+    """Who signs a call (RFC 9421)."""
+
+    NOBODY = "nobody"
+    OWNER = "owner"
+    LEASE_HOLDER = "holder of the volume's lease"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """One request as decoded. `message` is of the call's request type."""
+
+    service: CasService
+    parameters: Mapping[str, str]
+    query: Mapping[str, str]
+    message: Message | None
+    signed: SignedRequest | None
+    draft: AuditDraft
+
+    @property
+    def session(self) -> str:
+        """`tenant/name` from the path."""
+        return f"{self.parameters['tenant']}/{self.parameters['name']}"
+
+    def owner(self) -> OwnerRequest:
+        """Authenticate the owner. Raises NotAuthorisedError."""
+        if self.signed is None:
+            raise AssertionError("the table says that this call is signed by an owner")
+        return self.service.owners.authenticate(self.signed, self.draft)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. `inline`: answers from memory at once, so that it needs no thread."""
+
+    action: str
+    method: str
+    path: str
+    summary: str
+    response: type[Message]
+    handler: Callable[[Incoming], Message]
+    request: type[Message] | None = None
+    signed: Signed = Signed.NOBODY
+    inline: bool = False
+    query: tuple[str, ...] = field(default=())
+
+
+def _status(incoming: Incoming) -> Message:
+    return incoming.service.status()
+
+
+def _evidence(incoming: Incoming) -> Message:
+    return incoming.service.evidence(_as(incoming, CasEvidenceRequest))
+
+
+def _challenge(incoming: Incoming) -> Message:
+    return incoming.service.attestation.challenge(_as(incoming, ChallengeRequest))
+
+
+def _attest(incoming: Incoming) -> Message:
+    return incoming.service.attestation.attest(_as(incoming, AttestRequest), incoming.draft)
+
+
+def _create(incoming: Incoming) -> Message:
+    text = _as(incoming, SessionCreateRequest).manifest
+    return incoming.service.sessions.create(incoming.owner(), incoming.draft, text)
+
+
+def _read(incoming: Incoming) -> Message:
+    return incoming.service.sessions.read(incoming.owner(), incoming.draft, incoming.session)
+
+
+def _update(incoming: Incoming) -> Message:
+    text = _as(incoming, SessionUpdateRequest).manifest
+    return incoming.service.sessions.update(incoming.owner(), incoming.draft, incoming.session, text)
+
+
+def _history(incoming: Incoming) -> Message:
+    return incoming.service.sessions.history(incoming.owner(), incoming.draft, incoming.session)
+
+
+def _packing_grant(incoming: Incoming) -> Message:
+    public = _as(incoming, GrantRequest).hpke_public_key
+    volumes, volume = incoming.service.volumes, incoming.parameters["volume"]
+    return SealedResponse(
+        sealed=volumes.packing_grant(incoming.owner(), incoming.draft, incoming.session, volume, public)
+    )
+
+
+def _export_grant(incoming: Incoming) -> Message:
+    public = _as(incoming, GrantRequest).hpke_public_key
+    volumes, volume = incoming.service.volumes, incoming.parameters["volume"]
+    return SealedResponse(
+        sealed=volumes.export_grant(incoming.owner(), incoming.draft, incoming.session, volume, public)
+    )
+
+
+def _import_secret(incoming: Incoming) -> Message:
+    sealed = _as(incoming, SecretImportRequest).sealed
+    secret = incoming.parameters["secret"]
+    incoming.service.secrets.put(incoming.owner(), incoming.draft, incoming.session, secret, sealed)
+    return Done()
+
+
+def _advance(incoming: Incoming) -> Message:
+    if incoming.signed is None:
+        raise AssertionError("the table says that this call is signed")
+    text = incoming.parameters["volume_id"]
+    try:
+        volume_id = bytes.fromhex(text)
+    except ValueError:
+        volume_id = b""
+    if len(volume_id) != 16 or volume_id.hex() != text:
+        raise UsageError("the volume id is not 32 lower-case hex digits", "send the id that the grant named")
+    incoming.service.volumes.advance(
+        incoming.signed, incoming.draft, volume_id, _as(incoming, AdvanceRequest)
+    )
+    return Done()
+
+
+def _audit(incoming: Incoming) -> Message:
+    first = incoming.query.get("first", "0")
+    if not first.isascii() or not first.isdigit() or len(first) > 18:
+        raise UsageError(f"first={first[:32]!r} is not a number", "give the number of the first entry")
+    return incoming.service.audit.page(incoming.owner(), incoming.draft, incoming.session, int(first))
+
+
+def _as(incoming: Incoming, kind: type[_M]) -> _M:
+    if not isinstance(incoming.message, kind):
+        raise AssertionError(f"the table and the handler disagree about {kind.__name__}")
+    return incoming.message
+
+
+CALLS = (
+    Call(
+        action="status",
+        method="GET",
+        path="/v1/status",
+        summary="Whether the CAS is ready.",
+        response=StatusResponse,
+        handler=_status,
+        inline=True,
+    ),
+    Call(
+        action="evidence",
+        method="POST",
+        path="/v1/evidence",
+        summary="The CAS's own Evidence for the caller's nonce, bound to its TLS key.",
+        request=CasEvidenceRequest,
+        response=CasEvidenceResponse,
+        handler=_evidence,
+    ),
+    Call(
+        action="challenge",
+        method="POST",
+        path="/v1/challenge",
+        summary="A nonce for one attestation.",
+        request=ChallengeRequest,
+        response=ChallengeResponse,
+        handler=_challenge,
+        inline=True,
+    ),
+    Call(
+        action="attest",
+        method="POST",
+        path="/v1/attest",
+        summary="Evidence in, attestation token and sealed Provision out.",
+        request=AttestRequest,
+        response=AttestResponse,
+        handler=_attest,
+    ),
+    Call(
+        action="session.create",
+        method="POST",
+        path="/v1/sessions",
+        summary="The first version of a session.",
+        request=SessionCreateRequest,
+        response=SessionView,
+        handler=_create,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="session.read",
+        method="GET",
+        path=_SESSION,
+        summary="The current version, and where its volumes stand.",
+        response=SessionView,
+        handler=_read,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="session.update",
+        method="PUT",
+        path=_SESSION,
+        summary="The next version of a session.",
+        request=SessionUpdateRequest,
+        response=SessionView,
+        handler=_update,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="session.history",
+        method="GET",
+        path=_SESSION + "/history",
+        summary="All versions: hashes, who signed, when.",
+        response=SessionHistory,
+        handler=_history,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="volume.packing-grant",
+        method="POST",
+        path=_SESSION + "/volumes/{volume}/packing-grant",
+        summary="The right to write a volume that no workload writes; sealed. Fences the writer before.",
+        request=GrantRequest,
+        response=SealedResponse,
+        handler=_packing_grant,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="volume.export-grant",
+        method="POST",
+        path=_SESSION + "/volumes/{volume}/export-grant",
+        summary="The right to read a volume as it stands; sealed.",
+        request=GrantRequest,
+        response=SealedResponse,
+        handler=_export_grant,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="secret.import",
+        method="PUT",
+        path=_SESSION + "/secrets/{secret}",
+        summary="The value of a secret, sealed to the CAS.",
+        request=SecretImportRequest,
+        response=Done,
+        handler=_import_secret,
+        signed=Signed.OWNER,
+    ),
+    Call(
+        action="audit.read",
+        method="GET",
+        path=_SESSION + "/audit",
+        summary="Audit entries from `first` on, and the signed head.",
+        response=AuditPage,
+        handler=_audit,
+        signed=Signed.OWNER,
+        query=("first",),
+    ),
+    Call(
+        action="volume.advance",
+        method="POST",
+        path="/v1/volumes/{volume_id}/advance",
+        summary="Compare-and-swap of a volume's state.",
+        request=AdvanceRequest,
+        response=Done,
+        handler=_advance,
+        signed=Signed.LEASE_HOLDER,
+    ),
+)

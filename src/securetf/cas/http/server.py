@@ -1,0 +1,122 @@
+"""uvicorn under TLS 1.3 with the CAS's own key, which never touches a disk."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import uvicorn
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509 import load_der_x509_certificate
+
+from securetf.cas.http.app import application
+from securetf.cas.service import CasIdentity, CasService
+from securetf.errors import PortInUseError, UsageError
+
+_THREADS = 32
+_MAX_CONNECTIONS = 2048
+_KEEP_ALIVE_S = 75
+_SHUTDOWN_S = 2
+
+
+def bind(listen: str) -> socket.socket:
+    """Return a listening socket for `host:port`; port 0 takes a free one.
+
+    Raises:
+        UsageError: not host:port, or not an address of this machine. PortInUseError: taken.
+    """
+    host, colon, port_text = listen.rpartition(":")
+    if not colon or not port_text.isdigit() or int(port_text) > 65535:
+        raise UsageError(f"{listen!r} is not host:port", "write for example 127.0.0.1:8443")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(
+            f"{host!r} is not an address: {error.strerror}", "name an address of this machine"
+        ) from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.bind(address)
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        raise PortInUseError(
+            f"{listen} cannot be listened on: {error.strerror}",
+            "stop what listens there, or choose another port (0 takes a free one)",
+        ) from None
+    return listening
+
+
+def serve(service: CasService, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `ready` is called once requests are answered."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="cas-call") as workers:
+        context = _tls(service.context.identity)
+        config = uvicorn.Config(
+            application(service, workers),
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+            ssl_context_factory=lambda *_: context,
+        )
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        asyncio.run(_Server(config, ready).serve(sockets=[listening]))
+
+
+class _Server(uvicorn.Server):
+    """A server that ends on a signal and lets its caller clean up, instead of raising the signal again."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def _tls(identity: CasIdentity) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_COMPRESSION
+    context.num_tickets = 0  # nobody resumes: each connection proves the key
+    context.set_alpn_protocols(["http/1.1"])
+    certificate = load_der_x509_certificate(identity.certificate).public_bytes(Encoding.PEM)
+    key = identity.tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    descriptor = os.memfd_create("cas-tls", os.MFD_CLOEXEC)  # the ssl module reads keys only from files
+    try:
+        os.write(descriptor, certificate + key)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+    return context

@@ -1,0 +1,77 @@
+"""The service behind the wire: decides, keeps, records. Knows no HTTP and no SQL."""
+
+from dataclasses import dataclass
+
+from securetf import __version__
+from securetf.cas.service.access import Owners
+from securetf.cas.service.attestation import Attestation
+from securetf.cas.service.audit import AuditLog
+from securetf.cas.service.context import Clock, Context
+from securetf.cas.service.entries import AuditDraft
+from securetf.cas.service.identity import CasIdentity, load_or_create
+from securetf.cas.service.secrets import Secrets
+from securetf.cas.service.sessions import Sessions
+from securetf.cas.service.volumes import Volumes
+from securetf.evidence import binding
+from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse
+
+__all__ = ["AuditDraft", "CasIdentity", "CasService", "Clock", "Context", "load_or_create"]
+
+
+@dataclass(frozen=True, slots=True)
+class CasService:
+    """All that a CAS does, by who asks for it."""
+
+    context: Context
+    owners: Owners
+    sessions: Sessions
+    volumes: Volumes
+    secrets: Secrets
+    attestation: Attestation
+    audit: AuditLog
+
+    @classmethod
+    def of(cls, context: Context) -> "CasService":
+        """Put the parts together."""
+        return cls(
+            context=context,
+            owners=Owners(context),
+            sessions=Sessions(context),
+            volumes=Volumes(context),
+            secrets=Secrets(context),
+            attestation=Attestation(context),
+            audit=AuditLog(context),
+        )
+
+    def status(self) -> StatusResponse:
+        """Say that the CAS is ready, and what it is."""
+        context = self.context
+        return StatusResponse(
+            status="ready",
+            version=__version__,
+            simulated=context.simulated,
+            platform=context.attester.platform.value,
+            spki_sha256=context.identity.spki_sha256,
+        )
+
+    def evidence(self, request: CasEvidenceRequest) -> CasEvidenceResponse:
+        """Return the CAS's own Evidence for a caller's nonce. Raises AttesterError."""
+        context, identity = self.context, self.context.identity
+        report_data = binding.report_data(
+            role=binding.Role.CAS,
+            nonce=request.nonce,
+            tls_spki=identity.spki,
+            hpke_public_key=identity.hpke_key.public + identity.audit_public_key,
+            cas_spki=identity.spki,
+            exporter=None,
+            manifest_hash=None,
+        )
+        evidence = context.attester.attest(report_data)
+        return CasEvidenceResponse(
+            platform=evidence.platform.value,
+            evidence=evidence.raw,
+            tls_spki=identity.spki,
+            hpke_public_key=identity.hpke_key.public,
+            audit_public_key=identity.audit_public_key,
+            endorsements=context.endorsements(),
+        )

@@ -1,0 +1,241 @@
+"""Volumes: grants of keys, leases, and the compare-and-swap that keeps every volume fresh."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from securetf.cas.service.access import OwnerRequest, check_window, names, require_read, require_update
+from securetf.cas.service.context import Context
+from securetf.cas.service.entries import AuditDraft
+from securetf.cas.service.rows import (
+    Lease,
+    SessionRow,
+    VolumeRow,
+    find,
+    no_volume,
+    put,
+    session_of,
+    volume_of,
+)
+from securetf.cas.store import Transaction
+from securetf.errors import ConflictError, FencedError, LimitError, NotAuthorisedError, SecuretfError
+from securetf.keys.signature import SignedRequest
+from securetf.keys.workload import public_key
+from securetf.manifest import Manifest, Volume
+from securetf.provisioning import VolumeGrant, check_public_key, grant_transcript, seal_grant
+from securetf.wire import AdvanceRequest
+
+_MAX_EPOCH = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """What owners and writers do with volumes."""
+
+    context: Context
+
+    def packing_grant(
+        self, owner: OwnerRequest, draft: AuditDraft, session: str, name: str, public: bytes
+    ) -> bytes:
+        """Make the owner the writer of a volume that no workload writes; return the sealed grant.
+
+        Raises:
+            NotFoundError, NotAuthorisedError: not this key's. ConflictError: a workload is its writer.
+        """
+
+        def operation(transaction: Transaction) -> VolumeGrant:
+            row = session_of(transaction, session)
+            require_update(self.context, row, owner.key_id)
+            rule = _rule(self.context.manifest_of(row), row, name)
+            volume = volume_of(transaction, row, name)
+            if rule.writer is not None:
+                raise ConflictError(
+                    f"volume {name} is written by workload {rule.writer}, not by packing",
+                    "pack into a volume without `writer`, or change the Manifest",
+                )
+            lease = Lease(key_id=owner.key_id, spki=b"", holder=owner.key_id)
+            draft.released = [f"volume-key:{name}"]
+            return raise_epoch(transaction, volume, lease, rule, "")
+
+        return self._grant("packing", owner, draft, (session, name, public), operation)
+
+    def export_grant(
+        self, owner: OwnerRequest, draft: AuditDraft, session: str, name: str, public: bytes
+    ) -> bytes:
+        """Let an owner read a volume; return the sealed grant.
+
+        Raises:
+            NotFoundError: not this key's, or no such volume. NotAuthorisedError: `export` does not name the
+            key.
+            ConflictError: never written.
+        """
+
+        def operation(transaction: Transaction) -> VolumeGrant:
+            row = session_of(transaction, session)
+            require_read(self.context, row, owner.key_id)
+            rule = _rule(self.context.manifest_of(row), row, name)
+            if not names(row, rule.export, owner.key_id):
+                if rule.writer is not None:
+                    raise NotAuthorisedError(
+                        f"{owner.key_id} is not in `export` of volume {name}, which workload "
+                        f"{rule.writer} writes",
+                        f"add the key to `[volumes.{name}] export` in a new version of the Manifest",
+                    )
+                require_update(self.context, row, owner.key_id)
+            draft.released = [f"volume-key:{name}"]
+            return read_grant(volume_of(transaction, row, name), rule, "")
+
+        return self._grant("export", owner, draft, (session, name, public), operation)
+
+    def advance(
+        self, signed: SignedRequest, draft: AuditDraft, volume_id: bytes, request: AdvanceRequest
+    ) -> None:
+        """Move a volume's state. The request is signed by the holder of the lease.
+
+        Raises:
+            FencedError: the lease is another's, or the epoch is not current.
+            ConflictError: not from the current state. NotAuthorisedError: the signature does not hold.
+        """
+        draft.actor, context = signed.key_id, self.context
+        draft.details = {
+            "volume_id": volume_id.hex(),
+            "seq": str(request.new_seq),
+            "root": request.new_root.hex(),
+        }
+        try:
+            check_window(context, signed)
+            self._authenticate(signed, volume_id)
+        except SecuretfError as error:
+            context.record_refusal(draft, error)
+            raise
+
+        def operation(transaction: Transaction) -> None:
+            volume = find(transaction, VolumeRow, volume_id)
+            lease = _lease(volume, signed.key_id)
+            if volume is None or lease is None:
+                raise _fenced(signed.key_id)
+            draft.session = volume.session
+            draft.details["volume"] = volume.name
+            _swap(transaction, volume, request)
+
+        context.decide(draft, operation)
+
+    def _authenticate(self, signed: SignedRequest, volume_id: bytes) -> None:
+        lease = _lease(find(self.context.store, VolumeRow, volume_id), signed.key_id)
+        if lease is None:
+            raise _fenced(signed.key_id)
+        signed.verify(public_key(lease.spki) if lease.spki else None)
+
+    def _grant(
+        self,
+        kind: str,
+        owner: OwnerRequest,
+        draft: AuditDraft,
+        target: tuple[str, str, bytes],
+        operation: Callable[[Transaction], VolumeGrant],
+    ) -> bytes:
+        session, name, public = target
+        check_public_key(public)
+        draft.session, draft.details = session, {"volume": name}
+        grant = self.context.decide(draft, operation, always=owner.consume)
+        return seal_grant(
+            grant,
+            public,
+            grant_transcript(
+                kind=kind,
+                session=session,
+                volume=name,
+                key_id=owner.key_id,
+                cas_spki=self.context.identity.spki,
+                public=public,
+            ),
+        )
+
+
+def raise_epoch(
+    transaction: Transaction, volume: VolumeRow, lease: Lease, rule: Volume, mount_path: str
+) -> VolumeGrant:
+    """Give the lease to another writer: the one before is fenced from here on."""
+    if volume.epoch >= _MAX_EPOCH:
+        raise LimitError(f"volume {volume.name} has used all epochs", "pack it into a new volume")
+    raised = replace(volume, epoch=volume.epoch + 1, lease=lease)
+    put(transaction, volume.volume_id, raised)
+    return _grant_of(raised, rule, mount_path, writable=True)
+
+
+def read_grant(volume: VolumeRow, rule: Volume, mount_path: str) -> VolumeGrant:
+    """Grant reading of exactly the current state.
+
+    Raises:
+        ConflictError: never written, or not of the root that the Manifest pins.
+    """
+    if volume.seq == 0:
+        raise ConflictError(
+            f"volume {volume.name} of {volume.session} was never written",
+            "fill it first: `securetf volume pack`, or run the workload that writes it",
+        )
+    current = f"sha256:{volume.root.hex()}"
+    if rule.root is not None and rule.root != current:
+        raise ConflictError(
+            f"the Manifest pins volume {volume.name} to root {rule.root}, the CAS has {current}",
+            "pack the version that was reviewed, or pin the new root in a new version of the Manifest",
+        )
+    return _grant_of(volume, rule, mount_path, writable=False)
+
+
+def _grant_of(volume: VolumeRow, rule: Volume, mount_path: str, *, writable: bool) -> VolumeGrant:
+    return VolumeGrant(
+        name=volume.name,
+        volume_id=volume.volume_id,
+        key=volume.key,
+        key_version=volume.key_version,
+        epoch=volume.epoch,
+        seq=volume.seq,
+        root=volume.root,
+        writable=writable,
+        freshness=rule.freshness,
+        mount_path=mount_path,
+        chunk_size=volume.chunk_size,
+    )
+
+
+def _swap(transaction: Transaction, volume: VolumeRow, request: AdvanceRequest) -> None:
+    if request.epoch != volume.epoch:
+        raise FencedError(
+            f"volume {volume.name} is in epoch {volume.epoch}, this writer has {request.epoch}",
+            "stop writing; start again to get the lease and the current state",
+        )
+    if (volume.seq, volume.root) == (request.new_seq, request.new_root):
+        return  # the answer to the first sending was lost; the epoch shows that it is the same writer
+    if (volume.seq, volume.root) != (request.seq, request.root):
+        raise ConflictError(
+            f"volume {volume.name} is at {volume.seq}/{volume.root.hex()}, the writer came from "
+            f"{request.seq}/{request.root.hex()}",
+            "stop writing and open the volume again from the current state",
+        )
+    if request.new_seq <= request.seq:
+        raise ConflictError(
+            f"the new sequence number {request.new_seq} does not follow {request.seq}",
+            "count up from the current one",
+        )
+    put(transaction, volume.volume_id, replace(volume, seq=request.new_seq, root=request.new_root))
+
+
+def _rule(manifest: Manifest, session: SessionRow, name: str) -> Volume:
+    rule = manifest.volumes.get(name)
+    if rule is None:
+        raise no_volume(session.name, name)
+    return rule
+
+
+def _lease(volume: VolumeRow | None, key_id: str) -> Lease | None:
+    lease = None if volume is None else volume.lease
+    return lease if lease is not None and lease.key_id == key_id else None
+
+
+def _fenced(key_id: str) -> FencedError:
+    return FencedError(
+        f"{key_id} does not hold the lease of this volume: another writer got it, or the Manifest changed",
+        "stop writing; start again to get the lease and the current state",
+    )

@@ -1,0 +1,180 @@
+"""HTTPS to one pinned CAS: the key is compared after the handshake and before a byte of the request.
+
+`http.client` instead of urllib3: half the time to import (the launcher waits for it) and half the time per
+request.
+"""
+
+import hashlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from securetf.cas_client.spki import subject_public_key_info
+from securetf.errors import CasIdentityError, CasProtocolError, CasUnreachableError
+from securetf.wire import MAX_BODY_BYTES
+
+_MAX_ANSWER_BYTES = 4 * MAX_BODY_BYTES  # a page of the audit log is the largest answer
+_MAX_IDLE = 16  # connections kept
+
+
+class Transport:
+    """Sends requests to one CAS over kept-alive connections. Thread-safe."""
+
+    def __init__(self, url: str, spki_sha256: str | None, *, deadline_s: float) -> None:
+        """url: https://host:port. spki_sha256: hex of the pinned key; None only at the first look."""
+        parts = urlsplit(url)
+        if parts.scheme != "https" or parts.hostname is None or parts.path not in ("", "/"):
+            raise CasIdentityError(
+                f"{url!r} is not https://host:port", "give the address that the CAS printed"
+            )
+        self._host, self._port = parts.hostname, parts.port or 443
+        self._pin, self._deadline_s = spki_sha256, deadline_s
+        self._idle: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE  # the key is pinned instead; TLS 1.3 proves that it is held
+        self.seen_spki = b""
+
+    @property
+    def address(self) -> str:
+        """host:port, for messages."""
+        return f"{self._host}:{self._port}"
+
+    def send(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str], *, repeatable: bool
+    ) -> tuple[int, bytes]:
+        """Return status and body of the answer.
+
+        repeatable: doing it twice is the same as once, so a request whose answer was lost is sent once more.
+        Otherwise only a request on an idle connection that the CAS had closed, which it never read, is.
+
+        Raises:
+            CasUnreachableError: no answer within the deadline. CasIdentityError: another key.
+            CasProtocolError: not HTTP, or an answer that is too large.
+        """
+        deadline = time.monotonic() + self._deadline_s
+        for attempt in (1, 2):
+            connection, fresh = self._connection(deadline)
+            try:
+                return self._exchange(connection, method, target, body, headers, deadline)
+            except (ConnectionError, http.client.RemoteDisconnected) as error:
+                connection.close()
+                unread = not fresh and isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError))
+                if attempt == 2 or not (repeatable or unread):
+                    raise self._unreachable(f"the connection was lost ({type(error).__name__})") from None
+            except TimeoutError:
+                connection.close()
+                raise self._unreachable(f"no answer within {self._deadline_s:g} s") from None
+            except (http.client.HTTPException, ssl.SSLError) as error:
+                connection.close()
+                raise CasProtocolError(
+                    f"{self.address} gave no proper answer ({type(error).__name__})",
+                    "check that this is a CAS of this release",
+                ) from None
+            except BaseException:
+                connection.close()
+                raise
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> tuple[int, bytes]:
+        connection.sock.settimeout(self._left(deadline))
+        connection.request(method, target, body=body or None, headers=dict(headers))
+        response = connection.getresponse()
+        length = response.headers.get("content-length", "")
+        if not length.isdigit() or int(length) > _MAX_ANSWER_BYTES:
+            raise CasProtocolError(
+                f"{self.address} announced an answer of {length or 'unknown'} bytes",
+                "check that this is a CAS of this release",
+            )
+        connection.sock.settimeout(self._left(deadline))
+        answer = response.read()
+        if len(answer) != int(length):
+            raise CasProtocolError(
+                f"{self.address} sent {len(answer)} of {length} bytes", "try again; the connection was cut"
+            )
+        self._keep(connection, response.will_close)
+        return response.status, answer
+
+    def _connection(self, deadline: float) -> tuple[http.client.HTTPConnection, bool]:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(), False
+        return self._connect(deadline), True
+
+    def _connect(self, deadline: float) -> http.client.HTTPConnection:
+        try:
+            plain = socket.create_connection((self._host, self._port), timeout=self._left(deadline))
+        except OSError as error:
+            raise self._unreachable(error.strerror or type(error).__name__) from None
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            secured = self._context.wrap_socket(plain, server_hostname=None)
+        except (OSError, ValueError) as error:
+            plain.close()
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                raise CasProtocolError(
+                    f"{self.address} does not speak TLS 1.3: {error.reason or error}",
+                    "check the address; a CAS listens with TLS 1.3 only",
+                ) from None
+            raise self._unreachable("the TLS handshake was cut or timed out") from None
+        try:
+            self._check_pin(secured)
+        except BaseException:
+            secured.close()
+            raise
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.sock = secured
+        connection.auto_open = 0
+        return connection
+
+    def _check_pin(self, secured: ssl.SSLSocket) -> None:
+        certificate = secured.getpeercert(binary_form=True) or b""
+        spki = subject_public_key_info(certificate)
+        found = hashlib.sha256(spki).hexdigest()
+        if self._pin is not None and found != self._pin:
+            raise CasIdentityError(
+                f"{self.address} has the key {found}, pinned is {self._pin}; nothing was sent",
+                "check the address; if the CAS was set up anew, attest it again with `securetf cas attest`",
+            )
+        self._pin = found  # later connections of this transport meet the same CAS
+        self.seen_spki = spki
+
+    def _keep(self, connection: http.client.HTTPConnection, will_close: bool) -> None:
+        with self._lock:
+            if not will_close and len(self._idle) < _MAX_IDLE:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _left(self, deadline: float) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def _unreachable(self, what: str) -> CasUnreachableError:
+        return CasUnreachableError(
+            f"the CAS at {self.address} cannot be reached: {what}",
+            "check that it runs (`securetf cas status`), the address and the network, then try again",
+        )

@@ -1,0 +1,134 @@
+"""`securetf run WORKLOAD`: the program of a Manifest, after attestation, with its volumes and secrets."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from securetf import manifest as manifests
+from securetf.errors import AttesterError, SecuretfError, UsageError
+from securetf.launcher.plan import LaunchPlan, describe, plan
+from securetf.launcher.report import Report
+
+if TYPE_CHECKING:
+    from securetf.attester import Attester
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("workload")
+@click.option(
+    "--manifest", "manifest_file", type=_PATH, required=True, help="The session's current Manifest."
+)
+@click.option("--cas", type=_PATH, help="Trust file of the CAS, made by `securetf cas attest`.")
+@click.option(
+    "--volumes", type=_PATH, help="Directory that holds one directory per volume, of the volume's name."
+)
+@click.option("--volume", multiple=True, metavar="NAME=DIR", help="Directory of one volume; may be repeated.")
+@click.option(
+    "--insecure-simulation",
+    "simulation",
+    type=_PATH,
+    metavar="PLATFORM_DIR",
+    help="Use a simulated platform: it proves nothing about any machine.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would happen and what was not checked; do nothing.")
+@click.option("--report", "report_file", type=_PATH, help="Write times and memory as JSON to this file.")
+def command(
+    workload: str,
+    manifest_file: Path,
+    cas: Path | None,
+    volumes: Path | None,
+    volume: tuple[str, ...],
+    simulation: Path | None,
+    dry_run: bool,
+    report_file: Path | None,
+) -> int:
+    """Run the program of WORKLOAD as the Manifest says; the exit status is the program's."""
+    report = Report()
+    report.add_start_of_process()
+    with report.step("read manifest"):
+        manifest = manifests.load(manifest_file)
+        planned = plan(
+            manifest,
+            workload,
+            host_environment=os.environ,
+            volumes=volumes,
+            directories=_directories(volume),
+        )
+    if dry_run:
+        click.echo("\n".join(describe(planned, simulation=simulation)))
+        return 0
+    if cas is None:
+        raise UsageError("`--cas` is missing", "name the trust file that `securetf cas attest` made")
+    if report_file is not None:
+        report.write(report_file)  # now, so that a wrong path is found before the program runs
+    report.facts.update(
+        session=manifest.session.name, workload=workload, manifest=manifests.hash_text(manifest)
+    )
+    try:
+        return _run(planned, cas, simulation, report)
+    except SecuretfError as error:
+        report.failed(error)
+        raise
+    finally:
+        if report_file is not None:
+            _write_at_end(report, report_file)
+
+
+def _write_at_end(report: Report, path: Path) -> None:
+    """Write the report; a failure is told, but does not replace the program's exit status."""
+    try:
+        report.write(path)
+    except SecuretfError as error:
+        print(f"securetf: error [{error.code}]: {error.problem}", file=sys.stderr)
+
+
+def _run(planned: LaunchPlan, cas: Path, simulation: Path | None, report: Report) -> int:
+    with report.step("import"):
+        from securetf.cas_client import load_trust  # noqa: PLC0415  (not needed for --dry-run and errors)
+        from securetf.launcher.real import CasProvisioner, FilesystemShield  # noqa: PLC0415
+        from securetf.launcher.run import check_host, run  # noqa: PLC0415
+    check_host(planned)
+    trust = load_trust(cas)
+    report.facts["simulated"] = simulation is not None or trust.simulated
+    if report.facts["simulated"]:
+        print("securetf: INSECURE SIMULATION: nothing is proved about any machine", file=sys.stderr)
+    provisioner = CasProvisioner(planned, trust, _attester(planned, simulation), report)
+    outcome = run(planned, provisioner=provisioner, shield=FilesystemShield(), report=report)
+    if not outcome.started:
+        print("securetf: stopped by a signal before the program was started", file=sys.stderr)
+    for problem in outcome.problems:
+        print(f"securetf: error [{problem.code}]: {problem.problem}", file=sys.stderr)
+        print(f"securetf: fix: {problem.fix}", file=sys.stderr)
+    return outcome.status
+
+
+def _attester(planned: LaunchPlan, simulation: Path | None) -> "Callable[[], Attester]":
+    def make() -> "Attester":
+        if simulation is None:
+            raise AttesterError(
+                "there is no attester for hardware in this release",
+                "for development, add `--insecure-simulation PLATFORM_DIR` (`securetf simulation create`)",
+            )
+        from securetf.attester.insecure_simulation import SimulatedTdx  # noqa: PLC0415  (never for hardware)
+
+        return SimulatedTdx(simulation, planned.code_roots)
+
+    return make
+
+
+def _directories(given: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for one in given:
+        name, separator, directory = one.partition("=")
+        if not separator or not name or not directory or name in found:
+            raise UsageError(
+                f"`--volume {one}` is not NAME=DIR, or names a volume again", "write it as NAME=DIR, once"
+            )
+        found[name] = Path(directory)
+    return found

@@ -1,0 +1,1 @@
+"""Readers of raw Evidence, and the transcript it is bound to. Pure; nothing here is authenticated."""

@@ -1,0 +1,177 @@
+"""From Manifest and options to a `LaunchPlan`: pure, so that `--dry-run` shows exactly what `run` does."""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from securetf import manifest as manifests
+from securetf.errors import UsageError
+from securetf.manifest import Manifest
+from securetf.manifest.rules import HOME_MEMORY
+
+HOME_MEMORY_SIZE = 1 << 30  # bytes at most; a tmpfs takes only what is written
+SECRETS_MEMORY_SIZE = 1 << 20  # bytes at most per directory of secrets
+DEFAULT_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": f"{HOME_MEMORY}/home",
+    "TMPDIR": f"{HOME_MEMORY}/tmp",  # noqa: S108  (in memory, for the program alone)
+    "LANG": "C.UTF-8",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedMount:
+    """One mount of the program's namespace.
+
+    kind: `volume` (`name` is the volume's, `directory` its ciphertext on the host), `memory` or `secrets`
+    (both are a tmpfs of at most `size_bytes`).
+    """
+
+    kind: Literal["volume", "memory", "secrets"]
+    path: str
+    name: str = ""
+    writable: bool = True
+    directory: Path | None = None
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """What one `securetf run` does. Holds names of secrets, never values.
+
+    mounts: in the order in which they are mounted, so that a mount below another one comes after it.
+    secret_files, secret_variables: path or variable to secret name. hexadecimal: the random secrets, which a
+    variable carries as hex text. environment: without the secret variables.
+    """
+
+    manifest: Manifest = field(repr=False)
+    manifest_hash: bytes
+    workload: str
+    command: tuple[str, ...]
+    working_directory: str
+    environment: Mapping[str, str]
+    absent_environment: tuple[str, ...]
+    mounts: tuple[PlannedMount, ...]
+    secret_files: Mapping[str, str]
+    secret_variables: Mapping[str, str]
+    hexadecimal: frozenset[str]
+    code_roots: Mapping[str, bytes]
+
+
+def plan(
+    manifest: Manifest,
+    workload_name: str,
+    *,
+    host_environment: Mapping[str, str],
+    volumes: Path | None = None,
+    directories: Mapping[str, Path] | None = None,
+) -> LaunchPlan:
+    """Return the plan for one workload.
+
+    host_environment: the host's variables; only those that the Manifest names are taken. volumes: holds one
+    directory per volume, of the volume's name. directories: volume name to directory, goes before `volumes`.
+
+    Raises:
+        ManifestValueError: there is no such workload.
+        UsageError: a volume has no directory, or a directory is for no volume of this workload.
+    """
+    chosen = manifests.workload(manifest, workload_name)
+    directories = directories or {}
+    for name in directories:
+        if name not in chosen.volumes:
+            raise UsageError(
+                f"`--volume {name}=…`, but {workload_name} mounts no volume of this name",
+                f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
+            )
+    mounts = [PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE)]
+    mounts += [
+        PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
+    ]
+    for name, (path, writable) in manifests.mounts(chosen).items():
+        directory = directories.get(name) or (volumes / name if volumes else None)
+        if directory is None:
+            raise UsageError(
+                f"no directory is given for the volume {name}",
+                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {name}=DIR`",
+            )
+        mounts.append(
+            PlannedMount(
+                kind="volume", path=path, name=name, writable=writable, directory=directory.absolute()
+            )
+        )
+    files, variables = _secrets(chosen)
+    mounts += [
+        PlannedMount(kind="secrets", path=path, size_bytes=SECRETS_MEMORY_SIZE)
+        for path in sorted({posixpath.dirname(file) for file in files})
+    ]
+    taken = {name: host_environment[name] for name in chosen.host_environment if name in host_environment}
+    return LaunchPlan(
+        manifest=manifest,
+        manifest_hash=manifests.manifest_hash(manifest),
+        workload=workload_name,
+        command=chosen.command,
+        working_directory=chosen.working_directory,
+        environment={**DEFAULT_ENVIRONMENT, **chosen.environment, **taken},
+        absent_environment=tuple(name for name in chosen.host_environment if name not in host_environment),
+        mounts=tuple(sorted(mounts, key=lambda one: (one.path.count("/"), one.path))),
+        secret_files=files,
+        secret_variables=variables,
+        hexadecimal=frozenset(name for name in chosen.secrets if manifest.secrets[name].kind == "random"),
+        code_roots=manifests.code_roots(manifest, workload_name),
+    )
+
+
+def _secrets(chosen: manifests.Workload) -> tuple[dict[str, str], dict[str, str]]:
+    places = manifests.secret_places(chosen)
+    files = {place: name for name, (kind, place) in places.items() if kind == "file"}
+    return files, {place: name for name, (kind, place) in places.items() if kind == "env"}
+
+
+def describe(planned: LaunchPlan, *, simulation: Path | None) -> list[str]:
+    """Return the lines that `--dry-run` prints: what would happen, in order, and what was not checked."""
+    session = planned.manifest.session.name
+    lines = [
+        f"workload {planned.workload} of {session}, Manifest sha256:{planned.manifest_hash.hex()}",
+        f"1. attest: INSECURE SIMULATION from {simulation}"
+        if simulation
+        else "1. attest: the TEE of this machine",
+    ]
+    lines += [
+        f"   measured code: {name} sha256:{root.hex()}" for name, root in sorted(planned.code_roots.items())
+    ]
+    lines.append("2. receive from the CAS: " + (_counted(planned) or "nothing"))
+    lines.append("3. mount, for the program alone:")
+    for one in planned.mounts:
+        if one.kind == "volume":
+            mode = "rw" if one.writable else "ro"
+            lines.append(f"   {one.path} ({mode}): volume {one.name}, ciphertext in {one.directory}")
+        else:
+            what = "secrets" if one.kind == "secrets" else "memory"
+            lines.append(f"   {one.path} (rw): {what}, at most {one.size_bytes} bytes, never on disk")
+    lines += [f"   {path}: secret {name}" for path, name in sorted(planned.secret_files.items())]
+    lines.append(f"4. start in {planned.working_directory}: {_quoted(planned.command)}")
+    lines += [f"   {name}={value}" for name, value in sorted(planned.environment.items())]
+    lines += [f"   {name}=<secret {secret}>" for name, secret in sorted(planned.secret_variables.items())]
+    lines += [f"   {name} is not set on this host" for name in planned.absent_environment]
+    lines.append(
+        "5. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status"
+    )
+    lines.append(
+        "not checked: CAS, attestation, whether this Manifest is current, volumes, the program, root, FUSE"
+    )
+    return lines
+
+
+def _counted(planned: LaunchPlan) -> str:
+    volumes = sorted(one.name for one in planned.mounts if one.kind == "volume")
+    secrets = sorted({*planned.secret_files.values(), *planned.secret_variables.values()})
+    parts = [f"keys of the volumes {', '.join(volumes)}"] if volumes else []
+    return "; ".join(parts + ([f"the secrets {', '.join(secrets)}"] if secrets else []))
+
+
+def _quoted(command: tuple[str, ...]) -> str:
+    import shlex  # noqa: PLC0415  (only for --dry-run)
+
+    return shlex.join(command)

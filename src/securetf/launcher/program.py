@@ -1,0 +1,183 @@
+"""Starts the unmodified program, hands signals on to it, waits for it and for what it left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Mapping
+from types import FrameType
+
+from securetf.errors import EnvironmentUnfitError, LaunchError
+
+FORWARDED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+)
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)  # a terminal sends these to the whole group
+_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+CANCEL_S = 10  # seconds between a signal before the start of the program and the hard end
+
+
+class Cancelled(Exception):  # noqa: N818  (not an error: the operator asked for it)
+    """A signal came before the program was started."""
+
+
+class Signals:
+    """Receives signals in the main thread. Before the start they cancel, then they go to the program.
+
+    After the program has ended they are ignored: what is left is to commit and to clean up.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[int] = deque()
+        self._program: Program | None = None
+        self._ended = False
+        self.cancelled: int | None = None
+
+    def install(self) -> None:
+        """Take over the forwarded signals; call in the main thread."""
+        for one in FORWARDED:
+            if signal.getsignal(one) is not signal.SIG_IGN:  # as under nohup: the program inherits that
+                signal.signal(one, self._receive)
+        signal.signal(signal.SIGALRM, self._give_up)
+
+    def check(self) -> None:
+        """Raise Cancelled if a signal came; called between the steps before the start."""
+        if self.cancelled is not None:
+            raise Cancelled
+
+    def running(self, program: "Program") -> None:
+        """From now on signals go to `program`, those that came while it was being started included."""
+        self._program = program
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._hand_on()
+
+    def ended(self) -> None:
+        """From now on signals are ignored."""
+        self._ended = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (signal's signature)
+        self._pending.append(number)
+        if self._program is not None:
+            self._hand_on()
+        elif not self._ended and self.cancelled is None and number != signal.SIGWINCH:
+            self.cancelled = number
+            signal.setitimer(signal.ITIMER_REAL, CANCEL_S)
+
+    def _hand_on(self) -> None:
+        while self._program is not None and self._pending and not self._ended:
+            self._program.send(self._pending.popleft())
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        os.write(2, b"securetf: interrupted, and a step does not end: giving up\n")
+        os._exit(
+            128 + (self.cancelled or number)
+        )  # a step hangs; the kernel takes the namespace down with us
+
+
+class Program:
+    """The running program, in a session of its own, so that Ctrl-C reaches it once: through us."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def send(self, number: int) -> None:
+        """Send a signal: to the program, or to its whole process group where a terminal would do that."""
+        try:
+            if number in _FROM_TERMINAL:
+                os.killpg(self._process.pid, number)
+            else:
+                os.kill(self._process.pid, number)
+        except ProcessLookupError:
+            return  # it has just ended
+
+    def wait(self) -> int:
+        """Wait for the program; return its exit status, 128 + signal when a signal ended it."""
+        while True:
+            pid, status = os.waitpid(-1, 0)  # orphans of the program come to us: reap them, too
+            if pid == self._process.pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._process.returncode = code
+                return code if code >= 0 else 128 - code
+
+
+def start(command: tuple[str, ...], environment: Mapping[bytes, bytes], working_directory: str) -> Program:
+    """Start `command` from this thread, in its namespace, with exactly this environment.
+
+    The program dies when this thread does (PR_SET_PDEATHSIG) and gains no privileges (PR_SET_NO_NEW_PRIVS).
+
+    Raises:
+        LaunchError: the program or the working directory does not exist.
+        EnvironmentUnfitError: `setpriv` is missing.
+    """
+    setpriv = shutil.which("setpriv", path=_SYSTEM_PATH)
+    if setpriv is None:
+        raise EnvironmentUnfitError("the program setpriv is missing", "install the package util-linux")
+    try:
+        # Not `Popen(cwd=…)`: its child would wait for a volume's native threads while this thread holds the
+        # GIL, which their anchor needs. This thread's directory is its own (CLONE_FS); the child inherits it.
+        os.chdir(working_directory)
+    except OSError as error:
+        raise LaunchError(
+            f"the working directory {working_directory} cannot be entered: {error.strerror}",
+            "correct `working_directory`, or mount a volume that holds it",
+        ) from None
+    try:
+        _find(command[0], environment[b"PATH"].decode(errors="surrogateescape"))
+        process = subprocess.Popen(  # noqa: S603  (the Manifest's command is the purpose; no shell)
+            [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", *command],
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        os.chdir("/")  # else this thread would keep the mount busy
+    return Program(process)
+
+
+def end_descendants() -> None:
+    """Kill what the program left running; all of it is our child by now or becomes it (child subreaper)."""
+    while True:
+        for child in _children():
+            os.kill(child, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    us, found = str(os.getpid()), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+        if parent == us:
+            found.append(int(pid))
+    return found
+
+
+def _find(name: str, path: str) -> None:
+    """Raise LaunchError if `name` would not be found and executed from the current directory."""
+    if "/" in name:
+        if not os.path.isfile(name):
+            raise LaunchError(
+                f"the program {name} does not exist", "correct `command`, or mount what holds it"
+            )
+        if not os.access(name, os.X_OK):
+            raise LaunchError(
+                f"the program {name} is not executable", "start it through its interpreter in `command`"
+            )
+    elif shutil.which(name, path=path) is None:
+        raise LaunchError(
+            f"the program {name} is in no directory of PATH ({path})",
+            "install it, give its whole path in `command`, or set PATH in `environment`",
+        )

@@ -1,0 +1,107 @@
+"""The stages as `securetf run` uses them: the CAS, the platform's attester and the file-system shield."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from securetf.attester import Attester
+from securetf.cas_client import CasClient, CasTrust
+from securetf.claims import Evidence, Platform
+from securetf.errors import LaunchError
+from securetf.launcher.plan import LaunchPlan
+from securetf.launcher.report import Report
+from securetf.launcher.stages import Anchor, Mounted
+from securetf.provisioning import Provision, VolumeGrant
+from securetf.shields import filesystem
+
+
+class CasProvisioner:
+    """Attests the workload of `planned` to the pinned CAS."""
+
+    def __init__(
+        self, planned: LaunchPlan, trust: CasTrust, attester: Callable[[], Attester], report: Report
+    ) -> None:
+        self._plan, self._make_attester, self._report = planned, attester, report
+        self._client = CasClient(trust)
+        self._attester: Attester | None = None
+
+    def measure(self) -> None:
+        """Make the attester, which measures this software."""
+        self._attester = _TimedAttester(self._make_attester(), self._report)
+
+    def provision(self) -> Provision:
+        """Ask the CAS for what the Manifest gives to this workload."""
+        if self._attester is None:
+            raise LaunchError("nothing was measured", "call `measure` first")
+        _token, provision = self._client.provision(
+            self._plan.manifest.session.name, self._plan.workload, self._plan.manifest, self._attester
+        )
+        self._attester = None
+        return provision
+
+    def anchor(self, grant: VolumeGrant) -> Anchor:
+        """Return `advance` for the volume of `grant`."""
+        client, volume_id = self._client, grant.volume_id  # not the grant: it holds the key
+
+        def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
+            client.advance(volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
+
+        return advance
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+class _TimedAttester:
+    """Shows the time that the platform takes for its Evidence apart from the CAS's."""
+
+    def __init__(self, attester: Attester, report: Report) -> None:
+        self._attester, self._report = attester, report
+
+    @property
+    def platform(self) -> Platform:
+        return self._attester.platform
+
+    def attest(self, report_data: bytes) -> Evidence:
+        with self._report.step("attest"):
+            return self._attester.attest(report_data)
+
+
+class FilesystemShield:
+    """The native volumes and mounts."""
+
+    def enter_namespace(self) -> None:
+        """Enter a mount namespace of this thread's own."""
+        filesystem.enter_mount_namespace()
+
+    def mount_memory(self, path: str, *, size_bytes: int, mode: int) -> None:
+        """Mount a tmpfs."""
+        filesystem.mount_tmpfs(path, size_bytes=size_bytes, mode=mode)
+
+    def unmount_memory(self, path: str) -> None:
+        """Unmount a tmpfs."""
+        filesystem.unmount(path)
+
+    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
+        """Open and mount one volume; if it cannot be mounted, it is closed again."""
+        volume = filesystem.open_volume(directory, grant, anchor)
+        try:
+            return _MountedVolume(volume, volume.mount(path))
+        except BaseException:
+            volume.close()
+            raise
+
+
+class _MountedVolume:
+    def __init__(self, volume: filesystem.Volume, mount: filesystem.Mount) -> None:
+        self._volume, self._mount = volume, mount
+
+    def integrity_errors(self) -> tuple[int, str]:
+        stats = self._mount.stats()
+        return stats.integrity_errors, stats.last_integrity_error
+
+    def unmount(self) -> None:
+        self._mount.unmount()
+
+    def close(self) -> None:
+        self._volume.close()

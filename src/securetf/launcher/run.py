@@ -1,0 +1,263 @@
+"""Runs a `LaunchPlan`: each step is undone in reverse order, whatever happens after it."""
+
+import os
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from securetf.errors import (
+    CommitFailedError,
+    EnvironmentUnfitError,
+    FuseUnavailableError,
+    LaunchError,
+    SecuretfError,
+    VolumeIntegrityError,
+)
+from securetf.launcher import secrets
+from securetf.launcher.hardening import harden
+from securetf.launcher.mountpoints import REGISTRY, MountPoints, make_directory
+from securetf.launcher.plan import LaunchPlan, PlannedMount
+from securetf.launcher.program import Cancelled, Signals, end_descendants, start
+from securetf.launcher.report import Report
+from securetf.launcher.stages import Mounted, Provisioner, Shield
+from securetf.manifest.rules import HOME_MEMORY
+from securetf.provisioning import Provision
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended. status: of the program, or 128 + signal. problems: what failed after it had ended."""
+
+    status: int = 0
+    started: bool = False
+    problems: list[SecuretfError] = field(default_factory=list)
+
+
+def check_host(planned: LaunchPlan, *, fuse: Path = Path("/dev/fuse")) -> None:
+    """Raise before anything is asked of the CAS if this machine cannot do what the plan needs.
+
+    Raises:
+        EnvironmentUnfitError: not root. FuseUnavailableError: no FUSE. LaunchError: no directory of a volume.
+    """
+    if os.geteuid() != 0:
+        raise EnvironmentUnfitError(
+            f"running as user {os.geteuid()}, expected root: mounts need it", "start `securetf run` as root"
+        )
+    volumes = [one for one in planned.mounts if one.kind == "volume" and one.directory is not None]
+    if volumes:
+        try:
+            os.close(os.open(fuse, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            raise FuseUnavailableError(
+                f"{fuse} cannot be opened: {error.strerror}",
+                "load the kernel module fuse (`modprobe fuse`); in a container, pass the device /dev/fuse",
+            ) from None
+    for one in volumes:
+        directory = one.directory
+        if directory is None or directory.is_dir():
+            continue
+        if one.writable and not directory.exists() and directory.parent.is_dir():
+            continue  # a volume that was never written: it is made when it is opened
+        raise LaunchError(
+            f"the volume {one.name} should lie in {directory}, which is not a directory",
+            f"pack it there, or say where it is: `--volume {one.name}=DIR`",
+        )
+
+
+def run(
+    planned: LaunchPlan,
+    *,
+    provisioner: Provisioner,
+    shield: Shield,
+    report: Report,
+    registry: Path = REGISTRY,
+) -> Outcome:
+    """Run the program of `planned` and return how it ended. Must be called in the main thread.
+
+    Raises:
+        SecuretfError: what stopped it before the program ran; all that was done is undone.
+        VolumeIntegrityError: the program ended with 0, but was refused data that does not authenticate.
+        CommitFailedError: the program ended with 0, but its last writes could not be anchored.
+    """
+    harden()
+    signals = Signals()
+    signals.install()
+    outcome = Outcome()
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _Launch(planned, shield, report, signals, outcome).run(provisioner, registry)
+        except BaseException as error:  # noqa: BLE001  (carried to the main thread)
+            failure.append(error)
+
+    # Signals belong to the main thread; the mount namespace, the fork and the wait to this one.
+    thread = threading.Thread(target=work, name="launcher", daemon=True)
+    thread.start()
+    thread.join()
+    signals.ended()
+    if failure and not isinstance(failure[0], Cancelled):
+        raise failure[0]
+    if failure:
+        outcome.status = 128 + (signals.cancelled or 0)
+    if outcome.problems and outcome.status == 0:
+        raise _failure(outcome.problems)
+    return outcome
+
+
+class _Launch:
+    """One run, in the namespace's thread."""
+
+    def __init__(
+        self,
+        planned: LaunchPlan,
+        shield: Shield,
+        report: Report,
+        signals: Signals,
+        outcome: Outcome,
+    ) -> None:
+        self._plan, self._shield, self._report = planned, shield, report
+        self._signals, self._outcome = signals, outcome
+        self._mounted: list[PlannedMount] = []
+
+    def run(self, provisioner: Provisioner, registry: Path) -> None:
+        """Do all steps; the ExitStack undoes them."""
+        with ExitStack() as undo:
+            undo.callback(provisioner.close)
+            with self._report.step("measure"):
+                provisioner.measure()
+            self._signals.check()
+            with self._report.step("provision"):
+                provision = provisioner.provision()
+                self._check(provision)
+            self._signals.check()
+            with self._report.step("mount"):
+                points = undo.enter_context(MountPoints(registry))
+                self._shield.enter_namespace()
+                self._mount_all(provisioner, provision, points, undo)
+            self._signals.check()
+            with self._report.step("secrets"):
+                environment = self._hand_over(provision)
+            del provision
+            self._signals.check()
+            with self._report.step("start"):
+                undo.callback(end_descendants)
+                program = start(self._plan.command, environment, self._plan.working_directory)
+                self._signals.running(program)
+                self._outcome.started = True
+            del environment
+            self._report.started()
+            with self._report.step("program"):
+                self._outcome.status = program.wait()
+                self._signals.ended()
+            self._report.ended(self._outcome.status)
+            with self._report.step("unmount and commit"):
+                undo.close()
+
+    def _check(self, provision: Provision) -> None:
+        """The CAS answered for this Manifest and this workload, or the plan does not fit what it released."""
+        if provision.manifest_hash != self._plan.manifest_hash:
+            raise LaunchError(
+                f"the CAS released for the Manifest sha256:{provision.manifest_hash.hex()}, "
+                f"expected sha256:{self._plan.manifest_hash.hex()}",
+                "use the Manifest that is current in the CAS: `securetf session read`",
+            )
+        granted = {grant.name: grant.writable for grant in provision.volumes}
+        wanted = {one.name: one.writable for one in self._plan.mounts if one.kind == "volume"}
+        named = {*self._plan.secret_files.values(), *self._plan.secret_variables.values()}
+        missing = sorted(named - set(provision.secrets))
+        if granted != wanted or missing:
+            raise LaunchError(
+                f"the CAS released the volumes {sorted(granted.items())} and not the secrets {missing}, "
+                f"expected the volumes {sorted(wanted.items())} and all secrets",
+                "check that the CAS is of the same release as this launcher",
+            )
+
+    def _mount_all(
+        self, provisioner: Provisioner, provision: Provision, points: MountPoints, undo: ExitStack
+    ) -> None:
+        grants = {grant.name: grant for grant in provision.volumes}
+        for one in self._plan.mounts:
+            self._signals.check()
+            self._mount_point(one, points, undo)
+            if one.kind == "volume":
+                if one.directory is None:
+                    raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
+                grant = grants[one.name]
+                mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
+                undo.callback(self._take_down, mounted, one.name)
+            else:
+                mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
+                self._shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
+                undo.callback(self._shield.unmount_memory, one.path)
+                for name in ("home", "tmp") if one.path == HOME_MEMORY else ():
+                    os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
+            self._mounted.append(one)
+
+    def _mount_point(self, one: PlannedMount, points: MountPoints, undo: ExitStack) -> None:
+        """See to it that the mount point exists: on the host's file system, or inside a mount of ours."""
+        below = [other for other in self._mounted if one.path.startswith(other.path + "/")]
+        if not below:
+            points.make(one.path)
+            if one.kind == "secrets" and os.listdir(one.path):
+                raise LaunchError(
+                    f"{one.path} is for secrets alone, but holds {os.listdir(one.path)[0]}",
+                    "use a directory that holds nothing else, such as file:/run/secrets/NAME",
+                )
+            return
+        if os.path.isdir(one.path):
+            return
+        if not below[-1].writable:
+            raise LaunchError(
+                f"{one.path} does not exist in the volume {below[-1].name}, which is read-only",
+                "pack the volume with that directory, or mount elsewhere",
+            )
+        for parent in [*reversed(Path(one.path).parents), Path(one.path)]:
+            if not parent.is_dir():
+                make_directory(str(parent))
+                undo.callback(_remove_empty, str(parent))
+
+    def _hand_over(self, provision: Provision) -> dict[bytes, bytes]:
+        """Write the secret files; return the program's whole environment."""
+        secrets.write_files(self._plan.secret_files, provision.secrets)
+        environment = {name.encode(): os.fsencode(value) for name, value in self._plan.environment.items()}
+        found = secrets.variables(self._plan.secret_variables, provision.secrets, self._plan.hexadecimal)
+        return {**environment, **found}
+
+    def _take_down(self, mounted: Mounted, name: str) -> None:
+        """Unmount and commit one volume; what fails is kept, so that the others are still committed."""
+        count, last = mounted.integrity_errors()
+        if count:
+            self._outcome.problems.append(_tampered(name, count, last))
+        for action in (mounted.unmount, mounted.close):
+            try:
+                action()
+            except SecuretfError as error:
+                self._outcome.problems.append(type(error)(f"volume {name}: {error.problem}", error.fix))
+
+
+def _remove_empty(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        return  # the program put something there: it is the program's now
+
+
+def _tampered(name: str, count: int, last: str) -> VolumeIntegrityError:
+    return VolumeIntegrityError(
+        f"volume {name}: the program got {count} errors instead of data that does not authenticate; "
+        f"the last: {last}",
+        "put back the volume's files as they were committed: they were damaged or tampered with",
+    )
+
+
+def _failure(problems: list[SecuretfError]) -> SecuretfError:
+    """Return the error of a program that ended with 0 and yet did not do its work."""
+    tampered = [error for error in problems if isinstance(error, VolumeIntegrityError)]
+    texts = "; ".join(error.problem for error in problems)
+    if tampered:
+        return type(tampered[0])(f"the program ended with 0, but {texts}", tampered[0].fix)
+    return CommitFailedError(
+        f"the program ended with 0, but its last writes are not acknowledged: {texts}", problems[0].fix
+    )

@@ -1,0 +1,123 @@
+"""What a Manifest holds: frozen values, one class per table. docs/reference/manifest.md explains the keys."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of volumes, secrets and workloads; also segments of a SPIFFE ID
+REGISTER_HEX = r"^[0-9a-f]{96}$"  # 48 bytes
+MAX_ENTRIES = 256  # of any one table or list
+
+Hash = Annotated[
+    str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description='"sha256:" and 64 hex digits in lower case')
+]
+KeyId = Annotated[
+    str,
+    Meta(
+        pattern=r"^(creator|ed25519:[0-9a-f]{64})$",
+        description='"creator", or "ed25519:" and the public key as 64 hex digits in lower case',
+    ),
+]
+Register = Annotated[str, Meta(pattern=REGISTER_HEX, description="96 hex digits in lower case (48 bytes)")]
+Registers = Annotated[tuple[Register, ...], Meta(min_length=1, max_length=MAX_ENTRIES)]
+Word = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="1 to 64 letters, digits, dots, dashes")
+]
+Name = Annotated[
+    str, Meta(pattern=rf"^{NAME}$", description="1 to 64 letters, digits, dots, dashes, underscores")
+]
+Argument = Annotated[str, Meta(max_length=65536, pattern=r"^[^\x00]*$", description="text without a NUL")]
+EnvironmentName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$", description="letters, digits and underscores")
+]
+
+
+class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`name`: tenant/session. `predecessor`: hash of the version before this one; absent in the first."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=rf"^{NAME}/{NAME}$", description="tenant/session, each of letters, digits, dots, dashes"
+        ),
+    ]
+    predecessor: Hash | None = None
+
+
+class Access(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which owners' keys may read and which may replace the Manifest; an empty list means nobody."""
+
+    read: Annotated[tuple[KeyId, ...], Meta(max_length=MAX_ENTRIES)] = ("creator",)
+    update: Annotated[tuple[KeyId, ...], Meta(max_length=MAX_ENTRIES)] = ("creator",)
+
+
+class PlatformPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Reference Values and Appraisal Policy for one platform with TDX's registers.
+
+    mr_td: accepted measurements of the software, hex. rtmr0 to rtmr2: accepted values, None = not compared.
+    tcb: accepted TCB statuses. tolerate: statuses and advisories accepted besides, named one by one.
+    platform_ids: accepted machines, hex; empty (key left out) = any machine.
+    """
+
+    mr_td: Registers
+    rtmr0: Registers | None = None
+    rtmr1: Registers | None = None
+    rtmr2: Registers | None = None
+    tcb: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=MAX_ENTRIES)] = ("UpToDate",)
+    tolerate: Annotated[tuple[Word, ...], Meta(max_length=MAX_ENTRIES)] = ()
+    platform_ids: Annotated[
+        tuple[
+            Annotated[str, Meta(pattern=r"^([0-9a-f]{2}){1,64}$", description="hex digits in lower case")],
+            ...,
+        ],
+        Meta(min_length=1, max_length=MAX_ENTRIES),
+    ] = ()
+
+
+class Secret(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`random`: made by the CAS, `size_bytes` long, seen by nobody. `value`: imported, size_bytes 0."""
+
+    kind: Literal["random", "value"]
+    size_bytes: Annotated[int, Meta(ge=1, le=4096)] = 0
+
+
+class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One encrypted directory. `writer`: the workload that may write it; absent = written by owners' packing.
+
+    freshness: `group` (commits are anchored in groups) or `pinned` (never written by a workload).
+    root: the one version that may be mounted, only with `pinned`. export: owners' keys that may take out the
+    volume key of a volume that a workload writes.
+    """
+
+    protection: Literal["encrypted"] = "encrypted"
+    writer: Name | None = None
+    freshness: Literal["group", "pinned"] = "group"
+    root: Hash | None = None
+    export: Annotated[tuple[KeyId, ...], Meta(max_length=MAX_ENTRIES)] = ()
+
+
+class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One program and all that it gets. Nothing is added by the host but what `host_environment` names.
+
+    volumes: volume name to "/path:ro" or "/path:rw". secrets: secret name to "file:/path" or "env:NAME".
+    memory: directory to size in bytes of a private file system in memory that the program may write.
+    """
+
+    command: Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=1024)]
+    environment: dict[EnvironmentName, Argument] = {}
+    host_environment: Annotated[tuple[EnvironmentName, ...], Meta(max_length=MAX_ENTRIES)] = ()
+    volumes: dict[Name, str] = {}
+    secrets: dict[Name, str] = {}
+    memory: dict[str, Annotated[int, Meta(ge=4096, le=2**50)]] = {}
+    working_directory: str = "/"
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs."""
+
+    session: Session
+    access: Access = Access()
+    appraisal: dict[Literal["tdx", "insecure_simulation"], PlatformPolicy] = {}
+    secrets: dict[Name, Secret] = {}
+    volumes: dict[Name, Volume] = {}
+    workloads: dict[Name, Workload] = {}

@@ -1,0 +1,32 @@
+"""What a workload or an owner receives once it has been appraised or authorised. Pure values and sealing."""
+
+from securetf.provisioning.sealing import (
+    HPKE_PUBLIC_KEY_SIZE,
+    HpkeKeyPair,
+    check_public_key,
+    grant_transcript,
+    open_grant,
+    open_sealed,
+    open_secret,
+    seal,
+    seal_grant,
+    seal_secret,
+    secret_transcript,
+)
+from securetf.provisioning.values import Provision, VolumeGrant
+
+__all__ = [
+    "HPKE_PUBLIC_KEY_SIZE",
+    "HpkeKeyPair",
+    "Provision",
+    "VolumeGrant",
+    "check_public_key",
+    "grant_transcript",
+    "open_grant",
+    "open_sealed",
+    "open_secret",
+    "seal",
+    "seal_grant",
+    "seal_secret",
+    "secret_transcript",
+]

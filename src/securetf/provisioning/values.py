@@ -1,0 +1,56 @@
+"""`Provision` and `VolumeGrant`."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The right to read, or to read and write, one volume from one state on.
+
+    key: 32 bytes, never shown. epoch: for a writable grant the raised one; older writers are fenced.
+    seq, root: the state that the CAS names; root is 32 bytes, all zero for a volume that was never written.
+    mount_path: where the workload sees it; empty for an owner's grant. chunk_size: bytes.
+    """
+
+    name: str
+    volume_id: Bytes16
+    key: Bytes32
+    key_version: int
+    epoch: int
+    seq: int
+    root: Bytes32
+    writable: bool
+    freshness: Literal["pinned", "group"]
+    mount_path: str
+    chunk_size: int
+
+    def __repr__(self) -> str:
+        return (
+            f"VolumeGrant({self.name!r}, id={self.volume_id.hex()}, key=<{len(self.key)} bytes>, "
+            f"epoch={self.epoch}, seq={self.seq}, root={self.root.hex()}, writable={self.writable})"
+        )
+
+
+class Provision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the CAS released to one attested workload.
+
+    manifest_hash: 32 bytes. secrets: name to value; values are never shown.
+    """
+
+    session: str
+    workload: str
+    instance: int
+    manifest_hash: Bytes32
+    volumes: list[VolumeGrant]
+    secrets: dict[str, bytes]
+
+    def __repr__(self) -> str:
+        sizes = {name: f"<{len(value)} bytes>" for name, value in self.secrets.items()}
+        return (
+            f"Provision({self.session!r}, {self.workload!r}, instance={self.instance}, "
+            f"manifest_hash={self.manifest_hash.hex()}, volumes={self.volumes!r}, secrets={sizes})"
+        )

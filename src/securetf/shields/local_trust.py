@@ -1,0 +1,199 @@
+"""A local trust file: key and freshness of one volume without a CAS, for an owner's laptop and for tests.
+
+It is weaker than a CAS, and says so in itself: whoever reads the file reads the volume, and whoever can put
+an older copy of the file *and* of the volume back rolls it back unnoticed.
+"""
+
+import base64
+import binascii
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from securetf.errors import ConflictError, FencedError, KeyFileError, UsageError
+from securetf.provisioning import VolumeGrant
+
+WARNING = (
+    "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together "
+    "with an older copy of the volume is not noticed. Keep it secret, off the storage that holds the volume."
+)
+DEFAULT_CHUNK_SIZE = 65536  # bytes
+_ZERO_ROOT = bytes(32)
+_MAX_SIZE = 16384  # bytes
+_MAX_EPOCH = 2**32 - 1
+
+_Counter = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The JSON in the file; volume_id and root are hexadecimal, key is base64."""
+
+    format: Literal["securetf-local-trust-1"] = "securetf-local-trust-1"
+    warning: str = WARNING
+    volume_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    key: Annotated[str, msgspec.Meta(min_length=44, max_length=44)]
+    key_version: Annotated[int, msgspec.Meta(ge=1, lt=2**32)] = 1
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=_MAX_EPOCH)] = 0
+    seq: _Counter = 0
+    root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] = _ZERO_ROOT.hex()
+    chunk_size: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)] = DEFAULT_CHUNK_SIZE
+
+
+class LocalTrust:
+    """One local trust file. `advance` is the anchor of the volume that was opened with `grant`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> "LocalTrust":
+        """Make a new file, mode 0600, with a random key and volume id. chunk_size in bytes, a power of two.
+
+        Raises:
+            KeyFileError: the file exists already, or cannot be written.
+            UsageError: the chunk size is not one of 4096 … 1048576.
+        """
+        if not 4096 <= chunk_size <= 1 << 20 or chunk_size & (chunk_size - 1):
+            raise UsageError(
+                f"chunk size {chunk_size} is not a power of two from 4096 to 1048576", fix="use 65536"
+            )
+        content = _File(
+            volume_id=secrets.token_bytes(16).hex(),
+            key=base64.b64encode(secrets.token_bytes(32)).decode(),
+            chunk_size=chunk_size,
+        )
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise KeyFileError(
+                f"trust file {path} exists already",
+                fix="name another file; it may be the only key of a volume",
+            ) from error
+        except OSError as error:
+            raise KeyFileError(
+                f"trust file {path} cannot be made: {error.strerror}", fix="name another path"
+            ) from error
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_encode(content))
+            file.flush()
+            os.fsync(file.fileno())
+        return cls(path)
+
+    def grant(self, *, writable: bool, name: str = "local") -> VolumeGrant:
+        """What a CAS would grant: for writing with the epoch raised durably, for reading as it stands."""
+        with self._locked():
+            content = self._read()
+            if writable:
+                if content.epoch == _MAX_EPOCH:
+                    raise KeyFileError(
+                        f"trust file {self.path} has used up its epochs", fix="pack into a new volume"
+                    )
+                content = msgspec.structs.replace(content, epoch=content.epoch + 1)
+                self._write(content)
+        return VolumeGrant(
+            name=name,
+            volume_id=bytes.fromhex(content.volume_id),
+            key=_key(self.path, content),
+            key_version=content.key_version,
+            epoch=content.epoch,
+            seq=content.seq,
+            root=bytes.fromhex(content.root),
+            writable=writable,
+            freshness="group",
+            mount_path="",
+            chunk_size=content.chunk_size,
+        )
+
+    def advance(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
+        """Compare and swap, durably: as `shields.filesystem.Anchor`."""
+        with self._locked():
+            content = self._read()
+            if content.epoch != epoch:
+                raise FencedError(
+                    f"the volume was opened for writing again: epoch {content.epoch}, here {epoch}",
+                    fix="stop the other writer, then open the volume anew",
+                )
+            if (content.seq, bytes.fromhex(content.root)) != (seq, root):
+                raise ConflictError(
+                    f"trust file {self.path} is at sequence {content.seq}, this writer builds on {seq}",
+                    fix="open the volume anew",
+                )
+            self._write(msgspec.structs.replace(content, seq=new_seq, root=new_root.hex()))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time: a lock on the directory, because the file is replaced by renaming."""
+        try:
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+    def _read(self) -> _File:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        with os.fdopen(descriptor, "rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise KeyFileError(
+                    f"trust file {self.path} is accessible to others", fix=f"chmod 600 {self.path}"
+                )
+            raw = file.read(_MAX_SIZE + 1)
+        try:
+            if len(raw) > _MAX_SIZE:
+                raise msgspec.ValidationError(f"larger than {_MAX_SIZE} bytes")
+            return msgspec.json.decode(raw, type=_File)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise KeyFileError(
+                f"{self.path} is not a local trust file of this release: {error}",
+                fix="name the file that `securetf volume create` made",
+            ) from error
+
+    def _write(self, content: _File) -> None:
+        temporary = self.path.with_name(self.path.name + ".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_encode(content))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _encode(content: _File) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def _key(path: Path, content: _File) -> bytes:
+    try:
+        key = base64.b64decode(content.key, validate=True)
+    except binascii.Error as error:
+        raise KeyFileError(f"the key in trust file {path} is not base64", fix="restore the file") from error
+    if len(key) != 32:
+        raise KeyFileError(
+            f"the key in trust file {path} has {len(key)} bytes, expected 32", fix="restore the file"
+        )
+    return key
+
+
+def _unreadable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(
+        f"trust file {path} cannot be read: {error.strerror}",
+        fix="name the file that `securetf volume create` made, and run as its owner",
+    )

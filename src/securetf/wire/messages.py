@@ -1,0 +1,219 @@
+"""The structs of version 1. Sizes are in bytes before base64."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+HpkePublicKey = Annotated[bytes, Meta(min_length=1216, max_length=1216)]
+Spki = Annotated[bytes, Meta(min_length=32, max_length=1024)]
+EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=65536)]
+SessionName = Annotated[
+    str, Meta(min_length=3, max_length=129, pattern=r"^[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}$")
+]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Instance = Annotated[int, Meta(ge=0, lt=65536)]
+Epoch = Annotated[int, Meta(ge=0, lt=2**32)]
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+ManifestText = Annotated[str, Meta(min_length=1, max_length=262144)]
+VolumeIdText = Annotated[str, Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}$")]
+
+
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all messages share: immutable, and no field that the struct does not name."""
+
+
+class ErrorDocument(Message, frozen=True, kw_only=True):
+    """A refusal. `code` is the STF-nnnn of the class in `securetf.errors` that the client raises."""
+
+    code: Annotated[str, Meta(pattern=r"^STF-[0-9]{4}$")]
+    problem: Annotated[str, Meta(max_length=4096)]
+    fix: Annotated[str, Meta(max_length=4096)]
+
+
+class StatusResponse(Message, frozen=True, kw_only=True):
+    """Whether the CAS is ready; unauthenticated, so it says nothing about sessions."""
+
+    status: str
+    version: str
+    simulated: bool
+    platform: str
+    spki_sha256: str
+
+
+class CasEvidenceRequest(Message, frozen=True, kw_only=True):
+    """Ask the CAS to prove itself for this nonce."""
+
+    nonce: Nonce
+
+
+class CasEvidenceResponse(Message, frozen=True, kw_only=True):
+    """The CAS's own Evidence; report data binds nonce, TLS key and HPKE key under the role `cas`.
+
+    endorsements: the collateral as JSON text, signed by its issuers; empty when the client has its own.
+    audit_public_key: Ed25519, 32 bytes; signs heads of the audit log.
+    """
+
+    platform: str
+    evidence: EvidenceBytes
+    tls_spki: Spki
+    hpke_public_key: HpkePublicKey
+    audit_public_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    endorsements: Annotated[str, Meta(max_length=524288)]
+
+
+class ChallengeRequest(Message, frozen=True, kw_only=True):
+    """Ask for a nonce for one attestation of this workload of this session."""
+
+    session: SessionName
+    workload: Name
+    instance: Instance = 0
+
+
+class ChallengeResponse(Message, frozen=True, kw_only=True):
+    """nonce: single use; expires_in_s: seconds from now until the CAS refuses it."""
+
+    nonce: Nonce
+    expires_in_s: int
+
+
+class AttestRequest(Message, frozen=True, kw_only=True):
+    """Evidence of a workload, the keys it binds, and the Manifest that the workload was given.
+
+    tls_spki: P-256 SubjectPublicKeyInfo, DER; signs `advance`. hpke_public_key: ML-KEM-768 (1184) then X25519
+    (32).
+    """
+
+    session: SessionName
+    workload: Name
+    nonce: Nonce
+    manifest_hash: Digest
+    platform: Annotated[str, Meta(max_length=64)]
+    evidence: EvidenceBytes
+    tls_spki: Spki
+    hpke_public_key: HpkePublicKey
+    instance: Instance = 0
+
+
+class AttestResponse(Message, frozen=True, kw_only=True):
+    """token: EAR (EAT JWT). sealed_provision: HPKE to the attested key with the binding transcript as info.
+
+    timings_us: what the CAS spent: verify, appraise, release (microseconds).
+    """
+
+    token: str
+    sealed_provision: bytes
+    timings_us: dict[str, int]
+
+
+class SessionCreateRequest(Message, frozen=True, kw_only=True):
+    """manifest: TOML text of the first version; names no predecessor."""
+
+    manifest: ManifestText
+
+
+class SessionUpdateRequest(Message, frozen=True, kw_only=True):
+    """manifest: TOML text of the next version; its predecessor is the hash of the current one."""
+
+    manifest: ManifestText
+
+
+class VolumeState(Message, frozen=True, kw_only=True):
+    """Where a volume stands. The key is not here: keys leave only sealed."""
+
+    name: Name
+    volume_id: VolumeIdText
+    key_version: int
+    epoch: Epoch
+    seq: Sequence
+    root: Digest
+    writer: str | None
+
+
+class SessionView(Message, frozen=True, kw_only=True):
+    """The current version. `manifest` is the TOML text as submitted."""
+
+    session: SessionName
+    version: int
+    manifest_hash: str
+    manifest: str
+    creator: str
+    volumes: list[VolumeState]
+    secrets: list[str]
+
+
+class VersionView(Message, frozen=True, kw_only=True):
+    """One version of a session; `time` is RFC 3339 UTC by the CAS's clock."""
+
+    version: int
+    manifest_hash: str
+    predecessor: str | None
+    signed_by: str
+    time: str
+
+
+class SessionHistory(Message, frozen=True, kw_only=True):
+    """All versions, the first one first."""
+
+    session: SessionName
+    versions: list[VersionView]
+
+
+class GrantRequest(Message, frozen=True, kw_only=True):
+    """hpke_public_key: ephemeral, made for this grant; the volume key is sealed to it."""
+
+    hpke_public_key: HpkePublicKey
+
+
+class SealedResponse(Message, frozen=True, kw_only=True):
+    """One value sealed by HPKE to the key that the request named."""
+
+    sealed: bytes
+
+
+class AdvanceRequest(Message, frozen=True, kw_only=True):
+    """Compare-and-swap of a volume's state from (seq, root) to (new_seq, new_root) under `epoch`."""
+
+    epoch: Epoch
+    seq: Sequence
+    root: Digest
+    new_seq: Sequence
+    new_root: Digest
+
+
+class SecretImportRequest(Message, frozen=True, kw_only=True):
+    """sealed: the value, HPKE to the CAS's key with `provisioning.secret_transcript` as info."""
+
+    sealed: Annotated[bytes, Meta(max_length=131072)]
+
+
+class Done(Message, frozen=True, kw_only=True):
+    """The request was carried out and is durable."""
+
+
+class AuditHead(Message, frozen=True, kw_only=True):
+    """Length and digest of the audit log, signed by the CAS. `length` counts entries from the beginning."""
+
+    length: int
+    digest: Digest
+    time: str
+    simulated: bool
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+class AuditEntryLine(Message, frozen=True, kw_only=True):
+    """One entry: its exact text when the reader may see it, else only the digest of it."""
+
+    seq: int
+    leaf: Digest
+    entry: str | None
+
+
+class AuditPage(Message, frozen=True, kw_only=True):
+    """Entries `first` … in order. `previous`: chain digest before `first`; `head` is of the whole log."""
+
+    first: int
+    previous: Digest
+    entries: list[AuditEntryLine]
+    head: AuditHead

@@ -1,0 +1,150 @@
+"""Runs the launcher in its own process with real namespaces, tmpfs, bind mounts and programs, but no CAS.
+
+argv[1]: a JSON file with manifest, workload, volumes {name: directory}, secrets {name: hex} and what fails.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from securetf import manifest as manifests
+from securetf.errors import CasUnreachableError, SecuretfError
+from securetf.launcher import program
+from securetf.launcher.plan import plan
+from securetf.launcher.report import Report
+from securetf.launcher.run import check_host, run
+from securetf.launcher.stages import Anchor
+from securetf.provisioning import Provision, VolumeGrant
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_RDONLY = 2, 4, 32, 4096, 16384, 1 << 18, 1
+CLONE_NEWNS, CLONE_FS, MNT_DETACH = 0x20000, 0x200, 2
+
+
+def done(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    done(LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode()))
+
+
+class FixedProvisioner:
+    def __init__(self, config: dict, planned) -> None:
+        self.config, self.planned = config, planned
+
+    def measure(self) -> None:
+        event("measure")
+
+    def provision(self) -> Provision:
+        event("provision")
+        time.sleep(self.config.get("provision_seconds", 0))
+        if self.config.get("unreachable"):
+            raise CasUnreachableError("nobody listens on 127.0.0.1:1", "start the CAS")
+        grants = [
+            VolumeGrant(
+                name=one.name, volume_id=bytes(16), key=bytes(32), key_version=1,
+                epoch=1, seq=0, root=bytes(32),
+                writable=one.writable, freshness="group", mount_path=one.path, chunk_size=65536,
+            )
+            for one in self.planned.mounts
+            if one.kind == "volume"
+        ]  # fmt: skip
+        return Provision(
+            session="acme/test",
+            workload=self.planned.workload,
+            instance=0,
+            manifest_hash=bytes.fromhex(self.config.get("manifest_hash", self.planned.manifest_hash.hex())),
+            volumes=grants,
+            secrets={name: bytes.fromhex(value) for name, value in self.config.get("secrets", {}).items()},
+        )
+
+    def anchor(self, grant: VolumeGrant) -> Anchor:
+        def advance(*_: object) -> None:
+            raise AssertionError(f"{grant.name} is a bind mount")
+
+        return advance
+
+    def close(self) -> None:
+        event("close")
+
+
+class KernelShield:
+    """Bind mounts stand for volumes: the launcher cannot tell them apart."""
+
+    def __init__(self, config: dict) -> None:
+        self.config = config
+
+    def enter_namespace(self) -> None:
+        done(LIBC.unshare(CLONE_NEWNS | CLONE_FS))
+        mount("none", "/", "none", MS_REC | MS_PRIVATE)
+
+    def mount_memory(self, path: str, *, size_bytes: int, mode: int) -> None:
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size_bytes},mode={mode:o}")
+        event(f"mount {path}")
+
+    def unmount_memory(self, path: str) -> None:
+        done(LIBC.umount2(path.encode(), MNT_DETACH))
+        event(f"unmount {path}")
+
+    def mount_volume(self, grant: VolumeGrant, _anchor: Anchor, directory: Path, path: str) -> "BindMount":
+        if grant.name == self.config.get("broken_volume"):
+            raise CasUnreachableError(f"volume {grant.name} cannot be opened", "start the CAS")
+        directory.mkdir(exist_ok=True)
+        mount(str(directory), path, "none", MS_BIND)
+        if not grant.writable:
+            mount("none", path, "none", MS_BIND | MS_REMOUNT | MS_RDONLY)
+        event(f"mount {path}")
+        return BindMount(path, grant.name in self.config.get("uncommitted", []))
+
+
+class BindMount:
+    def __init__(self, path: str, uncommitted: bool) -> None:
+        self.path, self.uncommitted = path, uncommitted
+
+    def integrity_errors(self) -> tuple[int, str]:
+        return config.get("integrity_errors", 0), "chunk 7 of /file"
+
+    def unmount(self) -> None:
+        done(LIBC.umount2(self.path.encode(), 0))  # not detached: fails if a process was left in it
+        event(f"unmount {self.path}")
+
+    def close(self) -> None:
+        event(f"commit {self.path}")
+        if self.uncommitted:
+            raise CasUnreachableError("the CAS was lost", "start the CAS")
+
+
+def event(what: str) -> None:
+    if "events" in config:
+        with open(config["events"], "a") as file:
+            file.write(what + "\n")
+
+
+config = json.loads(Path(sys.argv[1]).read_text())
+program.CANCEL_S = config.get("cancel_s", program.CANCEL_S)
+try:
+    planned = plan(
+        manifests.load(Path(config["manifest"])),
+        config.get("workload", "trainer"),
+        host_environment=os.environ,
+        directories={name: Path(directory) for name, directory in config.get("volumes", {}).items()},
+    )
+    check_host(planned, fuse=Path(config.get("fuse", "/dev/null")))
+    report = Report()
+    report.add_start_of_process()
+    outcome = run(
+        planned, provisioner=FixedProvisioner(config, planned), shield=KernelShield(config), report=report
+    )
+    if "report" in config:
+        report.write(Path(config["report"]))
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)
+    sys.exit(outcome.status)
+except SecuretfError as error:
+    print(f"[{error.code}] {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
