@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use securetf_volume_store::open_directory;
 use volume::{
-    Anchor, AnchorError, Freshness, Grant, NodeKind, Position, ROOT_INO, Volume, VolumeKey,
+    Anchor, AnchorError, Freshness, Grant, Ino, NodeKind, Position, ROOT_INO, Volume, VolumeKey,
 };
 
 /// An anchor in this process: the figures are without a CAS.
@@ -62,14 +62,29 @@ fn open(dir: &Path, anchor: &Arc<LocalAnchor>, writable: bool) -> Arc<Volume> {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().expect("engine_speed DIRECTORY [MIB]"))
-        .join("engine-speed-volume");
+    let parent = PathBuf::from(arguments.next().expect("engine_speed DIRECTORY [MIB]"));
     let mib: u64 = arguments.next().map_or(1024, |text| text.parse().unwrap());
+    let dir = parent.join("engine-speed-volume");
     assert!(!dir.exists(), "{} exists", dir.display());
     let anchor = Arc::new(LocalAnchor::default());
     let step = vec![0x5a; 1 << 20];
-    plain(dir.parent().unwrap(), mib, &step);
+    plain(&parent, mib, &step);
     let volume = open(&dir, &anchor, true);
+    let file = write_big(&volume, mib, &step);
+    create_small(&volume, &step);
+    sync_often(&volume, file, &step);
+    volume.close().unwrap();
+    drop(volume);
+    let start = Instant::now();
+    let volume = open(&dir, &anchor, false);
+    report("open", 1.0, "/s", start.elapsed());
+    read_big(&volume, file, mib);
+    println!("{:?}", volume.status());
+    drop(volume);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+fn write_big(volume: &Volume, mib: u64, step: &[u8]) -> Ino {
     let file = volume
         .make_node(ROOT_INO, b"big", NodeKind::File, 0o644, 0, 0)
         .unwrap()
@@ -77,16 +92,9 @@ fn main() {
     for pass in ["write", "rewrite"] {
         let start = Instant::now();
         for at in 0..mib {
-            volume.write(file, at << 20, &step).unwrap();
+            volume.write(file, at << 20, step).unwrap();
         }
-        let written = start.elapsed();
         volume.sync(None).unwrap();
-        report(
-            &format!("{pass}, without commit"),
-            mib as f64 * 1.048_576,
-            "MB/s",
-            written,
-        );
         report(
             &format!("{pass} and commit"),
             mib as f64 * 1.048_576,
@@ -94,6 +102,10 @@ fn main() {
             start.elapsed(),
         );
     }
+    file
+}
+
+fn create_small(volume: &Volume, step: &[u8]) {
     let start = Instant::now();
     for number in 0..10_000_u32 {
         let name = format!("small-{number}");
@@ -110,48 +122,39 @@ fn main() {
         "/s",
         start.elapsed(),
     );
-    let start = Instant::now();
-    for number in 0..500_u64 {
-        volume.write(file, number * 4096, &step[..4096]).unwrap();
-        volume.sync(None).unwrap();
+}
+
+fn sync_often(volume: &Volume, file: Ino, step: &[u8]) {
+    for threads in [1, 16] {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                scope.spawn(move || {
+                    for number in 0..200_u64 {
+                        volume
+                            .write(file, (thread * 200 + number) * 4096, &step[..4096])
+                            .unwrap();
+                        volume.sync(None).unwrap();
+                    }
+                });
+            }
+        });
+        report(
+            &format!("write 4 KiB and fsync, {threads} threads"),
+            threads as f64 * 200.0,
+            "/s",
+            start.elapsed(),
+        );
     }
-    report(
-        "write 4 KiB and fsync, one thread",
-        500.0,
-        "/s",
-        start.elapsed(),
-    );
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for thread in 0..16_u64 {
-            let (volume, step) = (&volume, &step);
-            scope.spawn(move || {
-                for number in 0..200_u64 {
-                    volume
-                        .write(file, (thread * 200 + number) * 4096, &step[..4096])
-                        .unwrap();
-                    volume.sync(None).unwrap();
-                }
-            });
-        }
-    });
-    report(
-        "write 4 KiB and fsync, 16 threads",
-        3200.0,
-        "/s",
-        start.elapsed(),
-    );
-    volume.close().unwrap();
-    drop(volume);
-    let start = Instant::now();
-    let volume = open(&dir, &anchor, false);
-    report("open", 1.0, "/s", start.elapsed());
-    let mut buffer = vec![0; 1 << 20];
+}
+
+fn read_big(volume: &Volume, file: Ino, mib: u64) {
+    let buffer = vec![0; 1 << 20];
     for threads in [1, 2] {
         let start = Instant::now();
         std::thread::scope(|scope| {
             for thread in 0..threads {
-                let (volume, mut buffer) = (&volume, buffer.clone());
+                let mut buffer = buffer.clone();
                 scope.spawn(move || {
                     for at in (thread..mib).step_by(usize::try_from(threads).unwrap()) {
                         assert_eq!(volume.read(file, at << 20, &mut buffer).unwrap(), 1 << 20);
@@ -166,16 +169,15 @@ fn main() {
             start.elapsed(),
         );
     }
+    let mut buffer = vec![0; 4096];
     let start = Instant::now();
     volume.open_file(file).unwrap();
     for number in 0..20_000_u64 {
         let at = number.wrapping_mul(2_654_435_761) % ((mib << 20) / 4096) * 4096;
-        volume.read(file, at, &mut buffer[..4096]).unwrap();
+        volume.read(file, at, &mut buffer).unwrap();
     }
+    volume.release(file);
     report("random read of 4 KiB", 20_000.0, "/s", start.elapsed());
-    println!("{:?}", volume.status());
-    drop(volume);
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 fn report(what: &str, amount: f64, unit: &str, took: std::time::Duration) {
