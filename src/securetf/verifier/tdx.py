@@ -138,6 +138,7 @@ class _Facts:
     qe_evaluation: int
     ppid: bytes
     pce_id: bytes
+    latest_issue: datetime
     valid_until: datetime
 
 
@@ -153,7 +154,10 @@ def _verify_signatures(
         )
     except ValueError as error:
         tdx_diagnosis.explain(quote, chain, endorsements, now, str(error))
-    return _read_facts(json.loads(claims.to_json()))
+    facts = _read_facts(json.loads(claims.to_json()))
+    if facts.latest_issue > now:  # dcap-qvl does not look at the date of a CRL
+        tdx_diagnosis.explain(quote, chain, endorsements, now, "collateral is issued in the future")
+    return facts
 
 
 def _read_facts(claims: Mapping[str, Any]) -> _Facts:
@@ -166,6 +170,9 @@ def _read_facts(claims: Mapping[str, Any]) -> _Facts:
             qe_evaluation=int(claims["qe"]["tcb_eval_data_number"]),
             ppid=bytes(platform["ppid"]),
             pce_id=bytes(platform["pce_id"]),
+            latest_issue=datetime.fromtimestamp(
+                max(claims["latest_issue_date"], claims["qe_iden_latest_issue_date"]), UTC
+            ),
             valid_until=datetime.fromtimestamp(
                 min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]), UTC
             ),

@@ -124,7 +124,12 @@ def _check_document(
 
 def _check_revocation(chain: Chain, endorsements: Endorsements, now: datetime) -> None:
     for what, raw, issuer, certificates in (
-        ("root CRL", endorsements.root_ca_crl, chain.root, {"PCK CA": chain.ca, **_signers(endorsements)}),
+        (
+            "root CRL",
+            endorsements.root_ca_crl,
+            chain.root,
+            {"root": chain.root, "PCK CA": chain.ca, **_signers(endorsements)},
+        ),
         ("PCK CRL", endorsements.pck_crl, chain.ca, {"PCK certificate": chain.leaf}),
     ):
         try:

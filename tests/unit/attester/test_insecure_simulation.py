@@ -16,7 +16,7 @@ from securetf.attester.insecure_simulation import (
 )
 from securetf.attester.measurement import software_measurement
 from securetf.claims import Evidence, Platform, VerifiedClaims, code_register
-from securetf.errors import AttesterError, EndorsementError, KeyFileError
+from securetf.errors import AttesterError, EndorsementError, KeyFileError, SignatureError
 from securetf.evidence import tdx
 from securetf.verifier import insecure_simulation
 
@@ -86,8 +86,10 @@ def test_collateral_when_near_expiry_then_issued_again_under_the_same_root_and_p
 
 
 def test_collateral_when_the_clock_was_set_back_then_issued_again(platform: Path) -> None:
+    first = load_endorsements(platform, NOW)
     before = NOW - timedelta(minutes=90)
-    with pytest.raises(Exception, match="is good from"):  # the certificates are younger than this clock
+    assert load_endorsements(platform, before) != first
+    with pytest.raises(SignatureError, match="is good from"):  # the certificates are younger than this clock
         verify(platform, SimulatedTdx(platform, {}).attest(REPORT_DATA), before)
 
 

@@ -98,6 +98,7 @@ def test_crl_when_missing_stale_early_or_of_another_issuer_then_refused(
     for crl, words in (
         (b"", "missing or damaged"),
         (pki.crl(own, [], now - timedelta(days=31)), "expired at"),
+        (pki.crl(own, [], now + timedelta(days=1)), "issued in the future"),
         (pki.crl(foreign, [], now), "not signed by the issuer"),
         (flip(pki.crl(own, [], now), 60), "not signed by the issuer|missing or damaged"),
     ):

@@ -183,6 +183,9 @@ def test_leaf_and_intermediate_when_revoked_then_refused(kit: Any, now: Any) -> 
     leaf = pki.endorse(kit.keys, now, revoked_by_ca=[kit.keys.pck.certificate])
     with pytest.raises(SignatureError, match="PCK certificate is revoked"):
         kit.verify(endorsements=leaf)
+    root = pki.endorse(kit.keys, now, revoked_by_root=[kit.keys.root.certificate])
+    with pytest.raises(SignatureError, match="root is revoked"):
+        kit.verify(endorsements=root)
     intermediate = pki.endorse(kit.keys, now, revoked_by_root=[kit.keys.pck_ca.certificate])
     with pytest.raises(SignatureError, match="PCK CA is revoked"):
         kit.verify(endorsements=intermediate)
