@@ -405,6 +405,7 @@ def test_run_when_no_platform_is_given_says_that_hardware_is_not_supported_yet(j
     assert (process.returncode, "[STF-1210]" in process.stderr) == (10, True)
 
 
+@pytest.mark.slow  # the volume waits half a minute for the CAS to come back
 def test_run_when_the_cas_is_lost_before_the_last_commit_says_that_it_is_not_acknowledged(
     tmp_path: Path,
 ) -> None:
@@ -422,7 +423,7 @@ def test_run_when_the_cas_is_lost_before_the_last_commit_says_that_it_is_not_ack
         cloud.cas.kill()
         cloud.cas.wait()
         go.touch()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=100)
         assert process.returncode == 20, err
         assert "[STF-3001]" in err
     finally:
