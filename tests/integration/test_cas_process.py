@@ -38,6 +38,7 @@ from securetf.errors import (
 from securetf.keys import OwnerKey, create_owner_key
 from securetf.manifest import PlatformPolicy, parse
 from securetf.verifier.insecure_simulation import verifier
+from securetf.wire import decode
 
 MAIN = [sys.executable, "-c", "import securetf.cli; securetf.cli.main()"]
 SESSION = "acme/digits"
@@ -229,6 +230,16 @@ class TestIdentity:
                 policy=PlatformPolicy(mr_td=(software_measurement().hex(),)),
                 now=datetime.now(UTC),
             )
+
+    def test_evidence_for_another_tls_key_is_refused(
+        self, cas: Process, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def relayed(raw: bytes, kind: Any) -> Any:
+            return replace(decode(raw, kind), tls_spki=b"k" * 91)
+
+        monkeypatch.setattr("securetf.cas_client.attest_cas.decode_answer", relayed)
+        with pytest.raises(CasIdentityError, match="for another TLS key than that of the connection"):
+            cas.trust()
 
     def test_another_key_is_refused_and_nothing_is_sent(self, trust: CasTrust) -> None:
         with (

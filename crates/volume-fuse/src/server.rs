@@ -13,7 +13,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
-use volume::{NodeKind, SetAttr, VolumeError, XattrMode};
+use volume::{NAME_MAX, NodeKind, SetAttr, VolumeError, XattrMode};
 
 use crate::convert::{FOREVER, GENERATION, absent, file_type, set_time};
 use crate::device::MAX_REQUEST;
@@ -44,6 +44,9 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if name.len() > NAME_MAX {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         match self.volume.lookup(parent.0, name.as_bytes()) {
             Err(VolumeError::NotFound) => reply.entry(&FOREVER, &absent(), GENERATION),
             outcome => self.entry(outcome, reply),
