@@ -1,7 +1,7 @@
 """What `securetf run` costs beside the program: time to its first instruction by step, and resident memory.
 
-`python benchmarks/launch.py [--quick] [--json FILE]` as root. A real CAS process on loopback in simulation, three
-volumes and a secret. The second program writes and reads 400 MB, so that memory is measured under work.
+`python benchmarks/launch.py [--quick] [--json FILE]` as root. A real CAS process on loopback in simulation,
+three volumes and a secret. The second program writes and reads 400 MB: memory is measured under work.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/integration"))
-from _report import Row, publish
 from test_run import Cloud, Job
+
+from _report import Row, publish
 
 FIRST_INSTRUCTION_S = 1.0
 RESIDENT_MB = 120.0
@@ -37,7 +38,8 @@ def prepare(cloud: Cloud, directory: Path, program: str) -> Job:
     job.create(
         job.text(
             ["/usr/bin/python3", "-S", "-c", program, f"{job.base}/m"],
-            workload=f'volumes = {{ code="{job.base}/c:ro", data="{job.base}/d:ro", model="{job.base}/m:rw" }}\n'
+            workload=f'volumes = {{ code = "{job.base}/c:ro", data = "{job.base}/d:ro", '
+            f'model = "{job.base}/m:rw" }}\n'
             f'secrets = {{ token = "file:{job.base}/s/token" }}',
             tables='[volumes.code]\n[volumes.data]\n[volumes.model]\nwriter = "trainer"\n'
             '[secrets.token]\nkind = "random"\nsize_bytes = 32\n',
