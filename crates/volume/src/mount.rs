@@ -33,18 +33,8 @@ pub(crate) fn read_volume(
     }
     let generation = read_hints(&*store, &grant)?;
     let keys = Keys::new(&grant)?;
-    let index = Index::read(&*store)?;
     let anchored = (grant.seq, grant.root);
-    let mut places = index.chain(anchored)?;
-    if grant.writable {
-        if index.files.iter().any(|(epoch, _)| *epoch >= grant.epoch) {
-            return Err(VolumeError::Invalid(
-                "the grant's epoch was used before; every open for writing needs a new one",
-            ));
-        }
-        let head_epoch = places.last().map_or(0, |place| place.header.epoch);
-        places.extend(index.beyond(&*store, &keys, anchored, head_epoch, grant.epoch));
-    }
+    let places = find_records(&*store, &keys, &grant)?;
     let mut loader = Loader::new(&*store, &keys, &grant);
     for place in &places {
         loader.replay(place)?;
@@ -94,6 +84,23 @@ pub(crate) fn read_volume(
         volume.mark(ino);
     }
     Ok(volume)
+}
+
+/// The records to replay: up to the anchored one, and for a writer those that a crash left beyond it.
+fn find_records(store: &dyn Store, keys: &Keys, grant: &Grant) -> Result<Vec<Place>> {
+    let index = Index::read(store)?;
+    let anchored = (grant.seq, grant.root);
+    let mut places = index.chain(anchored)?;
+    if grant.writable {
+        if index.files.iter().any(|(epoch, _)| *epoch >= grant.epoch) {
+            return Err(VolumeError::Invalid(
+                "the grant's epoch was used before; every open for writing needs a new one",
+            ));
+        }
+        let head_epoch = places.last().map_or(0, |place| place.header.epoch);
+        places.extend(index.beyond(store, keys, anchored, head_epoch, grant.epoch));
+    }
+    Ok(places)
 }
 
 fn check_grant(grant: &Grant, anchored: bool, freshness: Freshness) -> Result<()> {

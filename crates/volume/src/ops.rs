@@ -138,6 +138,13 @@ impl Op {
                     SegmentKind::Pack => 2,
                 });
             }
+            Self::Mount { .. } | Self::Snapshot { .. } => self.encode_milestone(out),
+        }
+    }
+
+    /// Encodes the operations that only records have.
+    fn encode_milestone(&self, out: &mut Vec<u8>) {
+        match self {
             Self::Mount {
                 epoch,
                 chunk_size,
@@ -164,6 +171,7 @@ impl Op {
                 out.extend_from_slice(&next_ino.to_be_bytes());
                 out.extend_from_slice(&next_segment.to_be_bytes());
             }
+            _ => {}
         }
     }
 
