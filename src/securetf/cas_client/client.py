@@ -268,6 +268,7 @@ def _check_provision(provision: Provision, request: AttestRequest) -> None:
 
 
 def decode_answer(raw: bytes, kind: type[_M]) -> _M:
+    """Decode an answer of the CAS, or raise CasProtocolError."""
     try:
         return decode(raw, kind)
     except (UsageError, LimitError) as error:
