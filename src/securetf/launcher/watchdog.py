@@ -1,9 +1,9 @@
 """Ends what the program started when the launcher was killed and can no longer do it.
 
 The program itself dies with the launcher (PR_SET_PDEATHSIG); its children do not, that signal is not
-inherited. `start` runs this file as a process of its own in the program's mount namespace. It waits until its standard
-input ends, which only happens when the launcher closes it or dies, and then kills every process of the
-namespace. It never holds a key: it is a fresh interpreter with an empty environment.
+inherited. `start` runs this file as a process of its own in the program's mount namespace. It waits until its
+standard input ends, which only happens when the launcher closes it or dies, and then kills every process of
+the namespace. It never holds a key: it is a fresh interpreter with an empty environment.
 """
 
 import os
