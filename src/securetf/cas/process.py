@@ -15,7 +15,7 @@ from securetf.attester.insecure_simulation import SimulatedTdx, load_anchor, loa
 from securetf.cas.http import bind, serve
 from securetf.cas.service import CasService, Context, load_or_create
 from securetf.cas.store import Store, create_store, open_store
-from securetf.cas.store.anchor import InsecureFileAnchor
+from securetf.cas.store.anchor import InsecureFileAnchor, write_new
 from securetf.cas.store.sealing import GENESIS, KEY_SIZE
 from securetf.cas.store.store import read_meta
 from securetf.claims import Evidence, Platform, VerifiedClaims
@@ -123,10 +123,13 @@ def _open(settings: Settings) -> Store:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     meta = read_meta(settings.data)
     if meta is None:
-        store_id, anchor = _new_anchor(settings)
-        root_key = _root_key(root_file, create=True)
+        anchor = _new_anchor(settings)
         return create_store(
-            settings.data, root_key=root_key, root_version=_ROOT_VERSION, store_id=store_id, anchor=anchor
+            settings.data,
+            root_key=_root_key(root_file, create=True),
+            root_version=_ROOT_VERSION,
+            store_id=anchor.store_id,
+            anchor=anchor,
         )
     root_keys = {_ROOT_VERSION: _root_key(root_file, create=False)}
     return open_store(
@@ -134,31 +137,28 @@ def _open(settings: Settings) -> Store:
     )
 
 
-def _new_anchor(settings: Settings) -> tuple[bytes, InsecureFileAnchor]:
-    """Make the anchor of a new store, or take one that never counted: a first start that was cut short."""
-    found = InsecureFileAnchor.store_of(settings.insecure_anchor)
-    if found is None:
-        store_id = os.urandom(_STORE_ID_SIZE)
-        return store_id, InsecureFileAnchor.create(settings.insecure_anchor, store_id, GENESIS.digest())
-    store_id, counter = found
-    if counter:
+def _new_anchor(settings: Settings) -> InsecureFileAnchor:
+    """Make the anchor of a new store; take up one that never counted: its first start was killed."""
+    path, digest = settings.insecure_anchor, GENESIS.digest()
+    if not path.exists():
+        return InsecureFileAnchor.create(path, os.urandom(_STORE_ID_SIZE), digest)
+    anchor = InsecureFileAnchor.open_unused(path, digest)
+    if anchor is None:
         raise CasRollbackError(
-            f"{settings.data} holds no database, and the anchor {settings.insecure_anchor} is at "
-            f"commit {counter}",
+            f"{settings.data} holds no database, and the anchor {path} is of one that answered",
             "give the data directory that belongs to this anchor, or name a new anchor file for a new CAS",
         )
-    return store_id, InsecureFileAnchor(settings.insecure_anchor, store_id)
+    return anchor
 
 
 def _root_key(path: Path, *, create: bool) -> bytes:
     """Read the root key of an INSECURE SIMULATION; make it for a new CAS when the platform has none."""
     fix = "name the simulated platform with which this CAS was first started"
     if create and not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(os.urandom(KEY_SIZE))
-            stream.flush()
-            os.fsync(descriptor)
+        try:
+            write_new(path, os.urandom(KEY_SIZE))
+        except OSError as error:
+            raise CasStateError(f"the root key {path} cannot be written: {error.strerror}", fix) from None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

@@ -6,6 +6,7 @@ request.
 
 import hashlib
 import http.client
+import select
 import socket
 import ssl
 import threading
@@ -19,6 +20,12 @@ from securetf.wire import MAX_BODY_BYTES
 
 _MAX_ANSWER_BYTES = 4 * MAX_BODY_BYTES  # a page of the audit log is the largest answer
 _MAX_IDLE = 16  # connections kept
+_UNREAD = (http.client.RemoteDisconnected, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_CUT = (
+    http.client.IncompleteRead,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)  # as ConnectionError: its end is gone
 
 
 class Transport:
@@ -63,9 +70,9 @@ class Transport:
             connection, fresh = self._connection(deadline)
             try:
                 return self._exchange(connection, method, target, body, headers, deadline)
-            except (ConnectionError, http.client.RemoteDisconnected) as error:
+            except (ConnectionError, *_CUT) as error:
                 connection.close()
-                unread = not fresh and isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError))
+                unread = not fresh and isinstance(error, _UNREAD)
                 if attempt == 2 or not (repeatable or unread):
                     raise self._unreachable(f"the connection was lost ({type(error).__name__})") from None
             except TimeoutError:
@@ -102,6 +109,8 @@ class Transport:
         connection.request(method, target, body=body or None, headers=dict(headers))
         response = connection.getresponse()
         length = response.headers.get("content-length", "")
+        if not length and not response.read(1):
+            raise ConnectionResetError  # cut in the headers: `http.client` takes that for their end
         if not length.isdigit() or int(length) > _MAX_ANSWER_BYTES:
             raise CasProtocolError(
                 f"{self.address} announced an answer of {length or 'unknown'} bytes",
@@ -118,8 +127,11 @@ class Transport:
 
     def _connection(self, deadline: float) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
-            if self._idle:
-                return self._idle.pop(), False
+            while self._idle:
+                connection = self._idle.pop()
+                if not _ended(connection):
+                    return connection, False
+                connection.close()
         return self._connect(deadline), True
 
     def _connect(self, deadline: float) -> http.client.HTTPConnection:
@@ -178,3 +190,10 @@ class Transport:
             f"the CAS at {self.address} cannot be reached: {what}",
             "check that it runs (`securetf cas status`), the address and the network, then try again",
         )
+
+
+def _ended(connection: http.client.HTTPConnection) -> bool:
+    """Whether the other side of an idle connection has closed it: nothing else makes it readable."""
+    waiting = select.poll()
+    waiting.register(connection.sock, select.POLLIN)
+    return bool(waiting.poll(0))

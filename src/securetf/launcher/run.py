@@ -14,7 +14,7 @@ from securetf.errors import (
     SecuretfError,
     VolumeIntegrityError,
 )
-from securetf.launcher import secrets
+from securetf.launcher import secrets, watchdog
 from securetf.launcher.hardening import harden
 from securetf.launcher.mountpoints import REGISTRY, MountPoints, make_directory
 from securetf.launcher.plan import LaunchPlan, PlannedMount
@@ -145,6 +145,7 @@ class _Launch:
             self._signals.check()
             with self._report.step("start"):
                 undo.callback(end_descendants)
+                self._watchdog = watchdog.start()  # ends when this is dropped
                 program = start(self._plan.command, environment, self._plan.working_directory)
                 self._signals.running(program)
                 self._outcome.started = True

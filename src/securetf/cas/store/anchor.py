@@ -69,40 +69,38 @@ class InsecureFileAnchor:
 
     @classmethod
     def create(cls, path: Path, store_id: bytes, digest: bytes) -> "InsecureFileAnchor":
-        """Make the anchor of a new store at counter 0; `digest` is of its first head.
+        """Make the anchor of a new store at counter 0, whole or not at all; `digest` is of its first head.
 
         Raises:
             CasStateError: the file exists or cannot be written.
         """
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            write_new(path, _slot(store_id, 0, digest).ljust(2 * _SLOT_BYTES, b"\0"))
         except OSError as error:
             raise CasStateError(
                 f"the anchor {path} cannot be created: {error.strerror}",
                 "a new CAS needs a new anchor; name a file that does not exist in a directory that does",
             ) from None
-        os.pwrite(descriptor, _slot(store_id, 0, digest), 0)
-        os.pwrite(descriptor, bytes(_SLOT_BYTES), _SLOT_BYTES)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        sync_directory(path.parent)
         return cls(path, store_id)
 
-    @staticmethod
-    def store_of(path: Path) -> tuple[bytes, int] | None:
-        """Return store id and counter of the anchor in `path`, None when there is no file.
-
-        Raises:
-            CasStateError: damaged.
-        """
-        if not path.exists():
-            return None
+    @classmethod
+    def open_unused(cls, path: Path, digest: bytes) -> "InsecureFileAnchor | None":
+        """Return the anchor in `path` if it never counted, so that its store never answered; else None."""
         with path.open("rb") as stream:
-            raw = stream.read(len(_MAGIC) + _SIZES[0])
-        store_id = raw[len(_MAGIC) :].ljust(_SIZES[0], b"\0")
-        anchor = InsecureFileAnchor(path, store_id)
+            store_id = stream.read(len(_MAGIC) + _SIZES[0])[len(_MAGIC) :]
+        try:
+            anchor = cls(path, store_id)
+        except CasStateError:
+            return None
+        if anchor.read() == Anchored(0, digest):
+            return anchor
         anchor.close()
-        return store_id, anchor.read().counter
+        return None
+
+    @property
+    def store_id(self) -> bytes:
+        """Whose anchor this is, 16 bytes."""
+        return self._store_id
 
     def read(self) -> Anchored:
         """Return what was anchored last."""
@@ -138,6 +136,24 @@ class InsecureFileAnchor:
 def _slot(store_id: bytes, counter: int, digest: bytes) -> bytes:
     body = _MAGIC + store_id + counter.to_bytes(8, "big") + digest
     return body + hashlib.sha256(body).digest()
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Make a file with mode 0600, durable and whole or not at all. Raises FileExistsError and OSError."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)
+        os.link(temporary, path)  # unlike a rename, never replaces
+    finally:
+        temporary.unlink()
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

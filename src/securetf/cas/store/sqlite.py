@@ -73,6 +73,11 @@ class SqliteDatabase:
                 (meta.format, meta.store_id, meta.root_version, meta.wrapped_master, meta.head),
             )
 
+    def is_empty(self) -> bool:
+        """Whether there are no tables: the making of the store was cut off before it was committed."""
+        with self._errors():
+            return self._connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+
     def meta(self) -> Meta:
         """Read the meta row after checking that the schema is exactly ours (no triggers, no views)."""
         with self._errors():

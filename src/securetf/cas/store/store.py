@@ -247,7 +247,7 @@ def create_store(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(directory)
     path = directory / _DATABASE
-    if path.exists() or anchor.read() != Anchored(0, GENESIS.digest()):
+    if read_meta(directory) is not None or anchor.read() != Anchored(0, GENESIS.digest()):
         os.close(lock)
         raise CasStateError(
             f"{path} exists or its anchor has counted before",
@@ -285,7 +285,7 @@ def create_store(
 
 
 def read_meta(directory: Path) -> Meta | None:
-    """Return the unauthenticated meta row of a store, None when the directory holds none.
+    """Return the unauthenticated meta row of a store, None when the directory holds none, or an empty one.
 
     Raises:
         CasStateError: there is a file that is no CAS database of a format that this release reads.
@@ -295,7 +295,7 @@ def read_meta(directory: Path) -> Meta | None:
         return None
     database = SqliteDatabase(path, create=False)
     try:
-        return database.meta()
+        return None if database.is_empty() else database.meta()
     finally:
         database.close()
 
