@@ -25,10 +25,11 @@ from securetf.cas.store.anchor import InsecureFileAnchor
 from securetf.cas.store.sealing import GENESIS
 
 HERE = Path(__file__).parent
-# ruff: noqa: E402  (both are no packages)
-sys.path[:0] = [str(HERE.parent / "integration"), str(HERE)]
-from test_run import SECUR_ETF, Cloud, Job, alive, until
+sys.path[:0] = [str(HERE)]
+# ruff: noqa: E402  (the program is no package)
 from writer_program import CANARY, NAME, WRITERS
+
+from support.cloud import SECUR_ETF, Cloud, Job, alive, until
 
 pytestmark = [
     pytest.mark.root,
