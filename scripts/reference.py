@@ -1,4 +1,4 @@
-"""Writes docs/reference/cli.md from the command line itself. `make docs` runs it; tests/test_docs.py compares."""
+"""Writes docs/reference/cli.md from the command line itself; `make docs` runs it, tests compare."""
 
 import inspect
 from collections.abc import Iterator
@@ -13,12 +13,14 @@ HEADER = """\
 # Command line
 
 Made by `make docs` from the commands themselves. Results go to standard output, everything else to standard
-error. An error is two lines, `securetf: error [STF-nnnn]: …` and `securetf: fix: …`; see [errors](errors.md) and
-[exit codes](exit-codes.md). `NO_COLOR` is honoured. Every command has `--help`.
+error. An error is two lines, `securetf: error [STF-nnnn]: …` and `securetf: fix: …`; see [errors](errors.md)
+and [exit codes](exit-codes.md). `NO_COLOR` is honoured. Every command has `--help`.
 """
 
 
-def commands(group: click.Command, path: tuple[str, ...] = ("securetf",)) -> Iterator[tuple[str, click.Command]]:
+def commands(
+    group: click.Command, path: tuple[str, ...] = ("securetf",)
+) -> Iterator[tuple[str, click.Command]]:
     """Yield the path and the command for `group` and everything below it, in the order of names."""
     yield " ".join(path), group
     if isinstance(group, click.Group):

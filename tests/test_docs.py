@@ -106,3 +106,13 @@ def test_make_help_when_run_lists_each_public_target() -> None:
     ).stdout
     for target in ("demo", "test", "lint", "bench", "docs", "clean"):
         assert f"make {target}" in shown
+
+
+def test_readme_when_it_shows_the_demonstration_shows_each_of_its_steps_and_results() -> None:
+    shown = blocks(ROOT / "README.md")
+    story = (ROOT / "src/securetf/demo/story.py").read_text()
+    steps = re.findall(r'screen\.step\("([^"]+)"\)', story)
+    assert len(steps) == 8
+    assert [step for number, step in enumerate(steps, 1) if f"{number}. {step}" not in shown] == []
+    assert "SIMULATION" in shown
+    assert "attacks refused" in shown

@@ -158,7 +158,7 @@ class Volume:
         """Final commit and anchor; a second call does nothing. Unmount first."""
 
     def mount(
-        self, mountpoint: str, *, threads: int = 4, writeback: bool = True, read_ahead_kib: int = 4096
+        self, mountpoint: str, *, threads: int = 4, writeback: bool = False, read_ahead_kib: int = 2048
     ) -> Mount:
         """Mount at a directory in the calling thread's mount namespace; returns when the mount answers.
 

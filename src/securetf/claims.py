@@ -56,8 +56,8 @@ def code_register(roots: Mapping[str, bytes]) -> bytes:
     """Return the value of RTMR 3 after the launcher has measured the roots of a workload's pinned volumes.
 
     roots: volume name to root (32 bytes), every volume of the workload for which the Manifest names a root.
-    One extend (Intel TDX Module Base Specification, "RTMR") of a zero register by SHA-384 over a domain label and
-    length-prefixed pairs in the order of names.
+    One extend (Intel TDX Module Base Specification, "RTMR") of a zero register by SHA-384 over a domain label
+    and length-prefixed pairs in the order of names.
     """
     event = hashlib.sha384(b"securetf code roots v1\0")
     for name in sorted(roots):

@@ -76,7 +76,9 @@ class ManifestSyntaxError(ManifestError):
 
 
 class ManifestValueError(ManifestError):
-    """A key is unknown, missing, of the wrong type or out of range, or names something that is not defined."""
+    """A key is unknown, missing, of the wrong type or out of range, or names something that is not
+    defined.
+    """
 
     code = "STF-1102"
 
@@ -122,7 +124,9 @@ class SignatureError(EvidenceError):
 
 
 class EndorsementError(EvidenceError):
-    """The collateral (TCB info, identities, CRLs) is missing, expired, not yet valid or for another platform."""
+    """The collateral (TCB info, identities, CRLs) is missing, expired, not yet valid or for another
+    platform.
+    """
 
     code = "STF-1204"
 
@@ -140,7 +144,9 @@ class ConfigurationError(EvidenceError):
 
 
 class BindingError(EvidenceError):
-    """The report data is not the digest of this nonce, these keys and this CAS: replayed, relayed or altered."""
+    """The report data is not the digest of this nonce, these keys and this CAS: replayed, relayed or
+    altered.
+    """
 
     code = "STF-1207"
 
@@ -174,7 +180,9 @@ class AppraisalError(SecuretfError):
 
 
 class MeasurementError(AppraisalError):
-    """A measured register differs from each Reference Value: other software, other code, or other configuration."""
+    """A measured register differs from each Reference Value: other software, other code, or other
+    configuration.
+    """
 
     code = "STF-1301"
 
@@ -197,7 +205,7 @@ class TokenError(AppraisalError):
     code = "STF-1304"
 
 
-# --- CAS: exit 13 refused, 14 not reached or not the one, 15 its state ---------------------------------------
+# --- CAS: exit 13 refused, 14 not reached or not the one, 15 its state --------------------------------------
 
 
 class CasRefusedError(SecuretfError):
@@ -208,7 +216,9 @@ class CasRefusedError(SecuretfError):
 
 
 class NotAuthorisedError(CasRefusedError):
-    """The request is not signed by a key that the session's `[access]` names, or the signature does not hold."""
+    """The request is not signed by a key that the session's `[access]` names, or the signature does not
+    hold.
+    """
 
     code = "STF-1401"
 
@@ -294,7 +304,7 @@ class UnsealError(SecuretfError):
     exit_code = 16
 
 
-# --- volumes: exit 20 integrity, 21 input and output ---------------------------------------------------------
+# --- volumes: exit 20 integrity, 21 input and output --------------------------------------------------------
 
 
 class VolumeError(SecuretfError):
@@ -330,7 +340,9 @@ class VolumeIntegrityError(VolumeError):
 
 
 class VolumeRollbackError(VolumeIntegrityError):
-    """The storage does not hold the state that is anchored: an older copy was put back, or part is missing."""
+    """The storage does not hold the state that is anchored: an older copy was put back, or part is
+    missing.
+    """
 
     code = "STF-2011"
 

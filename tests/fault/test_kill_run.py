@@ -411,7 +411,7 @@ def test_cas_when_its_first_start_was_killed_starts(tmp_path: Path, left: tuple[
         cloud.stop()
     shutil.rmtree(tmp_path / "cas")
     cloud.log = (tmp_path / "cas.log").open("a")
-    with pytest.raises(AssertionError, match=r"STF-1420.*holds no database"):
+    with pytest.raises(AssertionError, match=r"STF-1421.*holds no database"):
         cloud.start()
     cloud.cas.wait()
     cloud.cas.stdout.close()

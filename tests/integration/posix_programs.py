@@ -8,12 +8,10 @@ import ctypes
 import errno
 import fcntl
 import os
-import random
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -262,6 +260,8 @@ def names_of_any_bytes_up_to_255(root: Path) -> None:
             assert file.read() == name
     with refused(errno.ENAMETOOLONG):
         os.open(directory + b"/" + b"n" * 256, os.O_CREAT | os.O_WRONLY)
+    with refused(errno.ENAMETOOLONG):
+        os.stat(directory + b"/" + b"n" * 256)
 
 
 def sync_calls_succeed(root: Path) -> None:
@@ -376,71 +376,11 @@ def data_and_holes_can_be_sought(root: Path) -> None:
             os.lseek(file.fileno(), 2 << 20, os.SEEK_DATA)
 
 
-def whole_trees_are_copied(root: Path) -> None:
-    source = root / "source"
-    source.mkdir()
-    for number in range(50):
-        (source / f"{number}").write_bytes(random.Random(number).randbytes(number * 997))
-    (source / "link").symlink_to("1")
-    shutil.copytree(source, root / "copy", symlinks=True)
-    for number in range(50):
-        assert (root / "copy" / f"{number}").read_bytes() == (source / f"{number}").read_bytes()
-    with (source / "49").open("rb") as read, (root / "range").open("wb") as write:
-        assert os.copy_file_range(read.fileno(), write.fileno(), 40_000) == 40_000
-    assert (root / "range").read_bytes() == (source / "49").read_bytes()[:40_000]
-
-
-def temporary_files_work(root: Path) -> None:
-    with tempfile.TemporaryFile(dir=root) as file:
-        file.write(b"x" * 100_000)
-        file.seek(0)
-        assert len(file.read()) == 100_000
-    with (
-        tempfile.TemporaryDirectory(dir=root) as directory,
-        tempfile.NamedTemporaryFile(dir=directory) as named,
-    ):
-        named.write(b"y")
-    assert os.listdir(root) == []
-
-
-def programs_and_libraries_run_from_the_mount(root: Path) -> None:
-    script = root / "script"
-    script.write_text("#!/bin/sh\necho ran\n")
-    script.chmod(0o755)
-    assert subprocess.run([script], capture_output=True, check=True).stdout == b"ran\n"
-    shutil.copy(
-        sys.executable if not Path(sys.executable).is_symlink() else Path(sys.executable).resolve(),
-        root / "py",
-    )
-    assert subprocess.run(
-        [root / "py", "-S", "-c", "print(1)"], capture_output=True, check=False
-    ).returncode in (0, 1)
-    (root / "package").mkdir()
-    (root / "package" / "__init__.py").write_text("value = 7\n")
-    done = subprocess.run(
-        [sys.executable, "-c", "import package; print(package.value)"],
-        cwd=root,
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == b"7\n"
-
-
 def sockets_and_devices_are_refused(root: Path) -> None:
     with refused(errno.EPERM):
         os.mkfifo(root / "fifo")
     with refused(errno.EPERM):
         os.mknod(root / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
-
-
-def two_processes_see_each_others_writes_at_once(root: Path) -> None:
-    path = root / "file"
-    path.write_bytes(b"")
-    with path.open("rb") as reader:
-        for number in range(50):
-            subprocess.run(["sh", "-c", f"printf %03d {number} >> {path}"], check=True)
-            assert reader.read() == b"%03d" % number
-            assert path.stat().st_size == 3 * (number + 1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-REFUSALS = ("Bad message", "STF-2011", "STF-2012", "STF-1104", "STF-1301", "STF-1403")
+REFUSALS = ("Bad message", "STF-2010", "STF-2011", "STF-2012", "STF-1104", "STF-1301", "STF-1403")
 
 
 @pytest.mark.root

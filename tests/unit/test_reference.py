@@ -13,6 +13,7 @@ from securetf import errors
 from securetf import manifest as manifests
 from securetf.cli import run as run_command
 from securetf.cli.explain import classes
+from securetf.cli.ways_out import WAYS_OUT
 from securetf.launcher.plan import DEFAULT_ENVIRONMENT
 from securetf.manifest import types
 
@@ -30,7 +31,8 @@ SECTIONS = {
 def errors_page() -> str:
     """Return docs/reference/errors.md as the error tree makes it."""
     rows = [
-        f"| {code} | `{kind.__name__}` | {kind.exit_code} | {' '.join(inspect.getdoc(kind).split())} |"
+        f"| {code} | `{kind.__name__}` | {kind.exit_code} | "
+        f"{' '.join(inspect.getdoc(kind).split())} | {WAYS_OUT[kind.__name__]} |"
         for code, kind in classes().items()
     ]
     return "\n".join(
@@ -41,8 +43,8 @@ def errors_page() -> str:
             "`securetf: fix: what to do next`. A code never changes its meaning. `securetf explain STF-nnnn`",
             "prints a line of this table. [Exit codes](exit-codes.md) are coarser.",
             "",
-            "| code | name | exit code | cause |",
-            "|---|---|---|---|",
+            "| code | name | exit code | cause | way out |",
+            "|---|---|---|---|---|",
             *rows,
             "",
         ]
@@ -95,6 +97,10 @@ def test_run_page_when_compared_with_the_command_has_each_option() -> None:
             else parameter.human_readable_name.upper()
         )
         assert f"| `{name}" in page
+
+
+def test_ways_out_when_compared_with_the_errors_has_each_class_and_no_other() -> None:
+    assert set(WAYS_OUT) == {kind.__name__ for kind in classes().values()}, "see src/securetf/cli/ways_out.py"
 
 
 def test_error_docstrings_when_explained_say_more_than_the_name() -> None:

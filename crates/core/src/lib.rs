@@ -1,5 +1,6 @@
 //! `securetf._core`: the one module that binds Rust to Python. It converts types and errors and decides nothing.
 //! Whatever can block runs without the GIL. Typed in `src/securetf/_core.pyi`.
+#![allow(clippy::needless_pass_by_value)] // arguments arrive from Python by value
 
 mod anchor;
 mod convert;

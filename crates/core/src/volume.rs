@@ -192,7 +192,7 @@ impl PyVolume {
             .map_err(|error| of_volume(py, &error))
     }
 
-    #[pyo3(signature = (mountpoint, *, threads = 4, writeback = true, read_ahead_kib = 4096))]
+    #[pyo3(signature = (mountpoint, *, threads = 4, writeback = false, read_ahead_kib = 2048))]
     fn mount(
         &self,
         py: Python<'_>,

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
+use fuser::{Errno, FileAttr, Generation, INodeNo, TimeOrNow};
 use volume::{Attr, FileType, SetTime, VolumeError};
 
 /// How long the kernel may keep names and attributes: as long as it likes, since nothing changes behind its back
 /// (we are the only writer by lease, or the root is pinned).
 pub(crate) const FOREVER: Duration = Duration::from_hours(365 * 24);
+
+/// Inode numbers are never used twice.
+pub(crate) const GENERATION: Generation = Generation(0);
 
 pub(crate) fn errno(error: &VolumeError) -> Errno {
     Errno::from_i32(error.errno())
@@ -96,6 +99,11 @@ fn nanoseconds(time: SystemTime) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn now_stays_now_because_the_engine_has_the_clock() {
+        assert_eq!(set_time(TimeOrNow::Now), SetTime::Now);
+    }
 
     #[test]
     fn times_before_1970_and_after_2262_convert_without_a_panic() {

@@ -1,7 +1,7 @@
 //! The FUSE server of a volume: shows an open [`volume::Volume`] as a directory in one mount namespace.
 //!
-//! `device` speaks mount(2), `server` answers the kernel through the `fuser` crate (the only file that knows its
-//! requests), `namespace` moves threads. Linux only.
+//! `device` speaks mount(2), `server` and `service` answer the kernel through the `fuser` crate, `namespace` moves
+//! threads. Linux only.
 #![forbid(unsafe_code)]
 
 mod convert;
@@ -10,6 +10,7 @@ mod error;
 mod mount;
 mod namespace;
 mod server;
+mod service;
 mod stats;
 
 pub use error::MountError;

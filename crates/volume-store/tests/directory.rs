@@ -1,5 +1,10 @@
 //! A volume in a real directory.
-#![allow(missing_docs, clippy::pedantic, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing
+)]
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::chunkmap::Entry;
 use crate::error::VolumeError;
 use crate::inode::{FileData, Node};
 use crate::ops::{MAP_RUN_MAX, Op, encode_name};
@@ -145,7 +146,10 @@ impl Volume {
                     Op::MapCut { ino, from }.encode(out);
                 });
             }
-            encode_map(&data, ino, changed.iter().copied(), &mut captured.parts);
+            map_runs(&data, ino, changed.iter().copied(), |op| {
+                emit(&mut captured.parts, |out| op.encode(out));
+                Ok(())
+            })?;
             if cut.is_some() || !changed.is_empty() {
                 captured.maps.push((Arc::clone(node), changed, cut));
             }
@@ -182,20 +186,16 @@ impl Volume {
             };
             let mut data = node.data.write();
             self.flush(node, &mut data)?;
-            writer.add(|out| Op::Inode(Box::new(node.to_record(&data))).encode(out))?;
-            let mut runs = vec![Vec::new()];
-            encode_map(
-                &data,
-                *ino,
-                data.map.iter().map(|(index, _)| index),
-                &mut runs,
-            );
-            for run in runs.iter().filter(|run| !run.is_empty()) {
-                writer.add(|out| out.extend_from_slice(run))?;
-            }
+            writer.add(*ino, |out| {
+                Op::Inode(Box::new(node.to_record(&data))).encode(out);
+            })?;
+            let indices = data.map.iter().map(|(index, _)| index);
+            map_runs(&data, *ino, indices, |op| {
+                writer.add(*ino, |out| op.encode(out))
+            })?;
             let names = tree.dirs.get(ino).into_iter().flat_map(|dir| dir.after(0));
             for (_, name, child) in names {
-                writer.add(|out| encode_name(out, *ino, name, child))?;
+                writer.add(*ino, |out| encode_name(out, *ino, name, child))?;
             }
         }
         captured.created.extend(self.segments.lock().take_created());
@@ -212,7 +212,7 @@ impl Volume {
             )
         };
         for op in table {
-            writer.add(|out| op.encode(out))?;
+            writer.add(Ino::MAX, |out| op.encode(out))?;
         }
         let (root, bytes) = writer.finish()?;
         let mut record = Vec::new();
@@ -241,33 +241,38 @@ fn emit(parts: &mut Vec<Vec<u8>>, encode: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-/// Appends the entries of `indices` (ascending) in runs.
-fn encode_map(
+/// Hands the entries of `indices` (ascending) to `sink` in runs.
+fn map_runs(
     data: &FileData,
     ino: Ino,
     indices: impl Iterator<Item = u64>,
-    parts: &mut Vec<Vec<u8>>,
-) {
+    mut sink: impl FnMut(&Op) -> Result<()>,
+) -> Result<()> {
     let mut first = 0;
-    let mut entries = Vec::new();
-    let mut close = |first: u64, entries: &mut Vec<_>| {
-        if !entries.is_empty() {
-            let op = Op::MapSet {
+    let mut entries: Vec<Entry> = Vec::new();
+    for index in indices {
+        let follows = index == first + entries.len() as u64;
+        if (!follows || entries.len() == MAP_RUN_MAX) && !entries.is_empty() {
+            let entries = std::mem::take(&mut entries);
+            sink(&Op::MapSet {
                 ino,
                 first,
-                entries: std::mem::take(entries),
-            };
-            emit(parts, |out| op.encode(out));
+                entries,
+            })?;
         }
-    };
-    for index in indices {
-        if index != first + entries.len() as u64 || entries.len() == MAP_RUN_MAX {
-            close(first, &mut entries);
+        if entries.is_empty() {
             first = index;
         }
         entries.push(data.map.get(index).unwrap_or_default());
     }
-    close(first, &mut entries);
+    if entries.is_empty() {
+        return Ok(());
+    }
+    sink(&Op::MapSet {
+        ino,
+        first,
+        entries,
+    })
 }
 
 /// A file that nobody has open needs no key at hand.

@@ -18,6 +18,7 @@ pub struct Node {
     pub file_id: [u8; 16],
     pub kind: FileType,
     pub key_version: u32,
+    pub chunk_log2: u8,
     /// Target of a symbolic link.
     pub target: Vec<u8>,
     pub meta: Mutex<Meta>,
@@ -86,6 +87,7 @@ impl Node {
             gid,
             nlink,
             key_version,
+            chunk_log2,
             size,
             ..
         } = record;
@@ -118,6 +120,7 @@ impl Node {
             file_id,
             kind,
             key_version,
+            chunk_log2,
             target,
             meta: Mutex::new(meta),
             data,
@@ -141,6 +144,7 @@ impl Node {
             gid: meta.gid,
             nlink: meta.nlink,
             key_version: self.key_version,
+            chunk_log2: self.chunk_log2,
             size: meta.size,
             atime: meta.atime,
             mtime: meta.mtime,

@@ -33,18 +33,8 @@ pub(crate) fn read_volume(
     }
     let generation = read_hints(&*store, &grant)?;
     let keys = Keys::new(&grant)?;
-    let index = Index::read(&*store)?;
     let anchored = (grant.seq, grant.root);
-    let mut places = index.chain(anchored)?;
-    if grant.writable {
-        if index.files.iter().any(|(epoch, _)| *epoch >= grant.epoch) {
-            return Err(VolumeError::Invalid(
-                "the grant's epoch was used before; every open for writing needs a new one",
-            ));
-        }
-        let head_epoch = places.last().map_or(0, |place| place.header.epoch);
-        places.extend(index.beyond(&*store, &keys, anchored, head_epoch, grant.epoch));
-    }
+    let places = find_records(&*store, &keys, &grant)?;
     let mut loader = Loader::new(&*store, &keys, &grant);
     for place in &places {
         loader.replay(place)?;
@@ -94,6 +84,23 @@ pub(crate) fn read_volume(
         volume.mark(ino);
     }
     Ok(volume)
+}
+
+/// The records to replay: up to the anchored one, and for a writer those that a crash left beyond it.
+fn find_records(store: &dyn Store, keys: &Keys, grant: &Grant) -> Result<Vec<Place>> {
+    let index = Index::read(store)?;
+    let anchored = (grant.seq, grant.root);
+    let mut places = index.chain(anchored)?;
+    if grant.writable {
+        if index.files.iter().any(|(epoch, _)| *epoch >= grant.epoch) {
+            return Err(VolumeError::Invalid(
+                "the grant's epoch was used before; every open for writing needs a new one",
+            ));
+        }
+        let head_epoch = places.last().map_or(0, |place| place.header.epoch);
+        places.extend(index.beyond(store, keys, anchored, head_epoch, grant.epoch));
+    }
+    Ok(places)
 }
 
 fn check_grant(grant: &Grant, anchored: bool, freshness: Freshness) -> Result<()> {
@@ -163,6 +170,22 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// Every inode of a volume has the chunk size of the grant in this release.
+fn check_chunk_size(op: &Op, expected: u32) -> Result<()> {
+    let found = match op {
+        Op::Snapshot { chunk_size, .. } | Op::Mount { chunk_size, .. } => *chunk_size,
+        Op::Inode(inode) => 1_u32.checked_shl(u32::from(inode.chunk_log2)).unwrap_or(0),
+        _ => expected,
+    };
+    if found == expected {
+        return Ok(());
+    }
+    Err(VolumeError::Format {
+        problem: format!("the volume has chunks of {found} bytes, the grant says {expected}"),
+        fix: "use the chunk size with which the volume was made".to_owned(),
+    })
+}
+
 /// Builds the state from records.
 struct Loader<'a> {
     store: &'a dyn Store,
@@ -212,17 +235,7 @@ impl<'a> Loader<'a> {
     }
 
     fn apply(&mut self, op: Op, place: &Place) -> Result<()> {
-        if let Op::Snapshot { chunk_size, .. } | Op::Mount { chunk_size, .. } = op
-            && chunk_size != self.grant.chunk_size
-        {
-            return Err(VolumeError::Format {
-                problem: format!(
-                    "the volume has chunks of {chunk_size} bytes, the grant says {}",
-                    self.grant.chunk_size
-                ),
-                fix: "use the chunk size with which the volume was made".to_owned(),
-            });
-        }
+        check_chunk_size(&op, self.grant.chunk_size)?;
         if let Op::Snapshot {
             epoch, seq, root, ..
         } = op
@@ -246,13 +259,17 @@ impl<'a> Loader<'a> {
             epoch,
             seq,
         };
+        let chunk_size = self.grant.chunk_size;
         let (tree, segments) = (&mut self.tree, &mut self.segments);
         let bytes = reader.replay(root, &mut |op| match op {
             Op::Snapshot { .. } | Op::Mount { .. } => Err(malformed(
                 "a snapshot page",
                 "an operation that only records have",
             )),
-            op => tree.apply(op, segments),
+            op => {
+                check_chunk_size(&op, chunk_size)?;
+                tree.apply(op, segments)
+            }
         })?;
         self.snapshot = Some((seq, bytes));
         Ok(())
@@ -297,6 +314,7 @@ impl Volume {
             gid: 0,
             nlink: 2,
             key_version: self.keys.key_version,
+            chunk_log2: self.chunk_log2(),
             size: 0,
             atime: now,
             mtime: now,

@@ -121,6 +121,7 @@ impl Volume {
             gid,
             nlink: if kind == FileType::Dir { 2 } else { 1 },
             key_version: self.keys.key_version,
+            chunk_log2: self.chunk_log2(),
             size: body.as_ref().map_or(0, |body| body.len() as u64),
             atime: now,
             mtime: now,

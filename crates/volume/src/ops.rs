@@ -10,6 +10,8 @@ use crate::types::{FileType, Ino, NAME_MAX, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_V
 
 /// Largest file kept inside its inode, in bytes.
 pub const INLINE_MAX: usize = 2048;
+/// The protection `encrypted`.
+const PROTECTION_ENCRYPTED: u8 = 1;
 /// Most entries in one `MapSet`.
 pub const MAP_RUN_MAX: usize = 2048;
 
@@ -24,6 +26,8 @@ pub struct InodeRecord {
     pub gid: u32,
     pub nlink: u32,
     pub key_version: u32,
+    /// Binary logarithm of the chunk size.
+    pub chunk_log2: u8,
     pub size: u64,
     pub atime: i64,
     pub mtime: i64,
@@ -134,6 +138,13 @@ impl Op {
                     SegmentKind::Pack => 2,
                 });
             }
+            Self::Mount { .. } | Self::Snapshot { .. } => self.encode_milestone(out),
+        }
+    }
+
+    /// Encodes the operations that only records have.
+    fn encode_milestone(&self, out: &mut Vec<u8>) {
+        match self {
             Self::Mount {
                 epoch,
                 chunk_size,
@@ -160,6 +171,7 @@ impl Op {
                 out.extend_from_slice(&next_ino.to_be_bytes());
                 out.extend_from_slice(&next_segment.to_be_bytes());
             }
+            _ => {}
         }
     }
 
@@ -248,6 +260,7 @@ impl InodeRecord {
             FileType::Dir => 2,
             FileType::Symlink => 3,
         });
+        out.extend_from_slice(&[PROTECTION_ENCRYPTED, self.chunk_log2]);
         for field in [self.mode, self.uid, self.gid, self.nlink, self.key_version] {
             out.extend_from_slice(&field.to_be_bytes());
         }
@@ -281,6 +294,10 @@ impl InodeRecord {
             3 => FileType::Symlink,
             _ => return Err(reader.bad("unknown type of inode")),
         };
+        if reader.u8()? != PROTECTION_ENCRYPTED {
+            return Err(reader.bad("unknown protection"));
+        }
+        let chunk_log2 = reader.u8()?;
         let (mode, uid, gid) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let (nlink, key_version, size) = (reader.u32()?, reader.u32()?, reader.u64()?);
         let (atime, mtime, ctime) = (reader.i64()?, reader.i64()?, reader.i64()?);
@@ -304,6 +321,7 @@ impl InodeRecord {
             gid,
             nlink,
             key_version,
+            chunk_log2,
             size,
             atime,
             mtime,

@@ -6,6 +6,7 @@ use crate::codec::{Reader, damaged, malformed};
 use crate::error::VolumeError;
 use crate::ops::Op;
 use crate::seal::{self, Keys, Nonces, Seal};
+use crate::types::Ino;
 
 /// Plain bytes after which a leaf page is closed.
 const PAGE_TARGET: usize = 64 << 10;
@@ -69,7 +70,9 @@ pub struct Writer<'a> {
     page: Vec<u8>,
     /// The sealed pages so far, as they go to the store.
     bytes: Vec<u8>,
-    leaves: Vec<PageRef>,
+    /// The leaves so far, each with the first inode in it.
+    leaves: Vec<(Ino, PageRef)>,
+    first: Ino,
 }
 
 impl<'a> Writer<'a> {
@@ -81,11 +84,15 @@ impl<'a> Writer<'a> {
             page: Vec::new(),
             bytes: Vec::new(),
             leaves: Vec::new(),
+            first: 0,
         }
     }
 
-    /// Adds one encoded operation.
-    pub fn add(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), VolumeError> {
+    /// Adds one encoded operation about the inode `ino`; these come in ascending order.
+    pub fn add(&mut self, ino: Ino, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), VolumeError> {
+        if self.page.is_empty() {
+            self.first = ino;
+        }
         encode(&mut self.page);
         if self.page.len() >= PAGE_TARGET {
             self.close_leaf()
@@ -97,7 +104,7 @@ impl<'a> Writer<'a> {
     fn close_leaf(&mut self) -> Result<(), VolumeError> {
         let page = std::mem::take(&mut self.page);
         let leaf = self.seal_page(0, page)?;
-        self.leaves.push(leaf);
+        self.leaves.push((self.first, leaf));
         Ok(())
     }
 
@@ -129,16 +136,18 @@ impl<'a> Writer<'a> {
             level += 1;
             let mut parents = Vec::new();
             for children in refs.chunks(INDEX_FANOUT) {
-                let mut page = Vec::with_capacity(children.len() * PageRef::SIZE);
-                for child in children {
+                let mut page = Vec::with_capacity(children.len() * (8 + PageRef::SIZE));
+                for (first, child) in children {
+                    page.extend_from_slice(&first.to_be_bytes());
                     child.encode(&mut page);
                 }
-                parents.push(self.seal_page(level, page)?);
+                let first = children.first().map_or(0, |(first, _)| *first);
+                parents.push((first, self.seal_page(level, page)?));
             }
             refs = parents;
         }
-        let root = refs.first().copied().ok_or(VolumeError::TooBig)?;
-        Ok((root, self.bytes))
+        let (_, root) = refs.first().ok_or(VolumeError::TooBig)?;
+        Ok((*root, self.bytes))
     }
 }
 
@@ -165,6 +174,8 @@ impl SnapshotReader<'_> {
                 apply(Op::decode(&mut reader)?)?;
                 continue;
             }
+            // The first inode below the child: for loading on demand, not needed to load everything.
+            let _first = reader.u64()?;
             let child = PageRef::decode(&mut reader)?;
             if child.level + 1 != page.level {
                 return Err(malformed("a snapshot page", "a child of the wrong level"));

@@ -199,6 +199,11 @@ impl Volume {
         );
     }
 
+    /// Binary logarithm of the chunk size.
+    pub(crate) fn chunk_log2(&self) -> u8 {
+        u8::try_from(self.chunk_size.trailing_zeros()).unwrap_or(0)
+    }
+
     pub(crate) fn now(&self) -> i64 {
         self.environment.now()
     }

@@ -11,9 +11,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use securetf_volume::{Position, VolumeError};
+use securetf_volume::{NodeKind, Position, ROOT_INO, VolumeError};
 use support::model::{self, Model, Op, View, random_op};
-use support::{Event, Files, MemoryStore, Rng, TestAnchor, open, write_into};
+use support::{Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, write_into};
 
 /// What the disk has kept of what was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,30 @@ fn record(seed: u64, steps: usize) -> Recording {
     Recording { events, views }
 }
 
+/// Whether the names of `path` and of its directories were synced after they were made.
+fn is_name_durable(past: &[Event], path: &str) -> bool {
+    let mut name = path;
+    while let Some(dir) = Some(name.rsplit_once('/').map_or("", |(dir, _)| dir)) {
+        let inside = format!("{name}/");
+        let removed = |event: &Event| matches!(event, Event::Remove(gone) if gone == name);
+        let since = past.iter().rposition(removed).map_or(0, |at| at + 1);
+        let made = past[since..].iter().position(|event| {
+            matches!(event, Event::Write { path, .. } if path == name || path.starts_with(&inside))
+        });
+        let synced = past
+            .iter()
+            .rposition(|event| matches!(event, Event::SyncDir(of) if of == dir));
+        if made.is_some_and(|made| synced.is_none_or(|synced| synced < made + since)) {
+            return false;
+        }
+        if dir.is_empty() {
+            break;
+        }
+        name = dir;
+    }
+    true
+}
+
 /// The disk after a crash before event `point`.
 fn disk(events: &[Event], point: usize, loss: Loss, rng: &mut Rng) -> Files {
     let past = &events[..point];
@@ -92,17 +116,18 @@ fn disk(events: &[Event], point: usize, loss: Loss, rng: &mut Rng) -> Files {
                 };
                 write_into(&mut files, path, *offset, &data[..keep]);
             }
-            Event::Remove(path) => {
-                // A removal that the disk forgot brings the file back; keep it in half of the torn cases.
-                if loss != Loss::Torn || rng.below(2) == 0 {
-                    files.remove(path);
-                }
+            // A removal that the disk forgot brings the file back: so in half of the torn cases.
+            Event::Remove(path) if loss != Loss::Torn || rng.below(2) == 0 => {
+                files.remove(path);
             }
             Event::Replace { path, data } => {
                 files.insert(path.clone(), data.clone());
             }
             _ => {}
         }
+    }
+    if loss == Loss::Unsynced {
+        files.retain(|path, _| path.contains("superblock") || is_name_durable(past, path));
     }
     files
 }
@@ -210,4 +235,32 @@ fn test_a_sync_that_the_disk_lied_about_is_an_alarm_when_the_anchored_record_is_
         matches!(error, VolumeError::Rollback { anchored, .. } if anchored == position.0),
         "{error:?}"
     );
+}
+
+#[test]
+fn test_a_commit_of_several_records_is_kept_only_whole() {
+    let (store, anchor) = (MemoryStore::new(Files::new()), TestAnchor::virgin());
+    let volume = open(&store, &anchor, true).unwrap();
+    let anchored = anchor.position();
+    anchor.set(Mood::Silent);
+    for number in 0..1500 {
+        let name = format!("file-{number}");
+        let ino = volume
+            .make_node(ROOT_INO, name.as_bytes(), NodeKind::File, 0o644, 0, 0)
+            .unwrap()
+            .ino;
+        volume.write(ino, 0, &[1; 2000]).unwrap();
+    }
+    assert!(volume.sync(None).is_err());
+    let whole = store.snapshot();
+    let journal = whole.keys().find(|path| path.contains("journal")).unwrap();
+    let mut cut = whole.clone();
+    let file = cut.get_mut(journal).unwrap();
+    assert!(file.len() > 3 << 20, "two records");
+    file.truncate(file.len() - 100);
+    for (files, expected) in [(whole.clone(), 1500), (cut, 0)] {
+        let next = open(&MemoryStore::new(files), &TestAnchor::at(5, anchored), true).unwrap();
+        assert_eq!(model::view(&next).unwrap().len(), expected);
+        assert_eq!(next.status().files, expected as u64 + 1);
+    }
 }

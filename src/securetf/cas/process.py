@@ -20,7 +20,7 @@ from securetf.cas.store.sealing import GENESIS, KEY_SIZE
 from securetf.cas.store.store import read_meta
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements
-from securetf.errors import CasStateError, UsageError
+from securetf.errors import CasRollbackError, CasStateError, UsageError
 from securetf.verifier import Verifier
 from securetf.verifier import insecure_simulation as simulation
 
@@ -144,8 +144,8 @@ def _new_anchor(settings: Settings) -> InsecureFileAnchor:
         return InsecureFileAnchor.create(path, os.urandom(_STORE_ID_SIZE), digest)
     anchor = InsecureFileAnchor.open_unused(path, digest)
     if anchor is None:
-        raise CasStateError(
-            f"{settings.data} holds no database, and {path} is an anchor of one",
+        raise CasRollbackError(
+            f"{settings.data} holds no database, and the anchor {path} is of one that answered",
             "give the data directory that belongs to this anchor, or name a new anchor file for a new CAS",
         )
     return anchor

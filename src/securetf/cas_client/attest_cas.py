@@ -39,24 +39,8 @@ def attest_cas(
         Evidence is not the key of the connection. EvidenceError, AppraisalError: the CAS did not prove what
         it must.
     """
-    transport = Transport(url, None, deadline_s=deadline_s)
     nonce = os.urandom(_NONCE_SIZE)
-    try:
-        body = encode(CasEvidenceRequest(nonce=nonce))
-        status, raw = transport.send(
-            "POST", "/v1/evidence", body, {"content-type": "application/json"}, repeatable=True
-        )
-    finally:
-        transport.close()
-    if status != _OK:
-        raise refusal_of(status, raw)
-    answer = decode_answer(raw, CasEvidenceResponse)
-    spki = transport.seen_spki
-    if answer.tls_spki != spki:
-        raise CasIdentityError(
-            "the Evidence is for another TLS key than that of the connection: someone stands between",
-            "connect to the CAS itself, not through something that terminates TLS",
-        )
+    answer, spki = _evidence(url, nonce, deadline_s)
     claims = verify(
         Evidence(_platform(answer.platform), answer.evidence),
         verifiers=verifiers_for(Endorsements.from_json(answer.endorsements)),
@@ -91,6 +75,26 @@ def attest_cas(
         ],
         verified_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
+
+
+def _evidence(url: str, nonce: bytes, deadline_s: float) -> tuple[CasEvidenceResponse, bytes]:
+    """Ask for Evidence; return it with the key of the connection it came over."""
+    transport = Transport(url, None, deadline_s=deadline_s)
+    try:
+        body = encode(CasEvidenceRequest(nonce=nonce))
+        headers = {"content-type": "application/json"}
+        status, raw = transport.send("POST", "/v1/evidence", body, headers, repeatable=True)
+    finally:
+        transport.close()
+    if status != _OK:
+        raise refusal_of(status, raw)
+    answer = decode_answer(raw, CasEvidenceResponse)
+    if answer.tls_spki != transport.seen_spki:
+        raise CasIdentityError(
+            "the Evidence is for another TLS key than that of the connection: someone stands between",
+            "connect to the CAS itself, not through something that terminates TLS",
+        )
+    return answer, transport.seen_spki
 
 
 def _platform(name: str) -> Platform:

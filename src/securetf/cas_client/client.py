@@ -268,6 +268,7 @@ def _check_provision(provision: Provision, request: AttestRequest) -> None:
 
 
 def decode_answer(raw: bytes, kind: type[_M]) -> _M:
+    """Read an answer of the CAS. Raises CasProtocolError when it is not of this kind."""
     try:
         return decode(raw, kind)
     except (UsageError, LimitError) as error:

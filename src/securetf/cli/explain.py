@@ -6,6 +6,7 @@ import json
 import click
 
 from securetf import errors
+from securetf.cli.ways_out import WAYS_OUT
 
 
 def classes() -> dict[str, type[errors.SecuretfError]]:
@@ -38,12 +39,14 @@ def command(code: str | None, as_json: bool) -> None:
     kind = known.get(wanted)
     if kind is None:
         raise errors.UsageError(f"there is no error code {code}", _nearest(wanted, known))
-    text = inspect.getdoc(kind) or ""
+    cause, way_out = inspect.getdoc(kind) or "", WAYS_OUT.get(kind.__name__, "")
     if as_json:
-        facts = {"code": wanted, "name": kind.__name__, "exit_code": kind.exit_code, "text": text}
-        click.echo(json.dumps(facts))
+        facts = {"code": wanted, "name": kind.__name__, "exit_code": kind.exit_code}
+        click.echo(json.dumps({**facts, "cause": cause, "way_out": way_out}))
         return
-    click.echo(f"{wanted} {kind.__name__} (exit code {kind.exit_code})\n\n{text}")
+    click.echo(f"{wanted} {kind.__name__} (exit code {kind.exit_code})\n\n{cause}")
+    if way_out:
+        click.echo(f"\nWay out: {way_out}")
 
 
 def _nearest(wanted: str, known: dict[str, type[errors.SecuretfError]]) -> str:

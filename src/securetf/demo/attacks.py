@@ -39,9 +39,11 @@ class Attacks:
             victim = host.largest_file(volume)
             host.flip_bit(victim, victim.stat().st_size // 2)
             result = self.commands.attempt(*self.run)
-        if result.code == 0 or not result.line_with("Bad message"):
-            raise _wrong("a changed bit in the volume train-data", "EBADMSG in the program", result)
-        self._refused(result.line_with("Bad message"), result)
+        in_program, code = result.line_with("Bad message"), VolumeIntegrityError.code
+        if result.code == 0 or not in_program or not result.line_with(f"[{code}]"):
+            raise _wrong("a changed bit in train-data", f"EBADMSG in the program, then {code}", result)
+        self.screen.output(in_program)
+        self._refused(result.line_with("securetf: error"), result)
 
     def roll_back(self, older: Path) -> None:
         """Put an older copy of the model's volume back."""

@@ -129,6 +129,19 @@ class Commands:
             raise DemoError(f"the CAS did not start: {log[-2000:] or line!r}", "mend what it names") from None
 
 
+def left_over(directory: Path) -> list[str]:
+    """Return what is left of commands in `directory`: processes that work there, and mounts below it."""
+    found = [line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {directory}" in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink().is_relative_to(directory):
+                command = (process / "cmdline").read_text().replace("\0", " ")
+                found.append(f"process {process.name}: {command}")
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
 def _expect_success(name: str, result: Result) -> None:
     if result.code != 0:
         said = "\n".join(result.lines[-15:])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from securetf.demo import host
 from securetf.demo.attacks import Attacks
-from securetf.demo.commands import Commands, Result
+from securetf.demo.commands import Commands, Result, left_over
 from securetf.demo.example import PROGRAM, Example, next_manifest
 from securetf.demo.screen import SIMULATION, Screen
 from securetf.errors import DemoError
@@ -71,7 +71,9 @@ def tell(options: Options, directory: Path, screen: Screen) -> None:
             story.attack()
         with screen.step("stop the CAS"):
             running.close()
-            screen.held("nothing is left running")
+            if left := left_over(directory):
+                raise DemoError(f"still there: {'; '.join(left)}", "report this as a defect")
+            screen.held("no process and no mount is left")
     screen.summary(story.facts)
     screen.warn(SIMULATION)
 

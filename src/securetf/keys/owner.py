@@ -82,9 +82,11 @@ def load_owner_key(path: Path) -> OwnerKey:
             f"{path} cannot be opened: {error.strerror}",
             "make a key with `securetf key new`, and name the file itself",
         ) from None
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         _check_file(path, os.fstat(descriptor))
-        raw = stream.read(_MAX_FILE_BYTES + 1)
+        raw = os.read(descriptor, _MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     try:
         private = load_pem_private_key(raw, password=None)
     except (ValueError, TypeError):

@@ -1,9 +1,11 @@
 """Starts the unmodified program, hands signals on to it, waits for it and for what it left behind."""
 
 import os
+import select
 import shutil
 import signal
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Mapping
 from types import FrameType
@@ -35,17 +37,36 @@ class Signals:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # reentrant: a handler may interrupt a handler
         self._pending: deque[int] = deque()
         self._program: Program | None = None
         self._ended = False
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.cancelled: int | None = None
 
     def install(self) -> None:
         """Take over the forwarded signals; call in the main thread."""
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for one in FORWARDED:
             if signal.getsignal(one) is not signal.SIG_IGN:  # as under nohup: the program inherits that
                 signal.signal(one, self._receive)
         signal.signal(signal.SIGALRM, self._give_up)
+
+    def wait_for(self, thread: threading.Thread) -> None:
+        """Wait in the main thread until `thread` has called `done`, handling signals meanwhile.
+
+        Not `thread.join()`: the kernel may give a signal to another thread, and then nothing would wake this
+        one, which alone runs the handlers. The wakeup descriptor does, whichever thread got the signal.
+        """
+        while True:
+            select.select([self._woken], [], [])
+            if 0 in os.read(self._woken, 4096):
+                break
+        thread.join()
+
+    def done(self) -> None:
+        """Let `wait_for` return."""
+        os.write(self._wake, b"\0")
 
     def check(self) -> None:
         """Raise Cancelled if a signal came; called between the steps before the start."""
@@ -54,22 +75,25 @@ class Signals:
 
     def running(self, program: "Program") -> None:
         """From now on signals go to `program`, those that came while it was being started included."""
-        self._program = program
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        self._hand_on()
+        with self._lock:
+            self._program = program
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._hand_on()
 
     def ended(self) -> None:
         """From now on signals are ignored."""
-        self._ended = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        with self._lock:
+            self._ended = True
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (signal's signature)
-        self._pending.append(number)
-        if self._program is not None:
+        with self._lock:
+            self._pending.append(number)
             self._hand_on()
-        elif not self._ended and self.cancelled is None and number != signal.SIGWINCH:
-            self.cancelled = number
-            signal.setitimer(signal.ITIMER_REAL, CANCEL_S)
+            before = self._program is None and not self._ended
+            if before and self.cancelled is None and number != signal.SIGWINCH:
+                self.cancelled = number
+                signal.setitimer(signal.ITIMER_REAL, CANCEL_S)
 
     def _hand_on(self) -> None:
         while self._program is not None and self._pending and not self._ended:
@@ -77,9 +101,7 @@ class Signals:
 
     def _give_up(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         os.write(2, b"securetf: interrupted, and a step does not end: giving up\n")
-        os._exit(
-            128 + (self.cancelled or number)
-        )  # a step hangs; the kernel takes the namespace down with us
+        os._exit(128 + (self.cancelled or number))  # the kernel takes the namespace down with us
 
 
 class Program:

@@ -98,11 +98,13 @@ def run(
             _Launch(planned, shield, report, signals, outcome).run(provisioner, registry)
         except BaseException as error:  # noqa: BLE001  (carried to the main thread)
             failure.append(error)
+        finally:
+            signals.done()
 
     # Signals belong to the main thread; the mount namespace, the fork and the wait to this one.
     thread = threading.Thread(target=work, name="launcher", daemon=True)
     thread.start()
-    thread.join()
+    signals.wait_for(thread)
     signals.ended()
     if failure and not isinstance(failure[0], Cancelled):
         raise failure[0]

@@ -1,14 +1,13 @@
 """The file-system shield: volumes opened with what the CAS granted, and mounted for one program.
 
-A `Volume` comes from `open_volume`; a `MountSet` shows volumes at their paths in the mount namespace of the
-thread that calls it and takes them down again in reverse order.
+A `Volume` comes from `open_volume`. `Volume.mount` shows it in the mount namespace of the calling thread; of
+nested paths mount the outer first, so that the longest wins, and unmount in reverse order.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from securetf._core import (
     Entry,
@@ -22,7 +21,7 @@ from securetf._core import (
     mount_tmpfs,
     unmount,
 )
-from securetf.errors import CommitFailedError, SecuretfError, UsageError
+from securetf.errors import SecuretfError, UsageError
 from securetf.provisioning import VolumeGrant
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "Entry",
     "Finding",
     "Mount",
-    "MountSet",
     "MountStats",
     "PackStats",
     "Volume",
@@ -100,72 +98,3 @@ def closing(volume: Volume) -> Iterator[Volume]:
             error.add_note("while another error was being handled")
         raise
     volume.close()
-
-
-class MountSet:
-    """The volumes of one program at their paths. Of nested paths the longest wins, whatever the order given.
-
-    `mount`, then `unmount` (any thread), then `commit`; as a context manager it does the last two.
-    """
-
-    def __init__(self, volumes: Mapping[Path, Volume]) -> None:
-        """`volumes`: open volumes by absolute mount point, which must exist when its turn comes."""
-        for path in volumes:
-            if not path.is_absolute() or ".." in path.parts:
-                raise UsageError(
-                    f"mount point {path} is not absolute", fix="give a path that begins with / and has no .."
-                )
-        self._volumes = {path: volumes[path] for path in sorted(volumes, key=lambda path: path.parts)}
-        self._mounts: list[Mount] = []
-
-    def mount(self, *, threads: int = 4) -> None:
-        """Mount each volume in the calling thread's namespace, outer paths first; undone if one fails."""
-        try:
-            for path, volume in self._volumes.items():
-                self._mounts.append(volume.mount(str(path), threads=threads))
-        except BaseException:
-            self.unmount()
-            raise
-
-    def stats(self) -> dict[Path, MountStats]:
-        """What each mount has served so far, by mount point."""
-        return {Path(mount.path): mount.stats() for mount in self._mounts}
-
-    def unmount(self) -> None:
-        """Unmount in reverse order. All are tried; the first error is raised at the end."""
-        errors: list[SecuretfError] = []
-        while self._mounts:
-            try:
-                self._mounts.pop().unmount()
-            except SecuretfError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
-
-    def commit(self) -> None:
-        """Close each volume: final commit and anchor. All are tried.
-
-        Raises:
-            CommitFailedError: names each volume whose last writes are not acknowledged, and why.
-        """
-        failed: list[str] = []
-        fix = ""
-        for path, volume in reversed(self._volumes.items()):
-            try:
-                volume.close()
-            except SecuretfError as error:
-                failed.append(f"{path}: {error.problem}")
-                fix = fix or error.fix
-        if failed:
-            raise CommitFailedError("the last writes are not anchored: " + "; ".join(failed), fix=fix)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.unmount()
-        finally:
-            self.commit()

@@ -1,6 +1,5 @@
 """A CAS without HTTP: the real service and store on a temporary directory, with a clock that tests turn."""
 
-
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from securetf import manifest as manifests
 from securetf.attester.insecure_simulation import (
     SimulatedTdx,
@@ -199,7 +199,11 @@ class Cas:
         return self.advance(self.grant("packing", volume), self.key)
 
     def attest_request(
-        self, workload: Workload, text: str | None = None, roots: dict[str, bytes] | None = None, **changes: Any
+        self,
+        workload: Workload,
+        text: str | None = None,
+        roots: dict[str, bytes] | None = None,
+        **changes: Any,
     ) -> AttestRequest:
         """A request with Evidence bound to what it says; `changes` are applied after the Evidence is made."""
         name = changes.pop("named", "trainer")
@@ -286,7 +290,7 @@ def packed(cas: Cas) -> Cas:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """Returns a function that opens the store in the test's directory; what is still open is closed at the end."""
+    """A function that opens the store in the test's directory; the end closes what is still open."""
     opened: list[Store] = []
 
     def make() -> Store:
@@ -297,5 +301,3 @@ def make_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
     for store in opened:
         if store.usable:
             store.close()
-
-

@@ -1,6 +1,7 @@
 """Owners: who signed, for which CAS, when, and only once."""
 
 import pytest
+
 from securetf.cas.service import AuditDraft
 from securetf.errors import LimitError, NotAuthorisedError, NotFoundError
 from securetf.keys import OwnerKey, WorkloadKey
@@ -85,7 +86,9 @@ class TestAccess:
             lambda: packed.service.audit.page(packed.owner(stranger), AuditDraft(action="x"), SESSION, 0),
             lambda: packed.import_secret("token", b"x", stranger),
         ):
-            with pytest.raises(NotFoundError, match="there is no session acme/digits, or it is not for this key"):
+            with pytest.raises(
+                NotFoundError, match="there is no session acme/digits, or it is not for this key"
+            ):
                 call()
 
     def test_a_reader_may_read_and_nothing_else(self, cas: Cas) -> None:

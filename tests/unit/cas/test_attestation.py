@@ -1,6 +1,7 @@
 """Attestation: what releases a Provision, and each thing that must not."""
 
 import pytest
+
 from securetf.appraisal import ear
 from securetf.cas.service.challenges import Challenges
 from securetf.claims import Evidence, Platform
@@ -198,7 +199,7 @@ class TestRefusals:
             cas.attest(roots={"code": ROOT})
 
     def test_a_secret_without_a_value(self, cas: Cas) -> None:
-        cas.create(cas.manifest(secrets__token='kind = "value"'))
+        cas.create(cas.manifest(secrets__token='kind = "value"'))  # noqa: S106
         cas.pack()
         with pytest.raises(ConflictError, match="secret token of acme/digits has no value yet"):
             cas.attest()
@@ -258,5 +259,3 @@ class TestCasEvidence:
 
     def test_status_says_simulated(self, cas: Cas) -> None:
         assert cas.service.status().simulated
-
-

@@ -1,6 +1,7 @@
 """Sessions: chains of Manifests, and what the CAS makes for them."""
 
 import pytest
+
 from securetf import manifest as manifests
 from securetf.cas.service import AuditDraft
 from securetf.cas.service.rows import SecretRow, VolumeRow, find, secret_key
@@ -37,7 +38,10 @@ class TestCreate:
         shown = repr(view).encode()
         assert token.value not in shown
         assert volume(cas, "data").key.hex().encode() not in shown
-        assert [(state.name, state.seq, state.epoch) for state in view.volumes] == [("data", 0, 0), ("model", 0, 0)]
+        assert [(state.name, state.seq, state.epoch) for state in view.volumes] == [
+            ("data", 0, 0),
+            ("model", 0, 0),
+        ]
 
     def test_a_taken_name_is_refused(self, cas: Cas) -> None:
         cas.create()
@@ -78,7 +82,9 @@ class TestUpdate:
 
     def test_a_manifest_of_another_session_is_refused(self, cas: Cas) -> None:
         cas.create()
-        with pytest.raises(ManifestValueError, match="the Manifest is of acme/other, the update is of acme/digits"):
+        with pytest.raises(
+            ManifestValueError, match="the Manifest is of acme/other, the update is of acme/digits"
+        ):
             cas.update(session='name = "acme/other"')
 
     def test_an_unknown_session_is_refused(self, cas: Cas) -> None:

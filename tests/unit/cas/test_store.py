@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from securetf.cas.store import Store, Transaction, open_store
 from securetf.cas.store.anchor import InsecureFileAnchor
 from securetf.errors import CasRollbackError, CasStateError, NoSpaceError, SecuretfError, UsageError
@@ -112,7 +113,7 @@ class TestTransactions:
         assert store.keys("t", b"") == [b"b", b"c"]
 
     def test_a_full_disk_changes_nothing_and_says_so(self, filled: Store) -> None:
-        connection = filled._writer._connection  # noqa: SLF001
+        connection = filled._writer._connection
         connection.execute("PRAGMA max_page_count = 8")
         with pytest.raises(NoSpaceError):
             write(filled, b"big", os.urandom(200_000))
@@ -127,7 +128,9 @@ class TestTransactions:
         for path in (tmp_path / "data").iterdir():
             assert b"plain text" not in path.read_bytes()
 
-    def test_a_second_cas_on_the_same_directory_is_refused(self, filled: Store, make_store: MakeStore) -> None:
+    def test_a_second_cas_on_the_same_directory_is_refused(
+        self, filled: Store, make_store: MakeStore
+    ) -> None:
         assert filled.usable
         with pytest.raises(CasStateError, match="another CAS runs on"):
             make_store()
@@ -227,7 +230,7 @@ class TestTamperingBeforeStart:
     def test_an_older_head_with_newer_rows_is_refused(
         self, filled: Store, make_store: MakeStore, tmp_path: Path
     ) -> None:
-        head = filled._writer.meta().head  # noqa: SLF001
+        head = filled._writer.meta().head
         write(filled, b"a", b"newer")
         filled.close()
         sql(tmp_path, "UPDATE meta SET head = ?", head)
@@ -245,7 +248,9 @@ class TestTamperingBeforeStart:
         store.close()
         shutil.rmtree(tmp_path / "data")
         shutil.copytree(tmp_path / "backup", tmp_path / "data")
-        with pytest.raises(CasRollbackError, match="at commit 3, the anchor at 5.*2 commits are missing") as got:
+        with pytest.raises(
+            CasRollbackError, match=r"at commit 3, the anchor at 5.*2 commits are missing"
+        ) as got:
             make_store()
         assert "restore the copy of the database that is at commit 5" in got.value.fix
 
@@ -284,7 +289,9 @@ class TestAnchor:
         write(filled, b"a", b"newest")
         filled.close()
         (tmp_path / "anchor").write_bytes(before)
-        with pytest.raises(CasRollbackError, match="at commit 5, the anchor at 3, and the one does not follow"):
+        with pytest.raises(
+            CasRollbackError, match="at commit 5, the anchor at 3, and the one does not follow"
+        ):
             make_store()
 
     def test_a_sibling_of_the_anchored_state_is_refused(
@@ -342,14 +349,14 @@ class TestAnchor:
             make_store()
 
     def test_after_an_anchor_failure_nothing_more_is_answered(self, filled: Store) -> None:
-        os.close(filled._anchor._descriptor)  # type: ignore[attr-defined] # noqa: SLF001
+        os.close(filled._anchor._descriptor)  # type: ignore[attr-defined]
         with pytest.raises(CasStateError, match="cannot be written"):
             write(filled, b"a", b"newer")
         with pytest.raises(CasStateError, match="stopped using its state"):
             filled.get("t", b"a")
         with pytest.raises(CasStateError, match="stopped using its state"):
             write(filled, b"b", b"newer")
-        filled._anchor._descriptor = os.open("/dev/null", os.O_RDONLY)  # type: ignore[attr-defined] # noqa: SLF001
+        filled._anchor._descriptor = os.open("/dev/null", os.O_RDONLY)  # type: ignore[attr-defined]
 
 
 class TestLog:

@@ -1,6 +1,7 @@
 """Volumes: who gets a key, who may advance, and from which state."""
 
 import pytest
+
 from securetf.errors import ConflictError, FencedError, LimitError, NotAuthorisedError, NotFoundError
 from securetf.keys import OwnerKey
 

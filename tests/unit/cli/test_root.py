@@ -190,3 +190,11 @@ def test_dry_run_when_asked_prints_the_plan_and_contacts_nobody(
     assert "1. attest: INSECURE SIMULATION from /p" in out
     assert "/v (ro): volume v, ciphertext in /v/v" in out
     assert "not checked: CAS" in out
+
+
+def test_run_when_the_report_cannot_be_written_says_so_before_anything_is_started(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "w", "--manifest", str(manifest), "--volumes", "/v", "--cas", "/no/cas.json"]
+    assert cli.call([*arguments, "--report", "/no/such/report.json"]) == 30
+    assert "error [STF-1002]: the report /no/such/report.json cannot be written" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from securetf import manifest as manifests
 from securetf.demo import commands as demo_commands
-from securetf.demo.commands import Commands
+from securetf.demo.commands import Commands, left_over
 from securetf.demo.example import Example, next_manifest
 from securetf.demo.screen import SIMULATION, Screen
 from securetf.errors import DemoError, UsageError
@@ -68,6 +68,15 @@ def test_cas_when_the_body_raises_is_ended(
         use_cas()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+def test_left_over_when_a_process_works_in_the_directory_names_it(tmp_path: Path) -> None:
+    assert left_over(tmp_path) == []
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as process:
+        try:
+            assert left_over(tmp_path) == [f"process {process.pid}: sleep 60 "]
+        finally:
+            process.kill()
 
 
 def test_step_when_it_ends_is_numbered_timed_and_in_the_summary(screen: Screen) -> None:

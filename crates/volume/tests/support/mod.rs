@@ -192,6 +192,8 @@ pub enum Mood {
     /// Advances, but the answer is lost.
     AnswerLost,
     Refusing,
+    /// Advances after some milliseconds, as over a network.
+    Slow,
 }
 
 /// A CAS of one volume.
@@ -256,6 +258,9 @@ impl Anchor for TestAnchor {
         }
         if mood == Mood::Refusing {
             return Err(AnchorError::Refused("the session was withdrawn".to_owned()));
+        }
+        if mood == Mood::Slow {
+            std::thread::sleep(Duration::from_millis(3));
         }
         let mut state = self.state.lock().unwrap();
         if epoch != state.0 {

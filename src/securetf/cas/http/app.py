@@ -15,6 +15,7 @@ from securetf.cas.http.calls import CALLS, Call, Incoming, Signed
 from securetf.cas.http.limits import RateLimit
 from securetf.cas.http.openapi import document
 from securetf.cas.service import AuditDraft, CasService
+from securetf.cas.service.context import settled
 from securetf.errors import (
     AppraisalError,
     CasRefusedError,
@@ -31,7 +32,8 @@ from securetf.errors import (
     UsageError,
 )
 from securetf.keys.signature import HEADERS, parse
-from securetf.wire import MAX_BODY_BYTES, ErrorDocument, decode, encode
+from securetf.wire import MAX_BODY_BYTES, Done, ErrorDocument, decode, encode
+from securetf.wire.messages import Message
 
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
@@ -67,7 +69,9 @@ def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
         Route(call.path, _endpoint(call, service, limit, workers), methods=[call.method]) for call in CALLS
     ]
     routes.append(Route("/v1/openapi.json", openapi, methods=["GET"]))
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+    app.router.redirect_slashes = False
+    return app
 
 
 def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: ThreadPoolExecutor) -> Endpoint:
@@ -77,10 +81,7 @@ def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: Thread
             limit.take(address, service.context.clock.monotonic_s())
             body = await _body(request)
             incoming = _incoming(call, service, request, body)
-            if call.inline:
-                answer = call.handler(incoming)
-            else:
-                answer = await asyncio.get_running_loop().run_in_executor(workers, call.handler, incoming)
+            answer = await _answer(call, incoming, workers)
         except ClientDisconnect:
             return Response(status_code=400)
         except SecuretfError as error:
@@ -89,6 +90,20 @@ def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: Thread
         return Response(encode(answer), media_type=_JSON)
 
     return endpoint
+
+
+async def _answer(call: Call, incoming: Incoming, workers: ThreadPoolExecutor) -> Message:
+    if call.inline:
+        return call.handler(incoming)
+    if call.begin is not None:
+        try:
+            begun = call.begin(incoming)
+        except SecuretfError:
+            pass  # the handler below refuses it again, and records that
+        else:
+            settled(await asyncio.wrap_future(begun))
+            return Done()
+    return await asyncio.get_running_loop().run_in_executor(workers, call.handler, incoming)
 
 
 def _incoming(call: Call, service: CasService, request: Request, body: bytes) -> Incoming:
@@ -108,8 +123,13 @@ def _incoming(call: Call, service: CasService, request: Request, body: bytes) ->
         query=request.query_params,
         message=None if call.request is None else decode(body, call.request),
         signed=signed,
-        draft=AuditDraft(action=call.action),
+        draft=AuditDraft(action=call.action, session=_session(request)),
     )
+
+
+def _session(request: Request) -> str:
+    parameters = request.path_params
+    return f"{parameters['tenant']}/{parameters['name']}"[:129] if "tenant" in parameters else ""
 
 
 async def _body(request: Request) -> bytes:

@@ -1,12 +1,14 @@
 """The calls of `/v1` as one table: routing, decoding, signatures and the OpenAPI document come from it."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
 from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.access import OwnerRequest
+from securetf.cas.service.context import Refused
 from securetf.errors import UsageError
 from securetf.keys.signature import SignedRequest
 from securetf.wire import (
@@ -67,7 +69,11 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. `inline`: answers from memory at once, so that it needs no thread."""
+    """One call. `inline`: answers from memory at once, so that it needs no thread.
+
+    begin: hands a frequent call in without a thread that waits for the disk; when it raises, the handler is
+    asked, which records the refusal.
+    """
 
     action: str
     method: str
@@ -78,6 +84,7 @@ class Call:
     request: type[Message] | None = None
     signed: Signed = Signed.NOBODY
     inline: bool = False
+    begin: "Callable[[Incoming], Future[Refused | None]] | None" = None
     query: tuple[str, ...] = field(default=())
 
 
@@ -139,6 +146,15 @@ def _import_secret(incoming: Incoming) -> Message:
 
 
 def _advance(incoming: Incoming) -> Message:
+    incoming.service.volumes.advance(*_advance_arguments(incoming))
+    return Done()
+
+
+def _begin_advance(incoming: Incoming) -> "Future[Refused | None]":
+    return incoming.service.volumes.begin_advance(*_advance_arguments(incoming))
+
+
+def _advance_arguments(incoming: Incoming) -> tuple[SignedRequest, AuditDraft, bytes, AdvanceRequest]:
     if incoming.signed is None:
         raise AssertionError("the table says that this call is signed")
     text = incoming.parameters["volume_id"]
@@ -148,10 +164,7 @@ def _advance(incoming: Incoming) -> Message:
         volume_id = b""
     if len(volume_id) != 16 or volume_id.hex() != text:
         raise UsageError("the volume id is not 32 lower-case hex digits", "send the id that the grant named")
-    incoming.service.volumes.advance(
-        incoming.signed, incoming.draft, volume_id, _as(incoming, AdvanceRequest)
-    )
-    return Done()
+    return incoming.signed, incoming.draft, volume_id, _as(incoming, AdvanceRequest)
 
 
 def _audit(incoming: Incoming) -> Message:
@@ -291,6 +304,7 @@ CALLS = (
         request=AdvanceRequest,
         response=Done,
         handler=_advance,
+        begin=_begin_advance,
         signed=Signed.LEASE_HOLDER,
     ),
 )

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -53,8 +54,17 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refused:
+class Refused:
+    """A decision that was recorded as a refusal."""
+
     error: SecuretfError
+
+
+def settled(outcome: _T | Refused) -> _T:
+    """Return what was decided, or raise the refusal."""
+    if isinstance(outcome, Refused):
+        raise outcome.error
+    return outcome
 
 
 @dataclass(kw_only=True)
@@ -106,8 +116,18 @@ class Context:
 
         always: runs first and is kept even when `operation` refuses; its own refusals are recorded too.
         """
+        return settled(self.begin(draft, operation, always=always).result())
 
-        def body(transaction: Transaction) -> _T | _Refused:
+    def begin(
+        self,
+        draft: AuditDraft,
+        operation: Callable[[Transaction], _T],
+        *,
+        always: Callable[[Transaction], None] | None = None,
+    ) -> "Future[_T | Refused]":
+        """As `decide`, for a caller that waits in its own way and then calls `settled`."""
+
+        def body(transaction: Transaction) -> _T | Refused:
             try:
                 if always is not None:
                     with transaction.savepoint():
@@ -116,14 +136,11 @@ class Context:
                     result = operation(transaction)
             except SecuretfError as error:
                 record(transaction, draft, now=self.clock.now(), simulated=self.simulated, refusal=error)
-                return _Refused(error)
+                return Refused(error)
             record(transaction, draft, now=self.clock.now(), simulated=self.simulated, refusal=None)
             return result
 
-        outcome = self.store.transact(body)
-        if isinstance(outcome, _Refused):
-            raise outcome.error
-        return outcome
+        return self.store.submit(body)
 
     def record_refusal(self, draft: AuditDraft, error: SecuretfError) -> None:
         """Record a refusal of somebody who has proved nothing yet; floods are counted instead of written."""

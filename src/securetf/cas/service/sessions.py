@@ -79,6 +79,7 @@ class Sessions:
             ManifestPredecessorError: does not follow the current version. ManifestError: not a valid
             Manifest.
         """
+        draft.session = session
 
         def operation(transaction: Transaction) -> SessionView:
             row = session_of(transaction, session)
@@ -106,6 +107,7 @@ class Sessions:
 
     def read(self, owner: OwnerRequest, draft: AuditDraft, session: str) -> SessionView:
         """Return the current version and the states of its volumes. Raises NotFoundError."""
+        draft.session = session
 
         def operation(transaction: Transaction) -> SessionView:
             row = session_of(transaction, session)
@@ -116,6 +118,7 @@ class Sessions:
 
     def history(self, owner: OwnerRequest, draft: AuditDraft, session: str) -> SessionHistory:
         """Return all versions, without their texts. Raises NotFoundError."""
+        draft.session = session
 
         def operation(transaction: Transaction) -> SessionHistory:
             row = session_of(transaction, session)

@@ -1,12 +1,13 @@
 """Volumes: grants of keys, leases, and the compare-and-swap that keeps every volume fresh."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from securetf.cas.service.access import OwnerRequest, check_window, names, require_read, require_update
-from securetf.cas.service.context import Context
+from securetf.cas.service.context import Context, Refused, settled
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.rows import (
     Lease,
@@ -97,18 +98,28 @@ class Volumes:
             FencedError: the lease is another's, or the epoch is not current.
             ConflictError: not from the current state. NotAuthorisedError: the signature does not hold.
         """
-        draft.actor, context = signed.key_id, self.context
+        try:
+            started = self.begin_advance(signed, draft, volume_id, request)
+        except SecuretfError as error:
+            self.context.record_refusal(draft, error)
+            raise
+        settled(started.result())
+
+    def begin_advance(
+        self, signed: SignedRequest, draft: AuditDraft, volume_id: bytes, request: AdvanceRequest
+    ) -> "Future[Refused | None]":
+        """Authenticate and hand in an advance without waiting for the disk; the caller calls `settled`.
+
+        What it raises itself is not recorded yet: send the request through `advance` then.
+        """
+        draft.actor = signed.key_id
         draft.details = {
             "volume_id": volume_id.hex(),
             "seq": str(request.new_seq),
             "root": request.new_root.hex(),
         }
-        try:
-            check_window(context, signed)
-            self._authenticate(signed, volume_id)
-        except SecuretfError as error:
-            context.record_refusal(draft, error)
-            raise
+        check_window(self.context, signed)
+        self._authenticate(signed, volume_id)
 
         def operation(transaction: Transaction) -> None:
             volume = find(transaction, VolumeRow, volume_id)
@@ -119,7 +130,7 @@ class Volumes:
             draft.details["volume"] = volume.name
             _swap(transaction, volume, request)
 
-        context.decide(draft, operation)
+        return self.context.begin(draft, operation)
 
     def _authenticate(self, signed: SignedRequest, volume_id: bytes) -> None:
         lease = _lease(find(self.context.store, VolumeRow, volume_id), signed.key_id)

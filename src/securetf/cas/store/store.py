@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from securetf.cas.store import check
-from securetf.cas.store.anchor import Anchored, MonotonicAnchor
+from securetf.cas.store.anchor import Anchored, MonotonicAnchor, sync_directory
 from securetf.cas.store.check import CHECKPOINT_ENTRIES, RowIndex, Term
 from securetf.cas.store.sealing import GENESIS, KEY_SIZE, MODULUS, Head, StoreKeys, unwrap_master, wrap_master
 from securetf.cas.store.sqlite import FORMAT, Change, Meta, SqliteDatabase
@@ -75,9 +75,13 @@ class Store:
             CasStateError: the database is not what it was, or cannot be written.
             NoSpaceError: the disk is full; nothing was changed.
         """
+        return self.submit(operation).result()
+
+    def submit(self, operation: Callable[[Transaction], _T]) -> "Future[_T]":
+        """As `transact`, for a caller that waits in its own way."""
         future: Future[_T] = Future()
         self._jobs.put((operation, future))
-        return future.result()
+        return future
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Read one row, durable state only. Raises CasStateError when the database shows anything else."""
@@ -251,7 +255,10 @@ def create_store(
         )
     master = os.urandom(KEY_SIZE)
     keys = StoreKeys.derive(master, store_id)
-    database = SqliteDatabase(path, create=True)
+    unfinished = directory / f"{_DATABASE}.new"
+    for name in (unfinished.name, f"{unfinished.name}-wal", f"{unfinished.name}-shm"):
+        (directory / name).unlink(missing_ok=True)
+    database = SqliteDatabase(unfinished, create=True)
     database.create(
         Meta(
             format=FORMAT,
@@ -261,10 +268,13 @@ def create_store(
             head=keys.seal_head(GENESIS),
         )
     )
-    reader = SqliteDatabase(path, create=False)
+    database.close()
+    unfinished.rename(path)
+    sync_directory(directory)
+    writer, reader = SqliteDatabase(path, create=False), SqliteDatabase(path, create=False)
     return Store(
         lock=lock,
-        writer=database,
+        writer=writer,
         reader=reader,
         keys=keys,
         head=GENESIS,

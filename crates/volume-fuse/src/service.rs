@@ -1,0 +1,320 @@
+//! What the server does with the engine, without the kernel's signatures.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use fuser::{
+    Errno, FileAttr, INodeNo, InitFlags, OpenAccMode, OpenFlags, ReplyAttr, ReplyEmpty, ReplyEntry,
+    ReplyStatfs, ReplyXattr, Request,
+};
+use volume::{Attr, NodeKind, SetAttr, StatFs, Volume, VolumeError};
+
+use crate::convert::{FOREVER, GENERATION, attr, errno};
+use crate::stats::Counters;
+
+const SUID_SGID: u32 = 0o6000;
+const O_TRUNC: i32 = 0o1000;
+const O_EXCL: i32 = 0o200;
+
+/// Free space that statfs reports, in blocks of 4 KiB (1 PiB), and free inodes: the format's limits are far away,
+/// and what the store has left is for the untrusted host to say.
+const FREE_BLOCKS: u64 = 1 << 38;
+const FREE_FILES: u64 = 1 << 32;
+
+/// Serves one volume.
+pub(crate) struct Server {
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) read_only: bool,
+    pub(crate) writeback: bool,
+    block_size: u32,
+    counters: Arc<Counters>,
+}
+
+impl Server {
+    pub(crate) fn new(
+        volume: Arc<Volume>,
+        read_only: bool,
+        writeback: bool,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let block_size = volume.statfs().map_or(4096, |numbers| numbers.block_size);
+        Self {
+            volume,
+            read_only,
+            writeback,
+            block_size,
+            counters,
+        }
+    }
+
+    /// The errno of a failure; one that accuses the store is counted, for the launcher's report.
+    pub(crate) fn failure(&self, error: &VolumeError) -> Errno {
+        if matches!(
+            error,
+            VolumeError::Integrity { .. }
+                | VolumeError::Rollback { .. }
+                | VolumeError::Format { .. }
+        ) {
+            self.counters.note_integrity(error.problem());
+        }
+        errno(error)
+    }
+
+    pub(crate) fn entry(&self, outcome: Result<Attr, VolumeError>, reply: ReplyEntry) {
+        match outcome {
+            Ok(found) => reply.entry(&FOREVER, &self.shown(&found), GENERATION),
+            Err(error) => reply.error(self.failure(&error)),
+        }
+    }
+
+    pub(crate) fn empty(&self, outcome: Result<(), VolumeError>, reply: ReplyEmpty) {
+        match outcome {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.failure(&error)),
+        }
+    }
+
+    pub(crate) fn durable(&self, ino: INodeNo, reply: ReplyEmpty) {
+        let outcome = if self.read_only {
+            Ok(())
+        } else {
+            self.volume.sync(Some(ino.0))
+        };
+        self.empty(outcome, reply);
+    }
+
+    pub(crate) fn attributes(&self, outcome: Result<Attr, VolumeError>, reply: ReplyAttr) {
+        match outcome {
+            Ok(found) => reply.attr(&FOREVER, &self.shown(&found)),
+            Err(error) => reply.error(self.failure(&error)),
+        }
+    }
+
+    pub(crate) fn shown(&self, found: &Attr) -> FileAttr {
+        attr(found, self.block_size)
+    }
+
+    /// Changes attributes for `user`; 0 keeps the set-id bits when it truncates.
+    pub(crate) fn change(
+        &self,
+        user: u32,
+        ino: INodeNo,
+        change: &SetAttr,
+    ) -> Result<Attr, VolumeError> {
+        let owned = change.uid.is_some() || change.gid.is_some();
+        if change.mode.is_none() && (owned || (change.size.is_some() && user != 0)) {
+            self.drop_privilege_bits(ino)?;
+        }
+        self.volume.set_attr(ino.0, change)
+    }
+
+    pub(crate) fn read_into<'a>(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        wanted: usize,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], VolumeError> {
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        let count =
+            self.volume
+                .read(ino.0, offset, buffer.get_mut(..wanted).unwrap_or_default())?;
+        self.counters.note_read(count);
+        Ok(buffer.get(..count).unwrap_or_default())
+    }
+
+    pub(crate) fn write_from(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        data: &[u8],
+        kill: bool,
+    ) -> Result<u32, VolumeError> {
+        if kill {
+            self.drop_privilege_bits(ino)?;
+        }
+        let count = self.volume.write(ino.0, offset, data)?;
+        self.counters.note_write(count);
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    /// Calls `emit(cookie, name, attributes)` for the entries after `cookie` until it returns false. At most 128 at
+    /// once; attributes are asked for when the directory's lock is free again.
+    pub(crate) fn list(
+        &self,
+        ino: INodeNo,
+        cookie: u64,
+        emit: &mut dyn FnMut(u64, &[u8], FileAttr) -> bool,
+    ) -> Result<(), VolumeError> {
+        let mut names = Vec::new();
+        self.volume.read_dir(ino.0, cookie, &mut |entry| {
+            names.push((entry.cookie, entry.ino, entry.name.to_vec()));
+            names.len() < 128
+        })?;
+        for (cookie, child, name) in names {
+            match self.volume.attr(child) {
+                Ok(found) if emit(cookie, &name, self.shown(&found)) => {}
+                Ok(_) => break,
+                Err(VolumeError::NotFound) => {} // removed meanwhile
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The set-user-id and set-group-id bits do not survive a write by an unprivileged user.
+    fn drop_privilege_bits(&self, ino: INodeNo) -> Result<(), VolumeError> {
+        let mode = self.volume.attr(ino.0)?.mode;
+        if mode & SUID_SGID != 0 {
+            self.volume.set_attr(
+                ino.0,
+                &SetAttr {
+                    mode: Some(mode & !SUID_SGID),
+                    ..SetAttr::default()
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn open_existing(&self, ino: INodeNo, flags: OpenFlags) -> Result<(), VolumeError> {
+        self.volume.open_file(ino.0)?;
+        if flags.0 & O_TRUNC != 0 && flags.acc_mode() != OpenAccMode::O_RDONLY {
+            let cut = SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            };
+            if let Err(error) = self.volume.set_attr(ino.0, &cut) {
+                self.volume.release(ino.0);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn create_or_open(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Result<Attr, VolumeError> {
+        match self.make(request, parent, name, NodeKind::File, mode) {
+            Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
+                let found = self.volume.lookup(parent.0, name.as_bytes())?;
+                self.open_existing(INodeNo(found.ino), OpenFlags(flags))?;
+                self.volume.attr(found.ino)
+            }
+            Ok(node) => {
+                self.volume.open_file(node.ino)?;
+                Ok(node)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Mode, owner and group of a new node: in a set-group-id directory the group is inherited (`inode_init_owner`).
+    fn placed(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        directory: bool,
+    ) -> Result<(u32, u32), VolumeError> {
+        let above = self.volume.attr(parent.0)?;
+        if above.mode & 0o2000 == 0 {
+            return Ok((mode & 0o7777, request.gid()));
+        }
+        Ok((
+            (mode & 0o7777) | if directory { 0o2000 } else { 0 },
+            above.gid,
+        ))
+    }
+
+    pub(crate) fn make(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        kind: NodeKind<'_>,
+        mode: u32,
+    ) -> Result<Attr, VolumeError> {
+        let (mode, gid) = self.placed(request, parent, mode, kind == NodeKind::Dir)?;
+        self.volume
+            .make_node(parent.0, name.as_bytes(), kind, mode, request.uid(), gid)
+    }
+}
+
+/// What we ask of the kernel beside asynchronous reads and big requests, which fuser asks for itself.
+pub(crate) fn wanted(writeback: bool) -> InitFlags {
+    let mut flags = InitFlags::FUSE_ATOMIC_O_TRUNC
+        | InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_READDIRPLUS_AUTO
+        | InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2 // else each write is preceded by a GETXATTR of security.capability
+        | InitFlags::FUSE_CACHE_SYMLINKS
+        | InitFlags::FUSE_NO_OPEN_SUPPORT
+        | InitFlags::FUSE_NO_OPENDIR_SUPPORT
+        | InitFlags::FUSE_EXPLICIT_INVAL_DATA; // never by mtime: nobody else writes
+    if writeback {
+        flags |= InitFlags::FUSE_WRITEBACK_CACHE;
+    }
+    flags
+}
+
+/// Names as listxattr(2) gives them: each ended by a zero byte.
+pub(crate) fn joined(names: &[Vec<u8>]) -> Vec<u8> {
+    names
+        .iter()
+        .flat_map(|name| name.iter().copied().chain([0]))
+        .collect()
+}
+
+/// Asked with size 0 for the length, else for the bytes (`fuse_getxattr_in`).
+pub(crate) fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(length),
+        _ if size < length => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}
+
+pub(crate) fn space_reply(numbers: &StatFs, reply: ReplyStatfs) {
+    let block = 4096;
+    let blocks = numbers.bytes.div_ceil(u64::from(block)) + FREE_BLOCKS;
+    let files = numbers.files + FREE_FILES;
+    reply.statfs(
+        blocks,
+        FREE_BLOCKS,
+        FREE_BLOCKS,
+        files,
+        FREE_FILES,
+        block,
+        numbers.name_max,
+        block,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writeback_is_only_asked_for_when_it_was_chosen() {
+        assert!(wanted(true).contains(InitFlags::FUSE_WRITEBACK_CACHE));
+        assert!(!wanted(false).contains(InitFlags::FUSE_WRITEBACK_CACHE));
+    }
+
+    #[test]
+    fn xattr_names_are_each_ended_by_a_zero() {
+        assert_eq!(
+            joined(&[b"user.a".to_vec(), b"user.b".to_vec()]),
+            b"user.a\0user.b\0"
+        );
+    }
+}
