@@ -1,6 +1,7 @@
 """Runs a `LaunchPlan`: each step is undone in reverse order, whatever happens after it."""
 
 import os
+import stat
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from securetf.launcher.stages import Mounted, Provisioner, Shield
 from securetf.manifest.rules import HOME_MEMORY
 from securetf.provisioning import Provision
 
+FUSE_DEVICE = os.makedev(10, 229)  # linux/miscdevice.h, FUSE_MINOR
+_FUSE_FIX = "load the kernel module fuse (`modprobe fuse`); in a container, pass the device /dev/fuse"
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -34,7 +38,9 @@ class Outcome:
     problems: list[SecuretfError] = field(default_factory=list)
 
 
-def check_host(planned: LaunchPlan, *, fuse: Path = Path("/dev/fuse")) -> None:
+def check_host(
+    planned: LaunchPlan, *, fuse: Path = Path("/dev/fuse"), device_number: int = FUSE_DEVICE
+) -> None:
     """Raise before anything is asked of the CAS if this machine cannot do what the plan needs.
 
     Raises:
@@ -47,12 +53,13 @@ def check_host(planned: LaunchPlan, *, fuse: Path = Path("/dev/fuse")) -> None:
     volumes = [one for one in planned.mounts if one.kind == "volume" and one.directory is not None]
     if volumes:
         try:
-            os.close(os.open(fuse, os.O_RDWR | os.O_CLOEXEC))
+            device = os.open(fuse, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise FuseUnavailableError(
-                f"{fuse} cannot be opened: {error.strerror}",
-                "load the kernel module fuse (`modprobe fuse`); in a container, pass the device /dev/fuse",
-            ) from None
+            raise FuseUnavailableError(f"{fuse} cannot be opened: {error.strerror}", _FUSE_FIX) from None
+        found = os.fstat(device)
+        os.close(device)
+        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != device_number:
+            raise FuseUnavailableError(f"{fuse} is not the device of FUSE", _FUSE_FIX)
     for one in volumes:
         directory = one.directory
         if directory is None or directory.is_dir():

@@ -134,7 +134,9 @@ try:
         host_environment=os.environ,
         directories={name: Path(directory) for name, directory in config.get("volumes", {}).items()},
     )
-    check_host(planned, fuse=Path(config.get("fuse", "/dev/null")))
+    check_host(
+        planned, fuse=Path(config.get("fuse", "/dev/null")), device_number=os.stat("/dev/null").st_rdev
+    )
     report = Report()
     report.add_start_of_process()
     outcome = run(

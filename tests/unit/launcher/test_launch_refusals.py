@@ -156,6 +156,7 @@ def test_run_when_nohup_ignores_a_signal_the_program_ignores_it_too(launch: Laun
 @pytest.mark.parametrize(
     ("change", "code", "problem"),
     [
+        ({"fuse": "/dev/zero"}, "[STF-1003]", "/dev/zero is not the device of FUSE"),
         ({"fuse": "/no/fuse"}, "[STF-1003]", "/no/fuse cannot be opened: No such file"),
         (
             {"volumes": {"v": "/no/such"}},

@@ -1,12 +1,13 @@
 """The monotonic anchor: the one place that an older copy of the database cannot agree with."""
 
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from securetf.errors import CasStateError
+from securetf.errors import CasStateError, NoSpaceError
 
 _MAGIC = b"STF-INSECURE-ANCHOR-SIMULATION-1"  # 32 bytes
 _SLOT_BYTES = 4096  # one page, so that a torn write spoils one slot only
@@ -72,11 +73,13 @@ class InsecureFileAnchor:
         """Make the anchor of a new store at counter 0, whole or not at all; `digest` is of its first head.
 
         Raises:
-            CasStateError: the file exists or cannot be written.
+            CasStateError: the file exists or cannot be written. NoSpaceError: the disk is full.
         """
         try:
             write_new(path, _slot(store_id, 0, digest).ljust(2 * _SLOT_BYTES, b"\0"))
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise NoSpaceError(f"no space for {path}", "free space; nothing was changed") from None
             raise CasStateError(
                 f"the anchor {path} cannot be created: {error.strerror}",
                 "a new CAS needs a new anchor; name a file that does not exist in a directory that does",

@@ -1,5 +1,6 @@
 """The only file with SQL: SQLite with WAL and synchronous=FULL: rows, log, one meta row. All untrusted."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from securetf.errors import CasStateError, NoSpaceError
 
 FORMAT = 1
-_FULL = "database or disk is full"
+_SPARE_BYTES = 1 << 18  # below that SQLite may lack room for its shared memory and its log
 _SCHEMA = (
     "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, store_id "
     "BLOB NOT NULL, "
@@ -158,8 +159,24 @@ class SqliteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            if _FULL in str(error):
+            name = getattr(error, "sqlite_errorname", "")
+            failed = name.startswith(
+                "SQLITE_IOERR"
+            )  # also what SQLite says when its shared memory does not fit
+            if name == "SQLITE_FULL" or (failed and self._is_disk_full()):
                 raise NoSpaceError(f"no space for {self._path}", "free space; nothing was changed") from None
+            if failed:
+                raise CasStateError(
+                    f"{self._path} cannot be read or written: {error} ({name})",
+                    "see the kernel's log (dmesg), repair the disk, then start the CAS again",
+                ) from None
             raise CasStateError(
                 f"{self._path} cannot be used: {error}", "restore the database that belongs to this anchor"
             ) from None
+
+    def _is_disk_full(self) -> bool:
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < _SPARE_BYTES
