@@ -1,5 +1,6 @@
 """Runs the commands that a user would type, in one working directory, and starts and ends the CAS."""
 
+import importlib.util
 import json
 import os
 import select
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from securetf.demo.screen import Screen
-from securetf.errors import DemoError
+from securetf.errors import DemoError, EnvironmentUnfitError, FuseUnavailableError
 
 SECURETF = (sys.executable, "-m", "securetf")
 CAS_START_LIMIT_S = 30
@@ -127,6 +128,22 @@ class Commands:
         except (ValueError, KeyError, TypeError):
             log = (self.directory / "cas.log").read_text(errors="replace").strip()
             raise DemoError(f"the CAS did not start: {log[-2000:] or line!r}", "mend what it names") from None
+
+
+def check_machine() -> None:
+    """Raise EnvironmentUnfitError if the demonstration cannot be done here, before anything is started."""
+    if os.geteuid() != 0:
+        raise EnvironmentUnfitError(
+            f"running as user {os.geteuid()}, expected root: mounts need it", "run the demonstration as root"
+        )
+    if not Path("/dev/fuse").exists():
+        raise FuseUnavailableError(
+            "/dev/fuse is not there", "`modprobe fuse`; in a container, pass the device /dev/fuse"
+        )
+    if importlib.util.find_spec("tensorflow") is None:
+        raise EnvironmentUnfitError(
+            f"TensorFlow is not installed for {sys.executable}", "run `make demo`, which installs it"
+        )
 
 
 def left_over(directory: Path) -> list[str]:

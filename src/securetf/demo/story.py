@@ -10,7 +10,7 @@ from pathlib import Path
 
 from securetf.demo import host
 from securetf.demo.attacks import Attacks
-from securetf.demo.commands import Commands, Result, left_over
+from securetf.demo.commands import Commands, Result, check_machine, left_over
 from securetf.demo.example import PROGRAM, Example, next_manifest
 from securetf.demo.screen import SIMULATION, Screen
 from securetf.errors import DemoError
@@ -47,9 +47,11 @@ def tell(options: Options, directory: Path, screen: Screen) -> None:
 
     Raises:
         DemoError: a step did not give what it must give. UsageError: the example is not there.
+        EnvironmentUnfitError: not root, no FUSE, no TensorFlow.
     """
     example = Example(options.example.resolve())
     example.check()
+    check_machine()
     story = _Story(options, directory, screen, Commands(directory, screen), example)
     screen.title("securetf demo: TensorFlow trains on data that the host cannot read")
     with ExitStack() as running:

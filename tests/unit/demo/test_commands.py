@@ -1,5 +1,6 @@
 """The demonstration's commands: what fails is said, and nothing runs on."""
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -11,10 +12,10 @@ from rich.console import Console
 
 from securetf import manifest as manifests
 from securetf.demo import commands as demo_commands
-from securetf.demo.commands import Commands, left_over
+from securetf.demo.commands import Commands, check_machine, left_over
 from securetf.demo.example import Example, next_manifest
 from securetf.demo.screen import SIMULATION, Screen
-from securetf.errors import DemoError, UsageError
+from securetf.errors import DemoError, EnvironmentUnfitError, UsageError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "mnist"
 
@@ -68,6 +69,22 @@ def test_cas_when_the_body_raises_is_ended(
         use_cas()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "problem"),
+    [
+        (os, "geteuid", lambda: 1000, "running as user 1000, expected root"),
+        (importlib.util, "find_spec", lambda _: None, "TensorFlow is not installed"),
+    ],
+)
+def test_machine_when_it_lacks_something_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, value: object, problem: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(owner, name, value)
+    with pytest.raises(EnvironmentUnfitError, match=problem):
+        check_machine()
 
 
 def test_left_over_when_a_process_works_in_the_directory_names_it(tmp_path: Path) -> None:
