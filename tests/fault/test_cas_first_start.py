@@ -3,16 +3,13 @@
 import os
 import shutil
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
 
 from securetf.cas.store.anchor import InsecureFileAnchor
 from securetf.cas.store.sealing import GENESIS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-from test_run import Cloud
+from support.cloud import Cloud
 
 
 @pytest.mark.parametrize("left", [("anchor",), ("anchor", ".anchor.new", "database"), (".anchor.new",)])

@@ -17,11 +17,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-# ruff: noqa: E402  (they are in no package)
-sys.path[:0] = [str(HERE.parent / "integration"), str(HERE)]
-from scene import PATIENCE_S, PROGRAM, Scene
-from test_run import SECUR_ETF, alive, until
+from support.cloud import SECUR_ETF, alive, until
+from support.scene import PATIENCE_S, PROGRAM, Scene
 
 pytestmark = [
     pytest.mark.root,

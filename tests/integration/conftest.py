@@ -4,7 +4,7 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ import pytest
 
 from securetf.shields.filesystem import Volume, closing, open_volume
 from securetf.shields.local_trust import LocalTrust
+from support.cloud import Cloud, Job
 
 HERE = Path(__file__).parent
 
@@ -125,3 +126,20 @@ def volume_maker() -> Callable[..., Packed]:
 def new_volume(tmp_path: Path) -> Callable[..., Packed]:
     """Make empty volumes, by name, in the test's own directory."""
     return functools.partial(make_volume, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    one = Cloud(tmp_path_factory.mktemp("cloud"))
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def job(cloud: Cloud, tmp_path: Path) -> Iterator[Job]:
+    one = Job(cloud, tmp_path)
+    yield one
+    for process in one.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

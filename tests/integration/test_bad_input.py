@@ -11,18 +11,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from securetf.attester.insecure_simulation import SimulatedTdx
+from support.cloud import SECUR_ETF, Cloud, Job
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_run import SECUR_ETF, Cloud, Job, cloud, job  # noqa: F401  (fixtures)
-
-# ruff: noqa: F811  (fixtures as arguments)
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts")]
 MANIFEST = """
 [session]

@@ -6,6 +6,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod history;
 pub mod model;
 
 use std::collections::BTreeMap;

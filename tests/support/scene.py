@@ -4,21 +4,17 @@ import base64
 import errno
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# ruff: noqa: E402  (both are no packages)
-sys.path[:0] = [str(HERE.parent / "integration"), str(HERE)]
-from test_run import Cloud, Job, until
-from writer_program import CANARY, NAME, WRITERS
+from support.cloud import Cloud, Job, until
+from support.writer_program import CANARY, NAME, WRITERS
 
 SECRET = b"the secret that an owner imported, 7c9f1b"
 PATIENCE_S = 60
 MOUNT_GONE = (errno.ECONNABORTED, errno.ENOTCONN)  # just before the program dies with the launcher
-PROGRAM = str(HERE / "writer_program.py")
+PROGRAM = str(Path(__file__).with_name("writer_program.py"))
 
 
 class Scene:
