@@ -17,7 +17,15 @@ _GIVE_UP_S = 60  # a process in an uninterruptible call dies when that call retu
 
 
 def start() -> "subprocess.Popen[bytes]":
-    """Start it from the thread that is in the program's mount namespace; it lives as long as this process."""
+    """Start it from the thread that is in the program's mount namespace; it lives as long as this process.
+
+    Raises:
+        LaunchError: this thread is in the namespace of the whole process: others than the program would die.
+    """
+    from securetf.errors import LaunchError  # noqa: PLC0415  (not for the watchdog itself, which has no path)
+
+    if os.path.samestat(os.stat("/proc/thread-self/ns/mnt"), os.stat("/proc/self/ns/mnt")):
+        raise LaunchError("the program has no mount namespace of its own", "report it: a defect in securetf")
     return subprocess.Popen(  # noqa: S603  (this very file)
         [sys.executable, "-I", "-S", "-E", __file__],
         stdin=subprocess.PIPE,  # nobody writes; our end is not inherited by the program
@@ -31,9 +39,9 @@ def start() -> "subprocess.Popen[bytes]":
 
 def main() -> None:
     """Wait for the end of standard input, then kill until nobody is left."""
+    ours = os.stat("/proc/self/ns/mnt")
     while os.read(0, 1):
         pass
-    ours = os.stat("/proc/self/ns/mnt")
     end = time.monotonic() + _GIVE_UP_S
     while time.monotonic() < end and _kill_others(ours):
         time.sleep(_PAUSE_S)
