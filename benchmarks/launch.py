@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/integration"))
-from test_run import Cloud, Job
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.cloud import Cloud, Job
 
 from _report import Row, publish
 
