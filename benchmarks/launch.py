@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.cloud import Cloud, Job
-
 from _report import Row, publish
+from support.cloud import Cloud, Job
 
 FIRST_INSTRUCTION_S = 1.0
 RESIDENT_MB = 120.0
