@@ -2,7 +2,7 @@
 
 `python benchmarks/training.py [--quick] [--json FILE]`, as root, with TensorFlow. The examples MNIST and
 CIFAR-10 (JPEG) run with the same data, seeds and environment, alternating native and shielded, medians of 5
-rounds (--quick: 1 round, smaller). The CAS runs on loopback. Time of a program is its whole life, with
+rounds (--quick: 1 round, smaller), after TensorFlow was read into the page cache. The CAS runs on loopback. Time of a program is its whole life, with
 TensorFlow's import. Without ../shared/data CIFAR-10 (JPEG) is left out, which is said.
 """
 
@@ -227,6 +227,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="securetf-bench-") as name:
         area = Path(name)
         found = experiments(area, quick=options.quick)
+        subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, env={"PATH": PATH})  # warm caches
         bench = Bench(area)
         with bench.cas():
             for one in found:
