@@ -42,7 +42,7 @@ TARGETS: dict[tuple[str, str], float] = {  # design/VOLUME.md "Targets": the lea
 }
 LIMITS = {
     "write_and_fsync": "FUSE copies through the page cache (1 MiB requests), then sealing and one commit",
-    "cold_read": "copies: store to buffer to page cache to program; decryption is a tenth",
+    "cold_read": "copies to page cache and program; decryption (half the server without AVX-512)",
     "mmap_cold_read": "as cold_read, plus page faults",
     "reopen_warm_read": "one copy out of the page cache: it is kept across opens",
     "random_4k": "one FUSE round trip and one 64 KiB chunk to decrypt for each 4 KiB",
