@@ -1,0 +1,1 @@
+//! Starts the unmodified program confined: static seccomp filter, no privileges, dies with its launcher.
