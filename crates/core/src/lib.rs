@@ -22,6 +22,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<values::MountStats>()?;
     module.add_function(wrap_pyfunction!(mount::enter_mount_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(mount::mount_tmpfs, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::cover_file, module)?)?;
     module.add_function(wrap_pyfunction!(mount::unmount, module)?)?;
     Ok(())
 }

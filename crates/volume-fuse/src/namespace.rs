@@ -75,6 +75,22 @@ pub fn mount_tmpfs(path: &Path, size_bytes: u64, mode: u32) -> Result<(), MountE
     })
 }
 
+/// Shows the file `source` at `path`, a file that exists, read-only, in the calling thread's namespace.
+///
+/// # Errors
+/// [`MountError`] says what the kernel refused.
+pub fn cover_file(source: &Path, path: &Path) -> Result<(), MountError> {
+    let bind = MsFlags::MS_BIND;
+    let read_only =
+        bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some(source), path, None::<&str>, bind, None::<&str>)
+        .and_then(|()| mount(None::<&str>, path, None::<&str>, read_only, None::<&str>))
+        .map_err(|errno| {
+            let what = format!("cannot cover {} by {}", path.display(), source.display());
+            MountError::unfit(&what, errno, NEEDS_ADMIN)
+        })
+}
+
 /// Removes the topmost mount at `path` from the calling thread's namespace; a mount in use is detached.
 ///
 /// # Errors
