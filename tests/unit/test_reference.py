@@ -22,6 +22,7 @@ SECTIONS = {
     "[session]": types.Session,
     "[access]": types.Access,
     "[appraisal.PLATFORM]": types.PlatformPolicy,
+    "[network]": types.Network,
     "[secrets.NAME]": types.Secret,
     "[volumes.NAME]": types.Volume,
     "[workloads.NAME]": types.Workload,

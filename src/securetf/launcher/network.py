@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from securetf import manifest as manifests
 from securetf.errors import LaunchError, SecuretfError
 from securetf.launcher import netfiles
 from securetf.launcher.membership import Membership
@@ -15,6 +14,7 @@ from securetf.launcher.program import Program
 from securetf.launcher.progress import Progress
 from securetf.launcher.report import Report
 from securetf.launcher.stages import Network, Offer, Provisioner, Shield, offer_of
+from securetf.manifest import network as rules
 from securetf.provisioning import Provision
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL for a program whose membership has ended
@@ -59,7 +59,7 @@ class LaunchNetwork:
                 "check that the CAS is of the same release as this launcher",
             )
         domain = grant.trust_domain if grant is not None else NO_DOMAIN
-        policy = manifests.network.policy(
+        policy = rules.policy(
             self._plan.manifest, self._plan.workload, self._plan.instance, domain
         )
         undo.callback(self._network.lower)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from securetf import manifest as manifests
 from securetf.errors import UsageError
-from securetf.manifest import Manifest
+from securetf.manifest import Manifest, network
 from securetf.manifest.rules import HOME_MEMORY
 
 HOME_MEMORY_SIZE = 1 << 30  # bytes at most; a tmpfs takes only what is written
@@ -81,16 +81,11 @@ def plan(
     directory per volume, of the volume's name. directories: volume name to directory, goes before `volumes`.
 
     Raises:
-        ManifestValueError: there is no such workload.
-        UsageError: a volume has no directory, a directory is for no volume of this workload, or there is no
-            such instance.
+        ManifestValueError: there is no such workload or instance.
+        UsageError: a volume has no directory, or a directory is for no volume of this workload.
     """
     chosen = manifests.workload(manifest, workload_name)
-    if not 0 <= instance < chosen.instances.maximum:
-        raise UsageError(
-            f"instance {instance} of {workload_name}, but the Manifest allows {chosen.instances.maximum}",
-            f"use 0 to {chosen.instances.maximum - 1}, or raise `instances.maximum` in a new version",
-        )
+    manifests.check_instance(manifest, workload_name, instance)
     directories = directories or {}
     for name in directories:
         if name not in chosen.volumes:
@@ -98,17 +93,17 @@ def plan(
                 f"`--volume {name}=…`, but {workload_name} mounts no volume of this name",
                 f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
             )
+    own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
     mounts = [PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE)]
     mounts += [
         PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
     ]
-    for name, (path, writable) in manifests.mounts(chosen).items():
-        own = f"{name}.{instance}" if manifest.volumes[name].per_instance else name
-        directory = directories.get(name) or (volumes / own if volumes else None)
+    for name, (path, writable) in manifests.mounts(manifest, workload_name, instance).items():
+        directory = directories.get(own[name]) or (volumes / name if volumes else None)
         if directory is None:
             raise UsageError(
                 f"no directory is given for the volume {name}",
-                f"add `--volumes DIR` (DIR/{own} is used) or `--volume {name}=DIR`",
+                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
             )
         mounts.append(
             PlannedMount(
@@ -190,7 +185,7 @@ def _described_network(planned: LaunchPlan) -> list[str]:
     chosen = manifests.workload(planned.manifest, planned.workload)
     if not planned.networked:
         return ["4. shield the network: the program has none but its own loopback"]
-    own = ", ".join(manifests.network.address(planned.manifest, planned.workload, planned.instance))
+    own = ", ".join(network.address(planned.manifest, planned.workload, planned.instance))
     lines = [f"4. shield the network; the program's own addresses: {own}"]
     lines += [
         f"   port {rule.port} ({name}): from {', '.join(rule.sources) or 'nobody'}"
@@ -201,7 +196,7 @@ def _described_network(planned: LaunchPlan) -> list[str]:
         port = planned.manifest.workloads[workload].listen[rule_name].port
         lines += [
             f"   to {workload}-{instance}:{port} at "
-            + ", ".join(manifests.network.address(planned.manifest, workload, instance))
+            + ", ".join(network.address(planned.manifest, workload, instance))
             for instance in range(planned.manifest.workloads[workload].instances.maximum)
             if (workload, instance) != (planned.workload, planned.instance)
         ]

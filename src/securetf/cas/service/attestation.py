@@ -199,7 +199,7 @@ def _provision(
     manifest = checked.manifest
     workload = manifest.workloads[request.workload]
     grants: list[VolumeGrant] = []
-    for name, (path, writable) in sorted(manifests.mounts(workload).items()):
+    for name, (path, writable) in sorted(manifests.mounts(manifest, request.workload).items()):
         volume, rule = volume_of(transaction, session, name), manifest.volumes[name]
         if writable:
             grants.append(raise_epoch(transaction, volume, lease, rule, path))
