@@ -35,6 +35,16 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         )
 
 
+class NetworkGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TEMP"""
+
+    trust_domain: str
+    chain: list[bytes]
+    trust_root: bytes
+    not_after: int
+    lifetime_s: int
+
+
 class Provision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the CAS released to one attested workload.
 
@@ -47,6 +57,7 @@ class Provision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     manifest_hash: Bytes32
     volumes: list[VolumeGrant]
     secrets: dict[str, bytes]
+    network: NetworkGrant | None = None
 
     def __repr__(self) -> str:
         sizes = {name: f"<{len(value)} bytes>" for name, value in self.secrets.items()}

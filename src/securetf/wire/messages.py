@@ -217,3 +217,25 @@ class AuditPage(Message, frozen=True, kw_only=True):
     previous: Digest
     entries: list[AuditEntryLine]
     head: AuditHead
+
+
+class MemberView(Message, frozen=True, kw_only=True):
+    """TEMP"""
+
+    workload: str
+    instance: int
+    endpoint: str | None = None
+    generation: int = 1
+    attested_at: int = 0
+    last_attested_at: int = 0
+    expires_at: int = 0
+
+
+class MembersView(Message, frozen=True, kw_only=True):
+    """TEMP"""
+
+    manifest_hash: bytes
+    members: list[MemberView]
+    ready: bool
+    missing: list[str]
+    tf_config: str | None = None
