@@ -236,7 +236,9 @@ class ConflictError(CasRefusedError):
 
 
 class FencedError(CasRefusedError):
-    """Another writer holds the volume's lease now; this one must stop writing."""
+    """Another writer holds the volume's lease now, or another process attested as this member of the
+    session: this one must stop.
+    """
 
     code = "STF-1404"
 
@@ -382,13 +384,6 @@ class MembersMissingError(SecuretfError):
 
     code = "STF-3101"
     exit_code = 30
-
-
-class MemberReplacedError(SecuretfError):
-    """A later attestation of the same workload and instance took this member's place; the network was cut."""
-
-    code = "STF-3102"
-    exit_code = 13
 
 
 class DemoError(SecuretfError):

@@ -36,7 +36,11 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class NetworkGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """TEMP"""
+    """A member's certificate (docs/formats/x509-svid.md); nothing in it is secret.
+
+    trust_domain: of the CAS. chain: DER, leaf first, without the root. trust_root: DER, the session's
+    authority. not_after: end of the leaf, Unix seconds. lifetime_s: from now to there; renew at half of it.
+    """
 
     trust_domain: str
     chain: list[bytes]
@@ -48,7 +52,8 @@ class NetworkGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Provision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the CAS released to one attested workload.
 
-    manifest_hash: 32 bytes. secrets: name to value; values are never shown.
+    manifest_hash: 32 bytes. secrets: name to value; values are never shown. network: None when no network key
+    was attested.
     """
 
     session: str
