@@ -40,9 +40,10 @@ class Denials:
         while self._waiting:
             batch = self._waiting[:BATCH]
             try:
-                self._provisioner.report_denials(batch)
+                self._provisioner.report_denials(batch, self._dropped)
             except SecuretfError:
                 return  # the membership's next poll says why
+            self._dropped = 0
             del self._waiting[: len(batch)]
 
     def finish(self) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from securetf.errors import (
     AppraisalError,
     EvidenceError,
+    FencedError,
     ManifestHashError,
-    MemberReplacedError,
     MembersMissingError,
     NonceError,
     NotFoundError,
@@ -27,7 +27,7 @@ TICK_S = 1.0  # between polls until all members are there; also how often refusa
 POLL_S = 5.0  # between polls after that
 SAY_AGAIN_S = 30.0
 # These end the membership; after any other error of the CAS it is asked again, until the certificate expires.
-FINAL = (ManifestHashError, MemberReplacedError, NotFoundError, EvidenceError, AppraisalError)
+FINAL = (ManifestHashError, FencedError, NotFoundError, EvidenceError, AppraisalError)
 
 
 class Membership:

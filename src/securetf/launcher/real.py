@@ -60,9 +60,9 @@ class CasProvisioner:
         """Ask who attested; signed by this member's key."""
         return self._client.members(self._plan.manifest.session.name)
 
-    def report_denials(self, denials: Sequence[Denial]) -> None:
+    def report_denials(self, denials: Sequence[Denial], dropped: int) -> None:
         """Report refused connections; signed by this member's key."""
-        self._client.report_denials(self._plan.manifest.session.name, denials)
+        self._client.report_denials(self._plan.manifest.session.name, denials, dropped)
 
     def _measured(self) -> Attester:
         if self._attester is None:

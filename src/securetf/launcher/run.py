@@ -93,7 +93,7 @@ def run(
         SecuretfError: what stopped it before the program ran; all that was done is undone.
         VolumeIntegrityError: the program ended with 0, but was refused data that does not authenticate.
         CommitFailedError: the program ended with 0, but its last writes could not be anchored.
-        ManifestHashError, MemberReplacedError, …: the program was ended, because its membership has.
+        ManifestHashError, FencedError, …: the program was ended, because its membership has.
     """
     harden()
     signals = Signals()

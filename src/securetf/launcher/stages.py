@@ -30,8 +30,8 @@ class Provisioner(Protocol):
         """Return who attested for this session, and this member's TF_CONFIG once all are there."""
         ...
 
-    def report_denials(self, denials: "Sequence[Denial]") -> None:
-        """Put refused connections into the CAS's audit log."""
+    def report_denials(self, denials: "Sequence[Denial]", dropped: int) -> None:
+        """Put refused connections into the CAS's audit log; `dropped` more could not be kept."""
         ...
 
     def anchor(self, grant: VolumeGrant) -> Anchor:

@@ -83,7 +83,7 @@ class FixedProvisioner:
         event(f"renew {offer.spki.decode()}")
         return GRANT
 
-    def report_denials(self, denials) -> None:
+    def report_denials(self, denials, dropped: int) -> None:
         for one in denials:
             event(f"denied {one.destination}")
 

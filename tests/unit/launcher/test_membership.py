@@ -7,9 +7,9 @@ import pytest
 from securetf.errors import (
     CasUnreachableError,
     ConflictError,
+    FencedError,
     ManifestHashError,
     MeasurementError,
-    MemberReplacedError,
     NonceError,
     SecuretfError,
 )
@@ -25,7 +25,7 @@ class World:
         self.grant = SimpleNamespace(lifetime_s=lifetime_s)
         self.view = SimpleNamespace(members=[], ready=True, missing=[], tf_config=None)
         self.fail: dict[str, SecuretfError] = {}
-        self.refused, self.reported = [], []
+        self.refused, self.reported, self.dropped = [], [], 0
         progress = SimpleNamespace(say=self.said.append, state=lambda *_: None)
         self.membership = Membership(
             self, self, self.grant, me=("worker", 0), progress=progress, clock=lambda: self.now
@@ -44,9 +44,10 @@ class World:
         self.note("renew", offer.spki)
         return self.grant
 
-    def report_denials(self, denials) -> None:
+    def report_denials(self, denials, dropped: int) -> None:
         self.note("report")
         self.reported += denials
+        self.dropped += dropped
 
     def new_key(self) -> bytes:
         return b"key"
@@ -119,7 +120,7 @@ def test_tick_when_a_renewal_fails_for_now_says_so_once_and_tries_again_before_t
     assert "revoke" not in world.names()
 
 
-@pytest.mark.parametrize("error", [ManifestHashError, MemberReplacedError, MeasurementError])
+@pytest.mark.parametrize("error", [ManifestHashError, FencedError, MeasurementError])
 @pytest.mark.parametrize("call", ["members", "renew"])
 def test_tick_when_the_cas_does_not_want_it_any_more_cuts_the_network_and_raises(
     error: type, call: str
@@ -147,8 +148,15 @@ def test_denials_when_the_cas_is_away_are_kept_up_to_a_bound_and_counted() -> No
     assert [one.destination for one in world.reported] == [
         f"198.51.100.1:{number}" for number in range(10, KEPT + 10)
     ]
+    assert world.dropped == 10
+
+
+def test_denials_when_the_cas_stays_away_says_at_the_end_how_many_it_did_not_get() -> None:
+    world = World()
+    world.fail["report"] = CasUnreachableError("away", "start it")
+    world.refused = [refusal(number) for number in range(3)]
     world.membership.stop()
-    assert world.said[-1] == "network: 10 refused connections did not reach the CAS's audit log"
+    assert world.said[-1] == "network: 3 refused connections did not reach the CAS's audit log"
 
 
 def test_denials_when_a_program_tries_many_destinations_print_a_bounded_number_of_lines() -> None:
