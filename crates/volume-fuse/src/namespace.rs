@@ -158,9 +158,10 @@ impl Namespace {
     }
 }
 
-/// Moves the calling server thread to the namespace of the process's main thread, so that it cannot reach the
-/// mount that it serves (and then wait for itself). Without the right to move, the thread stays: it opens no paths.
-pub(crate) fn leave_for_main() {
+/// Moves the calling thread, which must be a new one of ours, to the mount namespace of the process's main thread, so
+/// that it cannot reach a mount that it serves (and then wait for itself), and sees the machine's files, not the
+/// program's. Without the right to move, the thread stays.
+pub fn leave_for_main() {
     let (Ok(here), Ok(main)) = (Namespace::of_this_thread(), Namespace::open(MAIN_THREAD)) else {
         return;
     };

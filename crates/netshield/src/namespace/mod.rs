@@ -29,6 +29,7 @@ use rustix::event::{EventfdFlags, eventfd};
 pub use accept::OnOutbound;
 pub use dial::Dialer;
 pub use error::NamespaceError;
+pub(crate) use rules::hosts;
 
 use crate::event::{DenialLog, Inner};
 use crate::policy::Policy;
