@@ -6,3 +6,4 @@
 pub mod event;
 pub mod namespace;
 pub mod policy;
+pub mod supervise;
