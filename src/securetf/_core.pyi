@@ -239,6 +239,10 @@ class NetworkShield:
     @property
     def interceptor(self) -> Literal["namespace", "seccomp"]: ...
     @property
+    def fallback(self) -> str | None:
+        """Why "auto" did not take the namespace."""
+
+    @property
     def hosts(self) -> str:
         """The text of the program's /etc/hosts."""
 
@@ -263,8 +267,8 @@ class NetworkShield:
     def revoke(self, reason: str) -> None:
         """Cut all connections, and refuse new ones for ever."""
 
-    def denials(self) -> list[Denial]:
-        """The refusals since the last call; at most 1024 are kept."""
+    def denials(self) -> tuple[list[Denial], int]:
+        """The refusals since the last call, of which 1024 are kept, and how many more there were."""
 
     def stats(self) -> dict[str, int]: ...
     def lower(self) -> None:

@@ -31,11 +31,11 @@ class Denials:
 
     def forward(self) -> None:
         """Tell what was refused since the last call; a CAS that is away gets it later."""
-        new = self._network.denials()
-        self.total += len(new)
+        new, more = self._network.denials()
+        self.total += len(new) + more
         self._print(new)
         self._waiting.extend(new)
-        self._dropped += max(0, len(self._waiting) - KEPT)
+        self._dropped += more + max(0, len(self._waiting) - KEPT)
         del self._waiting[:-KEPT]
         while self._waiting:
             batch = self._waiting[:BATCH]

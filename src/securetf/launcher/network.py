@@ -64,6 +64,9 @@ class LaunchNetwork:
         )
         undo.callback(self._network.lower)
         self._network.raise_shield(policy, grant)
+        fallback = self._network.fallback()
+        if fallback is not None:
+            self._progress.say(f"network: interceptor seccomp, since no namespace can be raised: {fallback}")
         hidden = netfiles.cover(
             shield, self._network, lambda path: undo.callback(shield.unmount_memory, path)
         )

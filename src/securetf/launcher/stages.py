@@ -158,8 +158,12 @@ class Network(Protocol):
         """Cut all connections, and refuse new ones for ever."""
         ...
 
-    def denials(self) -> Sequence[Denial]:
-        """Return the refusals since the last call."""
+    def denials(self) -> tuple[Sequence[Denial], int]:
+        """Return the refusals since the last call, and how many more there were."""
+        ...
+
+    def fallback(self) -> str | None:
+        """Return why `auto` did not take the namespace."""
         ...
 
     def stats(self) -> Mapping[str, object]:

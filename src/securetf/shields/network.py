@@ -102,9 +102,13 @@ class ProgramNetwork:
         if self._shield is not None:
             self._shield.revoke(reason)
 
-    def denials(self) -> Sequence[Denial]:
-        """Return the refusals since the last call."""
-        return self._shield.denials() if self._shield is not None else []
+    def denials(self) -> tuple[Sequence[Denial], int]:
+        """Return the refusals since the last call, and how many more there were."""
+        return self._shield.denials() if self._shield is not None else ([], 0)
+
+    def fallback(self) -> str | None:
+        """Return why `auto` did not take the namespace."""
+        return self._shield.fallback if self._shield is not None else None
 
     def stats(self) -> Mapping[str, object]:
         """Return interceptor, tunnel address and counts."""

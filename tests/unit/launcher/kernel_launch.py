@@ -190,7 +190,10 @@ class NoNetwork:
     def denials(self):
         found = [SimpleNamespace(**one) for one in self.config.get("denials", [])]
         self.config["denials"] = []
-        return found
+        return found, 0
+
+    def fallback(self) -> None:
+        return None
 
     def stats(self) -> dict:
         return {"interceptor": "none"}

@@ -66,7 +66,7 @@ class World:
 
     def denials(self):
         found, self.refused = self.refused, []
-        return found
+        return found, 0
 
     def names(self) -> list[str]:
         return [call[0] for call in self.calls]
