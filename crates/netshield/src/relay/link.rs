@@ -140,3 +140,12 @@ impl Link {
         self.set(&self.asked, Asked::No);
     }
 }
+
+impl Drop for Link {
+    /// A stream that is dropped before its end, as when the relay stops, is a reset for the program.
+    fn drop(&mut self) {
+        if !self.is_complete() {
+            reset_on_close(&self.program);
+        }
+    }
+}
