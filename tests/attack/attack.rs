@@ -115,7 +115,8 @@ fn latency(to: SocketAddr, count: u32) {
     times.sort();
     let at = |part: usize| times[times.len() * part / 100].as_nanos() / 100;
     println!(
-        "connect p50 {} p99 {} tenths of a microsecond",
+        "connect min {} p50 {} p99 {} tenths of a microsecond",
+        at(0),
         at(50),
         at(99)
     );

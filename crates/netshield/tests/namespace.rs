@@ -304,7 +304,11 @@ fn many_connections_at_once_are_all_taken() {
     let (namespace, arrived) = raised(Arc::default());
     let run = || confined(namespace.netns(), &["latency", "100.64.0.2:2222", "250"]);
     let alone = run().finish();
-    eprintln!("one after the other: {}", alone.0);
+    let mut server = confined(namespace.netns(), &["serve", "2222", "250"]);
+    server.line();
+    let raw = confined(namespace.netns(), &["latency", "100.64.0.1:2222", "250"]).finish();
+    server.finish();
+    eprintln!("through TPROXY: {}; to itself: {}", alone.0, raw.0);
     let four = [run(), run(), run(), run()];
     for one in four {
         let (text, code) = one.finish();
