@@ -224,7 +224,7 @@ fn an_interceptors_steps_run_on_both_sides_or_nothing_starts() {
     let failing = both(Err(libc::ENOSYS), true);
     let refusing = both(Ok(1), false);
     let (_, code) = script("exit 3", |what| {
-        what.extra = Some(&*Box::leak(Box::new(both(Ok(1), true))))
+        what.extra = Some(&*Box::leak(Box::new(both(Ok(1), true))));
     });
     assert_eq!(code, 3);
     let (argv, env) = (words(&["true"]), environment());

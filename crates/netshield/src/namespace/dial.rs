@@ -104,5 +104,6 @@ fn new_socket(v6: bool) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     set_transparent(&socket, v6)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?; // a program may listen on this port later
     Ok(socket)
 }

@@ -170,3 +170,62 @@ fn short(bytes: &[u8], at: usize) -> Option<u16> {
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(attributes: &[Vec<u8>]) -> Vec<u8> {
+        let body = attributes.concat();
+        let length = u32::try_from(HEADER + FAMILY_HEADER + body.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(PACKET.to_ne_bytes());
+        bytes.extend([0; 14]);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn syn() -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, TCP, 0, 0, 100, 64, 0, 1];
+        packet.extend([192, 0, 2, 7, 0x9c, 0x40, 0x01, 0xbb]);
+        packet
+    }
+
+    #[test]
+    fn refused_packets_are_read() {
+        let first = message(&[
+            attribute(UID, &7_u32.to_be_bytes()),
+            attribute(PAYLOAD, &syn()),
+        ]);
+        let mut udp6 = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
+        udp6.extend([0; 16]);
+        udp6.extend(Ipv6Addr::LOCALHOST.octets());
+        udp6.extend([1, 2, 0, 53]);
+        let second = message(&[attribute(PAYLOAD, &udp6)]);
+        let found = parse(&[first, second].concat());
+        let one = |destination: &str, protocol: &str, uid| Refused {
+            destination: destination.parse().unwrap(),
+            protocol: protocol.to_owned(),
+            uid,
+        };
+        let expected = [
+            one("192.0.2.7:443", "tcp", Some(7)),
+            one("[::1]:53", "udp", None),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn cut_messages_give_nothing_and_end() {
+        let whole = message(&[attribute(PAYLOAD, &syn())]);
+        for length in 0..whole.len() {
+            assert_eq!(parse(&whole[..length]), [], "{length}");
+        }
+        let mut zero = whole;
+        zero[0..4].fill(0);
+        assert_eq!(parse(&zero), []);
+        assert_eq!(parse(&message(&[vec![0, 0, 9, 0]])), []); // an attribute shorter than its header
+        assert_eq!(packet(&attribute(PAYLOAD, &[])), None);
+        assert_eq!(packet(&attribute(UID, &[1])), None);
+    }
+}

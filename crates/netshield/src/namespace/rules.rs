@@ -31,7 +31,8 @@ pub(super) fn permitted(policy: &Policy) -> BTreeSet<SocketAddr> {
 ///
 /// Only a SYN opens a connection, and the program has no raw sockets: every other TCP packet may pass, which lets the
 /// program answer connections that the relay opened to it. A permitted SYN that finds no relay is reset *behind* the
-/// tproxy rule: `local 0.0.0.0/0` would otherwise deliver it to a listener of the program itself.
+/// tproxy rule: `local 0.0.0.0/0` would otherwise deliver it to a listener of the program itself. As every address is
+/// local, the program could bind to any: only its own ones may be the source.
 pub(super) fn ruleset(policy: &Policy, v4: SocketAddr, v6: SocketAddr) -> String {
     let permitted = permitted(policy);
     let elements = |wanted: fn(&IpAddr) -> bool| {
@@ -49,6 +50,14 @@ pub(super) fn ruleset(policy: &Policy, v4: SocketAddr, v6: SocketAddr) -> String
         let family = if own.is_ipv4() { "ip" } else { "ip6" };
         text + &format!("    {family} daddr {own} accept\n")
     });
+    let from_own = |family: &str, set: &str, wanted: fn(&IpAddr) -> bool| {
+        let own = policy.me.addresses.iter().filter(|own| wanted(own));
+        own.fold(String::new(), |text, own| {
+            text + &format!("    {family} saddr {own} {family} daddr . tcp dport {set} accept\n")
+        })
+    };
+    let to_peers =
+        from_own("ip", "@peers4", IpAddr::is_ipv4) + &from_own("ip6", "@peers6", IpAddr::is_ipv6);
     let (elements4, elements6) = (elements(IpAddr::is_ipv4), elements(IpAddr::is_ipv6));
     let (port4, port6) = (v4.port(), v6.port());
     let opening = "tcp flags & (fin | syn | rst | ack) == syn";
@@ -82,9 +91,7 @@ pub(super) fn ruleset(policy: &Policy, v4: SocketAddr, v6: SocketAddr) -> String
     ip6 daddr ::1 tcp dport {port6} {log} reject with tcp reset
     ip daddr 127.0.0.0/8 accept
     ip6 daddr ::1 accept
-{own}    ip daddr . tcp dport @peers4 accept
-    ip6 daddr . tcp dport @peers6 accept
-    {log} reject with tcp reset
+{own}{to_peers}    {log} reject with tcp reset
   }}
 }}
 "
@@ -134,3 +141,53 @@ pub(crate) fn hosts(policy: &Policy) -> String {
 /// Text of `/etc/resolv.conf` for the program: the responder answers over TCP only, as UDP sockets are refused.
 pub(super) const RESOLV_CONF: &str =
     "nameserver 127.0.0.1\noptions use-vc timeout:2 attempts:1 ndots:0\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        let text = r#"{"trust_domain": "d", "session": "t/s", "manifest_hash": "00", "listen": [],
+          "me": {"workload": "w", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["w-0"]},
+          "connect": [
+            {"member": {"workload": "w", "instance": 0, "addresses": ["100.64.0.1"], "names": ["w-0"]}, "ports": [1]},
+            {"member": {"workload": "p", "instance": 0, "addresses": ["100.64.0.2", "fd00::2"], "names": ["p-0"]},
+             "ports": [2, 3]}],
+          "external": [{"host": "x.test", "port": 443, "addresses": ["100.64.9.9"]}]}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn only_pairs_of_rules_are_permitted_and_never_ourselves() {
+        let pairs: Vec<String> = permitted(&policy())
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect();
+        let v4 = ["100.64.0.2:2", "100.64.0.2:3", "100.64.9.9:443"];
+        assert_eq!(pairs, [&v4[..], &["[fd00::2]:2", "[fd00::2]:3"]].concat());
+    }
+
+    #[test]
+    fn a_refusal_stands_behind_each_tproxy_rule() {
+        let (v4, v6) = ("127.0.0.1:5".parse().unwrap(), "[::1]:6".parse().unwrap());
+        let text = ruleset(&policy(), v4, v6);
+        assert!(text.contains("elements = { 100.64.0.2 . 2, 100.64.0.2 . 3, 100.64.9.9 . 443 }"));
+        assert!(text.contains("elements = { fd00::2 . 2, fd00::2 . 3 }"));
+        for (set, tproxy) in [
+            ("@peers4", "tproxy ip to 127.0.0.1:5"),
+            ("@peers6", "tproxy ip6 to [::1]:6"),
+        ] {
+            let proxied = text.find(tproxy).unwrap();
+            let refused = text.find(&format!("{set} reject with tcp reset")).unwrap();
+            assert!(proxied < refused);
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_policy_once() {
+        let text = hosts(&policy());
+        assert_eq!(text.matches("w-0").count(), 3); // two addresses of ours, one of the rule about ourselves
+        assert!(text.contains("100.64.0.2 p-0\nfd00::2 p-0\n"));
+        assert!(text.contains("100.64.9.9 x.test\n"));
+    }
+}

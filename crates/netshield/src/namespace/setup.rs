@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use super::error::NamespaceError;
 use super::nflog::RefusalSocket;
@@ -30,7 +30,10 @@ pub(super) struct Parts {
 
 /// Gives the calling thread, which must be ours alone, a new network namespace and builds everything in it.
 pub(super) fn build(policy: &Policy) -> Result<Parts, NamespaceError> {
-    let (nft, ip) = (program("nft", "nftables")?, program("ip", "iproute2")?);
+    let (nft, ip) = (
+        program("nft", "nftables", &SYSTEM_PATH)?,
+        program("ip", "iproute2", &SYSTEM_PATH)?,
+    );
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
         NamespaceError::refused("no network namespace of its own", &errno.into())
     })?;
@@ -65,7 +68,8 @@ pub(super) fn build(policy: &Policy) -> Result<Parts, NamespaceError> {
     })
 }
 
-/// A bound, not yet listening socket on loopback; on a port that no rule of the policy names, as the program's
+/// A bound, not yet listening socket on loopback. Accepted sockets inherit `SO_REUSEADDR`: they have the peer's port as
+/// local port, and a program that listens on it later must be able to; on a port that no rule of the policy names, as the program's
 /// listener on all addresses would clash with it.
 fn transparent_socket(policy: &Policy, v6: bool) -> Result<(OwnedFd, SocketAddr), NamespaceError> {
     let named: Vec<u16> = policy.listen.iter().map(|rule| rule.port).collect();
@@ -84,6 +88,7 @@ fn transparent_socket(policy: &Policy, v6: bool) -> Result<(OwnedFd, SocketAddr)
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let one = socket_with(family, SocketType::STREAM, flags, None)?;
         socket::set_transparent(&one, v6)?;
+        sockopt::set_socket_reuseaddr(&one, true)?;
         bind(&one, &address)?;
         let bound = rustix::net::getsockname(&one)?;
         let bound = SocketAddr::try_from(bound).map_err(io::Error::from)?;
@@ -122,14 +127,17 @@ fn configure() -> Result<(), NamespaceError> {
         ("ipv6/conf/lo/disable_ipv6", "0"),
     ] {
         fs::write(format!("/proc/sys/net/{key}"), value).map_err(|error| {
-            NamespaceError::refused(&format!("net/{key} cannot be set in the namespace"), &error)
+            NamespaceError::new(
+                format!("net/{key} cannot be set in the namespace: {error}"),
+                "run as root, on a kernel that was not started with `ipv6.disable=1`, with /proc/sys writable",
+            )
         })?;
     }
     Ok(())
 }
 
-fn program(name: &str, package: &str) -> Result<PathBuf, NamespaceError> {
-    let mut places = SYSTEM_PATH
+fn program(name: &str, package: &str, path: &[&str]) -> Result<PathBuf, NamespaceError> {
+    let mut places = path
         .iter()
         .map(|directory| PathBuf::from(directory).join(name));
     places.find(|path| path.is_file()).ok_or_else(|| {
@@ -173,4 +181,23 @@ fn run(program: &PathBuf, arguments: &[&str], input: &str) -> Result<(), Namespa
         ));
     }
     written.map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_told_with_its_package() {
+        let error = program("nft", "nftables", &["/no/such"]).unwrap_err();
+        assert_eq!(error.problem(), "the program nft is missing");
+        assert_eq!(error.fix(), "install the package nftables");
+    }
+
+    #[test]
+    fn what_a_program_says_is_the_error() {
+        let nft = program("nft", "nftables", &SYSTEM_PATH).unwrap();
+        let error = run(&nft, &["--check", "-f", "-"], "table inet x { nonsense }").unwrap_err();
+        assert!(error.problem().contains("nonsense"), "{error}");
+    }
 }

@@ -44,12 +44,12 @@ impl Block {
         Err(io::ErrorKind::AddrInUse.into())
     }
 
-    /// Stands for 0.0.0.0, for [::] of both families, and for the member's virtual IPv4 address.
+    /// Stands for 0.0.0.0, for `[::]` of both families, and for the member's virtual IPv4 address.
     pub(super) fn any(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 1)
     }
 
-    /// Stands for [::] of a socket with `IPV6_V6ONLY`, and for the member's virtual IPv6 address.
+    /// Stands for `[::]` of a socket with `IPV6_V6ONLY`, and for the member's virtual IPv6 address.
     pub(super) fn any6(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 2)
     }
@@ -59,7 +59,7 @@ impl Block {
         Ipv4Addr::from(self.base + 3)
     }
 
-    /// Stands for [::1].
+    /// Stands for `[::1]`.
     pub(super) fn loopback6(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 4)
     }

@@ -256,10 +256,9 @@ impl Supervision {
             return Err(libc::EACCES);
         }
         let answer = listen(&call.socket, backlog);
-        if answer == Answer::Done {
-            self.listening
-                .note(&call.socket)
-                .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        if let (Answer::Done, SocketAddr::V4(own)) = (answer, local(&call.socket)?) {
+            let noted = self.listening.note(&call.socket, *own.ip(), own.port());
+            noted.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
         }
         Ok(answer)
     }

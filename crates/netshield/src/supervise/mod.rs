@@ -82,11 +82,13 @@ impl Supervisor {
         let inner = listener
             .local_addr()
             .map_err(|error| unfit("no inner listener", &error))?;
+        let listening = Listening::open()
+            .map_err(|error| unfit("the kernel does not tell about sockets (sock_diag)", &error))?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| unfit("no pipe", &error.into()))?;
         let shared = Arc::new(Supervision {
             destinations: Destinations::new(policy),
-            listening: Listening::default(),
+            listening,
             handoff: Handoff::new(sink, Arc::clone(&denials), block.test()),
             block,
             inner,

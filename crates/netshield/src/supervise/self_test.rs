@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
+use std::time::Duration;
 
 use confine::{Extra, Supervised};
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -15,6 +16,8 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use super::{SuperviseError, Supervisor, unfit};
 
 const PATIENCE_S: u32 = 10; // for the child, then SIGALRM ends it
+const ARRIVAL_TRIES: u32 = 400;
+const ARRIVAL_STEP: Duration = Duration::from_millis(5); // the other thread has to accept it
 const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9); // RFC 5737: nobody's address
 
 /// What the child found; its exit status.
@@ -96,12 +99,15 @@ pub(super) fn run(supervisor: &Supervisor) -> Result<(), SuperviseError> {
     if outside.accept().is_ok() {
         return Err(failed("a refused connect reached its destination"));
     }
-    if supervisor.shared.handoff.tests() == before {
-        return Err(failed(
-            "the permitted connect did not reach the inner listener",
-        ));
+    for _ in 0..ARRIVAL_TRIES {
+        if supervisor.shared.handoff.tests() != before {
+            return Ok(());
+        }
+        std::thread::sleep(ARRIVAL_STEP);
     }
-    Ok(())
+    Err(failed(
+        "the permitted connect did not reach the inner listener",
+    ))
 }
 
 /// Takes the notification descriptor over, answers, and waits until the child has done its part.

@@ -80,6 +80,10 @@ impl Raised {
     }
 
     pub fn start(&self, argv: &[&str], env: &[(&str, &str)]) -> Pid {
+        self.start_as(None, argv, env)
+    }
+
+    pub fn start_as(&self, uid: Option<u32>, argv: &[&str], env: &[(&str, &str)]) -> Pid {
         let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
         let env: Vec<(OsString, OsString)> = env
             .iter()
@@ -89,7 +93,7 @@ impl Raised {
             argv: &argv,
             env: &env,
             cwd: OsStr::new("/"),
-            uid: None,
+            uid,
             gid: None,
             netns: None,
             extra: None,
