@@ -9,7 +9,6 @@ from msgspec import structs
 
 from securetf import manifest as manifests
 from securetf.cas.service import AuditDraft, certificates
-from securetf.cas.service.members import MAX_REMEMBERED, DenialLimits
 from securetf.errors import (
     BindingError,
     ConflictError,
@@ -21,7 +20,7 @@ from securetf.errors import (
     UsageError,
 )
 from securetf.keys import OwnerKey, WorkloadKey
-from securetf.wire import DenialItem, DenialReport, RenewRequest, RenewResponse
+from securetf.wire import RenewRequest, RenewResponse
 
 from .conftest import SESSION, Cas, Workload
 
@@ -353,52 +352,3 @@ class TestVolumesOfInstances:
         assert [state.name for state in cluster.read().volumes] == ["data"]
         cluster.attest(network=True, instance=1)
         assert [state.name for state in cluster.read().volumes] == ["data", "own.1"]
-
-
-class TestDenials:
-    def report(self, cluster: Cas, workload: Workload, count: int, dropped: int = 0) -> None:
-        item = DenialItem(
-            time_s=1,
-            direction="outbound",
-            process="7 cat",
-            destination="[::1]:1",
-            reason="not in the Manifest",
-        )
-        report = DenialReport(workload="chief", instance=0, denials=[item] * count, dropped=dropped)
-        draft = AuditDraft(action="network.denied")
-        cluster.service.members.denials(cluster.signed(workload.tls), draft, SESSION, report)
-
-    def test_each_is_an_entry_and_too_many_are_counted(self, cluster: Cas) -> None:
-        chief = cluster.attest(named="chief", network=True)
-        for _ in range(5):
-            self.report(cluster, chief, 50)
-        entries = [entry for entry in cluster.audit() if entry["action"] == "network.denied"]
-        assert len(entries) == 201
-        assert sum(entry.get("suppressed", 0) for entry in entries) == 50
-        assert entries[0]["details"] == {
-            "at": "1",
-            "direction": "outbound",
-            "process": "7 cat",
-            "destination": "[::1]:1",
-            "count": "1",
-        }
-        cluster.clock.turn(2)
-        self.report(cluster, chief, 50)
-        assert len([entry for entry in cluster.audit() if entry["action"] == "network.denied"]) == 211
-
-    def test_an_empty_report_writes_nothing(self, cluster: Cas) -> None:
-        chief = cluster.attest(named="chief", network=True)
-        before = len(cluster.audit())
-        self.report(cluster, chief, 0)
-        assert len(cluster.audit()) == before
-
-    def test_who_is_no_member_writes_nothing_but_the_refusal(self, cluster: Cas) -> None:
-        with pytest.raises(NotFoundError, match="never attested"):
-            self.report(cluster, Workload(), 3)
-        assert cluster.audit()[-1]["code"] == NotFoundError.code
-
-    def test_the_memory_of_rates_is_bounded(self) -> None:
-        limits = DenialLimits()
-        for number in range(MAX_REMEMBERED + 100):
-            assert limits.take(str(number).encode(), 1, 0.0) == 1
-        assert len(limits._buckets) == MAX_REMEMBERED
