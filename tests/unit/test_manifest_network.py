@@ -4,10 +4,13 @@
 
 import ipaddress
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from securetf import manifest as manifests
+from securetf.cli.manifest import command
 from securetf.errors import ManifestValueError
 from securetf.manifest import network
 
@@ -305,3 +308,35 @@ def test_volumes_when_per_instance_are_named_with_the_instance() -> None:
     assert {name: rule for name, rule in found.items() if rule} == {
         "data": "data", "checkpoints.0": "checkpoints", "checkpoints.3": "checkpoints",
     }  # fmt: skip
+
+
+def test_policy_when_compared_with_the_shields_structs_has_their_fields_and_no_other() -> None:
+    source = (Path(__file__).parents[2] / "crates/netshield/src/policy.rs").read_text()
+    structs = {
+        name: set(re.findall(r"pub (\w+): ", body))
+        for name, body in re.findall(r"pub struct (\w+) \{(.*?)^\}", source, re.MULTILINE | re.DOTALL)
+    }
+    manifest = manifests.parse(GOOD)
+    worker, viewer = (
+        json.loads(network.policy(manifest, name, 0, "domain")) for name in ("worker", "viewer")
+    )
+    assert set(worker) == structs["Policy"]
+    assert set(worker["me"]) == set(worker["connect"][0]["member"]) == structs["Member"]
+    assert set(worker["listen"][0]) == structs["ListenRule"]
+    assert set(worker["connect"][0]) == structs["ConnectRule"]
+    assert set(viewer["external"][0]) == structs["ExternalRule"]
+
+
+def test_manifest_check_when_there_are_rules_shows_who_reaches_whom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "manifest.toml"
+    path.write_text(GOOD)
+    command.main(["check", str(path)], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "ps to worker:grpc" in shown
+    assert "viewer to api.bank.example:443 (unshielded)" in shown
+    assert "tensorflow clusters: training" in shown
+    assert "note: `workloads.viewer.external` leaves the session" in shown
+    command.main(["check", str(path), "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["tensorflow_clusters"] == ["training"]

@@ -138,6 +138,7 @@ def _item(time_s: int, direction: str, process: str, destination: str, reason: s
 
 
 def session_path(name: str) -> str:
+    """Return the path of a session. Raises UsageError unless it is tenant/session."""
     tenant, slash, rest = name.partition("/")
     if not slash:
         raise UsageError(f"{name!r} is not tenant/session", "name a session as tenant/name")

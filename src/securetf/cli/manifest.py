@@ -40,7 +40,7 @@ def check(file: Path, as_json: bool) -> None:
     click.echo(f"{file}: valid")
     for key, value in facts.items():
         shown = (", ".join(value) or "none") if isinstance(value, list) else value
-        click.echo(f"  {key}: {shown or 'none (first version)'}")
+        click.echo(f"  {key.replace('_', ' ')}: {shown or 'none (first version)'}")
     for remark in remarks:
         click.echo(f"  note: {remark}")
     click.echo(
@@ -76,7 +76,7 @@ def _network(manifest: manifests.Manifest) -> dict[str, list[str]]:
         connections += [f"{name} to {peer}" for peer in sorted(workload.connect)]
         connections += [f"{name} to {outside} (unshielded)" for outside in sorted(workload.external)]
         clusters |= {workload.tensorflow_cluster} - {None}
-    return {"connections": connections, "tensorflow clusters": sorted(map(str, clusters))}
+    return {"connections": connections, "tensorflow_clusters": sorted(map(str, clusters))}
 
 
 def _remarks(manifest: manifests.Manifest) -> list[str]:

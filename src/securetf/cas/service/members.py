@@ -21,7 +21,7 @@ from securetf.manifest import Manifest, network
 from securetf.wire import AttestRequest, DenialReport, MembersView, MemberView
 
 _DENIALS_PER_S, _DENIAL_BURST = 5.0, 200.0  # entries of the audit log per member
-_BUCKETS = 10_000  # members whose rate is remembered
+MAX_REMEMBERED = 10_000  # members whose rate is remembered
 
 
 class DenialLimits:
@@ -36,7 +36,7 @@ class DenialLimits:
         with self._lock:
             bucket = self._buckets.pop(member, None) or Bucket(_DENIALS_PER_S, _DENIAL_BURST, at=now_s)
             self._buckets[member] = bucket
-            if len(self._buckets) > _BUCKETS:
+            if len(self._buckets) > MAX_REMEMBERED:
                 self._buckets.popitem(last=False)
             count = 0
             while count < wanted and bucket.take(now_s):
