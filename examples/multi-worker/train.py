@@ -38,7 +38,7 @@ workers = strategy.num_replicas_in_sync
 
 with np.load(options.data / "mnist.npz") as file:
     images, labels = file["x_train"][..., None], file["y_train"].astype("int64")
-steps_per_epoch = options.steps or len(images) // (BATCH * workers)
+steps_per_epoch = len(images) // (BATCH * workers) if options.steps is None else options.steps
 total_steps = options.epochs * steps_per_epoch
 
 with strategy.scope():
@@ -118,7 +118,8 @@ for number in range(start + 1, total_steps + 1):
         manager.save(checkpoint_number=number)
         print(f"step {number} of {total_steps}: loss {float(loss):.6f}", flush=True)
 
-print(f"{workers} workers, median step {np.median(seconds[5:] or seconds) * 1000:.2f} ms", flush=True)
+if seconds:
+    print(f"{workers} workers, median step {np.median(seconds) * 1000:.2f} ms", flush=True)
 model.save_weights(options.output / "digits.weights.h5")
 if options.keep_gradients:
     mine = [strategy.experimental_local_results(one)[0].numpy() for one in gradients]
