@@ -201,7 +201,7 @@ class NetworkListener:
 
 @final
 class Denial:
-    """One refused connection. `time_s`: seconds since the epoch; `process`: "pid name", empty if not known."""
+    """One refused connection. `time_s`: Unix seconds; `process`: "pid name", empty if not known."""
 
     @property
     def time_s(self) -> int: ...
@@ -216,7 +216,7 @@ class Denial:
 
 @final
 class NetworkShield:
-    """Relay and interceptor of one program. Calls may come from any thread; `spawn` forks from the calling one."""
+    """Relay and interceptor of one program. For all threads; `spawn` forks from the calling one."""
 
     @staticmethod
     def raise_shield(
@@ -230,8 +230,9 @@ class NetworkShield:
     ) -> NetworkShield:
         """Raise it and test it: a connection that the policy does not name must fail from inside.
 
-        policy: JSON of crates/netshield/src/policy.rs. chain: certificates, DER, leaf first; trust_root: DER of
-        the session's CA. key and tunnel are taken over. Without a key there is no relay: nothing is reachable.
+        policy: JSON of crates/netshield/src/policy.rs. chain: certificates, DER, leaf first; trust_root: DER
+        of the session's CA. key and tunnel are taken over. Without a key there is no relay: nothing can be
+        reached.
 
         Raises: NetworkShieldError.
         """

@@ -92,7 +92,9 @@ def test_unit_when_verified_by_systemd_has_nothing_to_complain_of(tmp_path: Path
 def test_unit_when_started_calls_run_with_the_member_of_its_configuration() -> None:
     lines = (DEPLOY / "systemd" / "securetf@.service").read_text().replace("\\\n", " ").splitlines()
     entries = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    settings = dict(line.split("=", 1) for line in (DEPLOY / "systemd/worker-0.conf").read_text().splitlines())
+    settings = dict(
+        line.split("=", 1) for line in (DEPLOY / "systemd/worker-0.conf").read_text().splitlines()
+    )
     words = entries["ExecStart"].split()
     for name, value in settings.items():
         words = [word.replace(f"${{{name}}}", value) for word in words]
@@ -123,7 +125,8 @@ def slurm(tmp_path: Path, rank: int, members: str) -> "subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    ("rank", "member"), [(0, ("chief", 0)), (1, ("ps", 0)), (2, ("ps", 1)), (3, ("worker", 0)), (4, ("worker", 1))]
+    ("rank", "member"),
+    [(0, ("chief", 0)), (1, ("ps", 0)), (2, ("ps", 1)), (3, ("worker", 0)), (4, ("worker", 1))],
 )
 def test_slurm_script_when_a_task_runs_starts_its_member(
     tmp_path: Path, rank: int, member: tuple[str, int]
@@ -146,4 +149,3 @@ def test_slurm_script_when_checked_is_clean() -> None:
     subprocess.run(["bash", "-n", script], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", script], check=True)
-

@@ -36,7 +36,9 @@ _PATH = click.Path(path_type=Path)
     metavar="PLATFORM_DIR",
     help="Use a simulated platform: it proves nothing about any machine.",
 )
-@click.option("--instance", type=int, default=0, show_default=True, help="Which instance of WORKLOAD this is.")
+@click.option(
+    "--instance", type=int, default=0, show_default=True, help="Which instance of WORKLOAD this is."
+)
 @click.option(
     "--tunnel",
     metavar="IP:PORT",
@@ -45,7 +47,9 @@ _PATH = click.Path(path_type=Path)
     help="Where other members' shields reach this one; port 0 takes a free one.",
 )
 @click.option(
-    "--advertise", metavar="IP:PORT", help="What the others are told instead, such as an address outside a NAT."
+    "--advertise",
+    metavar="IP:PORT",
+    help="What the others are told instead, such as an address outside a NAT.",
 )
 @click.option(
     "--interceptor",
@@ -65,7 +69,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--progress-fd", type=int, hidden=True, help="Descriptor for JSON lines of progress.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen and what was not checked; do nothing.")
 @click.option("--report", "report_file", type=_PATH, help="Write times and memory as JSON to this file.")
-def command(
+def command(  # noqa: PLR0913, PLR0917  (one per option)
     workload: str,
     manifest_file: Path,
     cas: Path | None,
@@ -144,9 +148,7 @@ def _run(
         progress=Progress(options["progress_fd"]),
         members_deadline_s=options["members_deadline"],
     )
-    outcome = run(
-        planned, provisioner=provisioner, shield=FilesystemShield(), network=network, report=report
-    )
+    outcome = run(planned, provisioner=provisioner, shield=FilesystemShield(), network=network, report=report)
     if not outcome.started:
         print("securetf: stopped by a signal before the program was started", file=sys.stderr)
     for problem in outcome.problems:

@@ -55,9 +55,9 @@ def command(
 ) -> int:
     """Run every workload of a Manifest on this machine, `instances.minimum` times each.
 
-    A volume with `per_instance` lies in DIR.INSTANCE. Each line of output starts with its member; `*` marks what a member does: attesting, waiting, running,
-    exited. Ctrl-C ends all; so does the first that fails, whose exit status is returned. Parameter servers and
-    their workers are ended when the chief has ended.
+    A volume with `per_instance` lies in DIR.INSTANCE. Each line of output starts with its member; `*` marks
+    what a member does: attesting, waiting, running, exited. Ctrl-C ends all; so does the first that fails,
+    whose exit status is returned. Parameter servers and their workers are ended when the chief has ended.
     """
     manifest = manifests.load(manifest_file)
     found = members(manifest)

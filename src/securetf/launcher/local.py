@@ -55,7 +55,7 @@ def members(manifest: Manifest) -> list[Member]:
 
 
 def servants(manifest: Manifest) -> set[str]:
-    """Return the workloads that serve a chief and never end: ps and workers of a cluster with parameter servers.
+    """Return the workloads that serve a chief and never end: `ps` and `worker` of a cluster with both.
 
     tf.distribute's guide: their programs end with `server.join()`; the chief coordinates the training.
     """
@@ -128,7 +128,7 @@ class Local:
     def _start(self, one: Member) -> None:
         reader, writer = os.pipe()
         try:
-            one.process = subprocess.Popen(
+            one.process = subprocess.Popen(  # noqa: S603  (ourselves; no shell)
                 self._command(one, writer),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -186,7 +186,9 @@ class Local:
     def _end_all(self, number: int, why: str) -> None:
         left = [one for one in self._members if one.process is not None]
         if left:
-            print(f"securetf: {why}: ending {', '.join(one.name for one in left)}", file=sys.stderr, flush=True)
+            print(
+                f"securetf: {why}: ending {', '.join(one.name for one in left)}", file=sys.stderr, flush=True
+            )
         again = self._ending and number == signal.SIGINT
         for one in left:
             if one.process is not None:

@@ -59,25 +59,23 @@ class LaunchNetwork:
                 "check that the CAS is of the same release as this launcher",
             )
         domain = grant.trust_domain if grant is not None else NO_DOMAIN
-        policy = rules.policy(
-            self._plan.manifest, self._plan.workload, self._plan.instance, domain
-        )
+        policy = rules.policy(self._plan.manifest, self._plan.workload, self._plan.instance, domain)
         undo.callback(self._network.lower)
         self._network.raise_shield(policy, grant)
         fallback = self._network.fallback()
         if fallback is not None:
             self._progress.say(f"network: interceptor seccomp, since no namespace can be raised: {fallback}")
-        hidden = netfiles.cover(
-            shield, self._network, lambda path: undo.callback(shield.unmount_memory, path)
-        )
+
+        def covered(path: str) -> None:
+            undo.callback(shield.unmount_memory, path)
+
+        hidden = netfiles.cover(shield, self._network, covered)
         for directory in hidden:
             self._progress.say(f"network: {directory} is hidden from the program: it bypasses the shield")
         undo.callback(self._facts)
         if grant is not None:
             me = (self._plan.workload, self._plan.instance)
-            self._membership = Membership(
-                provisioner, self._network, grant, me=me, progress=self._progress
-            )
+            self._membership = Membership(provisioner, self._network, grant, me=me, progress=self._progress)
             undo.callback(self._membership.stop)
 
     def wait_for_members(self, check: Callable[[], None]) -> dict[bytes, bytes]:
@@ -94,9 +92,7 @@ class LaunchNetwork:
 
     def spawn(self, command: list[bytes], environment: dict[bytes, bytes]) -> int:
         """Start the program confined; return its process id."""
-        return self._network.spawn(
-            command, environment, self._plan.working_directory, self._plan.user_id
-        )
+        return self._network.spawn(command, environment, self._plan.working_directory, self._plan.user_id)
 
     def watch(self, program: Program, undo: ExitStack) -> None:
         """From now on a membership that ends ends the program, too."""
@@ -129,5 +125,6 @@ def give_to(uid: int, paths: list[str]) -> None:
             os.chown(path, uid, uid)
         except OSError as error:
             raise LaunchError(
-                f"{path} cannot be given to user {uid}: {error.strerror}", "leave out `user_id`, or use another"
+                f"{path} cannot be given to user {uid}: {error.strerror}",
+                "leave out `user_id`, or use another",
             ) from None

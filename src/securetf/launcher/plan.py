@@ -43,9 +43,9 @@ class LaunchPlan:
 
     mounts: in the order in which they are mounted, so that a mount below another one comes after it.
     secret_files, secret_variables: path or variable to secret name. hexadecimal: the random secrets, which a
-    variable carries as hex text. environment: without the secret variables. networked: it has network rules,
-    so it gets a certificate. cluster: it waits for the members of this one and gets TF_CONFIG. user_id: None =
-    as the launcher, without capabilities.
+    variable carries as hex text. environment: without the secret variables. networked: it has
+    network rules, so it gets a certificate. cluster: it waits for the members of this one and gets TF_CONFIG.
+    user_id: None = as the launcher, without capabilities.
     """
 
     manifest: Manifest = field(repr=False)
@@ -175,8 +175,7 @@ def describe(planned: LaunchPlan, *, simulation: Path | None) -> list[str]:
         "6. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status"
     )
     lines.append(
-        "not checked: CAS, attestation, whether this Manifest is current, volumes, network, the program, root, "
-        "FUSE"
+        "not checked: CAS, attestation, if this Manifest is current, volumes, network, program, root, FUSE"
     )
     return lines
 

@@ -9,7 +9,7 @@ State = Literal["attesting", "waiting", "running"]
 
 
 class Progress:
-    """`descriptor`: where the JSON lines {"state", "detail"} go; None = to nobody. Thread-safe: one write each."""
+    """`descriptor`: where the JSON lines {"state", "detail"} go; None = to nobody. Thread-safe."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = descriptor

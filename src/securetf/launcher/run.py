@@ -103,7 +103,9 @@ def run(
 
     def work() -> None:
         try:
-            launched = _Launch(planned, shield, LaunchNetwork(planned, network, report), report, signals, outcome)
+            launched = _Launch(
+                planned, shield, LaunchNetwork(planned, network, report), report, signals, outcome
+            )
             launched.run(provisioner, network.progress, registry)
         except BaseException as error:  # noqa: BLE001  (carried to the main thread)
             failure.append(error)
@@ -186,7 +188,9 @@ class _Launch:
 
     def _start(self, environment: dict[bytes, bytes], undo: ExitStack) -> Program:
         check_program(self._plan.command[0], environment, self._plan.working_directory)
-        program = Program(self._network.spawn([os.fsencode(word) for word in self._plan.command], environment))
+        program = Program(
+            self._network.spawn([os.fsencode(word) for word in self._plan.command], environment)
+        )
         self._signals.running(program)
         self._outcome.started = True
         self._network.watch(program, undo)
@@ -240,7 +244,7 @@ class _Launch:
         """Let the program's own user, if it has one, write where the program may write."""
         if self._plan.user_id is None:
             return
-        own = [f"{HOME_MEMORY}/home", f"{HOME_MEMORY}/tmp"]
+        own = [f"{HOME_MEMORY}/{name}" for name in ("home", "tmp")]
         writable = [one.path for one in self._mounted if one.writable and one.path != HOME_MEMORY]
         give_to(self._plan.user_id, own + writable)
 

@@ -122,7 +122,7 @@ class Network(Protocol):
         ...
 
     def new_key(self) -> bytes:
-        """Make the relay's next key; return its public half, DER SPKI. The old one is used until `install`."""
+        """Make the relay's next key; return its public half, DER. The old one is used until `install`."""
         ...
 
     def raise_shield(self, policy: str, grant: NetworkGrant | None) -> None:

@@ -1,4 +1,4 @@
-"""The network shield of one program: keys and tunnel of the relay, the interceptor, and the confined start."""
+"""The network shield of one program: key and tunnel of the relay, the interceptor, the confined start."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ class ProgramNetwork:
         return self._raised().spawn(command, dict(environment), directory, uid)
 
     def set_endpoints(self, endpoints: list[tuple[str, int, str]]) -> None:
-        """Say where the tunnels of (workload, instance) are. What is no IP:PORT is left out: hosts are not trusted."""
+        """Say where the tunnels of (workload, instance) are; what is no IP:PORT is left out."""
         self._raised().set_endpoints([one for one in endpoints if _is_address(one[2])])
 
     def install(self, grant: NetworkGrant) -> None:

@@ -76,14 +76,17 @@ class FixedProvisioner:
         self.polls += 1
         ready = self.polls > self.config.get("not_ready", 0)
         return SimpleNamespace(
-            members=[], ready=ready, missing=[] if ready else ["worker-1"], tf_config=self.config.get("tf_config")
+            members=[],
+            ready=ready,
+            missing=[] if ready else ["worker-1"],
+            tf_config=self.config.get("tf_config"),
         )
 
     def renew(self, offer):
         event(f"renew {offer.spki.decode()}")
         return GRANT
 
-    def report_denials(self, denials, dropped: int) -> None:
+    def report_denials(self, denials, _dropped: int) -> None:
         for one in denials:
             event(f"denied {one.destination}")
 
@@ -181,7 +184,7 @@ class NoNetwork:
     def set_endpoints(self, endpoints) -> None:
         pass
 
-    def install(self, grant: NetworkGrant) -> None:
+    def install(self, _grant: NetworkGrant) -> None:
         event("install")
 
     def revoke(self, reason: str) -> None:
@@ -228,7 +231,9 @@ try:
         provisioner=FixedProvisioner(config, planned),
         shield=KernelShield(config),
         network=Stages(
-            network=NoNetwork(config), progress=Progress(progress), members_deadline_s=config.get("deadline_s", 600)
+            network=NoNetwork(config),
+            progress=Progress(progress),
+            members_deadline_s=config.get("deadline_s", 600),
         ),
         report=report,
     )

@@ -32,7 +32,13 @@ def test_run_when_the_workload_has_rules_attests_the_relays_key_and_raises_the_s
     assert result.stdout.splitlines() == [
         "127.0.0.1 localhost of-the-shield", "nameserver 127.0.0.1", "hosts: files dns", '{"cluster": {}}',
     ], result.stderr  # fmt: skip
-    first = ["measure", "provision key1 127.0.0.1:1", "mount /run/securetf", "raise trainer-0 cas.test", "members"]
+    first = [
+        "measure",
+        "provision key1 127.0.0.1:1",
+        "mount /run/securetf",
+        "raise trainer-0 cas.test",
+        "members",
+    ]
     assert launch.events[:5] == first
     assert launch.events[-3:] == ["lower", "unmount /run/securetf", "close"]
     assert launch.report["network"] == {"interceptor": "none", "renewals": 0, "refused": 0}
@@ -69,10 +75,15 @@ def test_run_when_the_manifest_is_replaced_cuts_the_network_ends_the_program_and
 ) -> None:
     launch.config["revoked_after"] = 1
     begin = time.monotonic()
-    result = networked(launch, f"trap 'touch {launch.directory}/asked; exit 0' TERM; while :; do sleep 0.05; done").run()
+    result = networked(
+        launch, f"trap 'touch {launch.directory}/asked; exit 0' TERM; while :; do sleep 0.05; done"
+    ).run()
     assert result.returncode == 12
     assert "[STF-1104] the Manifest was replaced" in result.stderr
-    assert "securetf: this member is revoked: [STF-1104] the Manifest was replaced; ending the program" in result.stderr
+    assert (
+        "securetf: this member is revoked: [STF-1104] the Manifest was replaced; ending the program"
+        in result.stderr
+    )
     assert "revoke the Manifest was replaced" in launch.events
     assert (launch.directory / "asked").exists()
     assert time.monotonic() - begin < 15
@@ -88,11 +99,19 @@ def test_run_when_half_of_the_lifetime_is_over_renews_with_a_fresh_key(launch: L
 
 
 def test_run_when_connections_are_refused_tells_them_and_the_cas(launch: Launch) -> None:
-    denied = {"direction": "outbound", "process": "7 python", "destination": "8.8.8.8:53", "reason": "no rule names it"}
+    denied = {
+        "direction": "outbound",
+        "process": "7 python",
+        "destination": "8.8.8.8:53",
+        "reason": "no rule names it",
+    }
     launch.config["denials"] = [denied, denied]
     result = networked(launch, "exit 3").run()
     assert result.returncode == 3
-    assert result.stderr.count("securetf: network: refused outbound 8.8.8.8:53 by 7 python: no rule names it") == 1
+    assert (
+        result.stderr.count("securetf: network: refused outbound 8.8.8.8:53 by 7 python: no rule names it")
+        == 1
+    )
     assert "refused outbound 8.8.8.8:53 1 times more: no rule names it" in result.stderr
     assert launch.events.count("denied 8.8.8.8:53") == 2
     assert launch.report["network"]["refused"] == 2

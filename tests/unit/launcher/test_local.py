@@ -1,4 +1,4 @@
-"""`securetf up` with small programs in place of `securetf run`: output, states, who is ended and the status."""
+"""`securetf up` with small programs in place of `securetf run`: output, states, who is ended, the status."""
 
 import json
 import os

@@ -109,8 +109,7 @@ def test_describe_when_printed_shows_every_step_what_is_not_checked_and_the_simu
         "   LICENCE=<secret licence>",
         "   WORLD is not set on this host",
         "6. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status",
-        "not checked: CAS, attestation, whether this Manifest is current, volumes, network, the program, root, "
-        "FUSE",
+        "not checked: CAS, attestation, if this Manifest is current, volumes, network, program, root, FUSE",
     ]
     assert describe(plan(MANIFEST, "idle", host_environment={}), simulation=None)[2] == (
         "2. receive from the CAS: nothing"
