@@ -60,7 +60,8 @@ impl From<SuperviseError> for ShieldError {
 
 impl From<NetError> for ShieldError {
     fn from(error: NetError) -> Self {
-        let fix = "start this member again; if it repeats, check this machine's clock and report it";
+        let fix =
+            "start this member again; if it repeats, check this machine's clock and report it";
         Self {
             problem: error.to_string(),
             fix: fix.to_owned(),
@@ -100,6 +101,7 @@ impl Shield {
         let denials = Arc::new(Denials::default());
         let relay = RelaySlot::default();
         let (interceptor, fallback) = intercept(policy, choice, &denials, &relay)?;
+        denials.take(); // those of the self-test
         let mut shield = Self {
             interceptor,
             relay,
@@ -189,11 +191,7 @@ impl Shield {
     ///
     /// # Errors
     /// As [`Relay::install`].
-    pub fn install(
-        &self,
-        chain: Vec<Vec<u8>>,
-        key: Option<NetworkKey>,
-    ) -> Result<(), ShieldError> {
+    pub fn install(&self, chain: Vec<Vec<u8>>, key: Option<NetworkKey>) -> Result<(), ShieldError> {
         match self.relay() {
             Some(relay) => Ok(relay.install(chain, key)?),
             None => Ok(()),
