@@ -65,7 +65,6 @@ class Facts:
     tcb_status: str
     advisories: tuple[str, ...]
     tcb_evaluation: int
-    qe_evaluation: int
     ppid: bytes
     pce_id: bytes
     latest_issue: datetime
@@ -95,7 +94,6 @@ def _read_facts(claims: Mapping[str, Any]) -> Facts:
             tcb_status=str(tcb["status"]),
             advisories=tuple(str(advisory) for advisory in tcb["advisory_ids"]),
             tcb_evaluation=int(tcb["eval_data_number"]),
-            qe_evaluation=int(claims["qe"]["tcb_eval_data_number"]),
             ppid=bytes(platform["ppid"]),
             pce_id=bytes(platform["pce_id"]),
             latest_issue=datetime.fromtimestamp(
@@ -122,9 +120,12 @@ def _check_collateral(
             "fetch the collateral of this platform",
         )
     rules.check_module(tcb_info)
-    if facts.tcb_evaluation != facts.qe_evaluation:
+    # dcap-qvl reports the lower of the two numbers.
+    qe_identity = strict_json(endorsements.qe_identity, "QE identity")
+    numbers = tcb_info["tcbEvaluationDataNumber"], qe_identity["tcbEvaluationDataNumber"]
+    if numbers[0] != numbers[1]:
         raise EndorsementError(
-            f"TCB info has evaluation number {facts.tcb_evaluation}, QE identity {facts.qe_evaluation}",
+            f"TCB info has evaluation number {numbers[0]}, QE identity {numbers[1]}",
             "fetch TCB info and QE identity of one TCB recovery",
         )
     if facts.tcb_evaluation < minimum_tcb_evaluation:
