@@ -15,6 +15,7 @@ class Platform(StrEnum):
     """Where Evidence comes from. `INSECURE_SIMULATION` proves nothing about any machine."""
 
     TDX = "tdx"
+    NITRO = "nitro"
     INSECURE_SIMULATION = "insecure_simulation"
 
 

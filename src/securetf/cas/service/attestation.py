@@ -26,7 +26,7 @@ from securetf.errors import (
 from securetf.evidence import binding
 from securetf.identity import SpiffeId
 from securetf.keys.workload import public_key, thumbprint
-from securetf.manifest import Manifest
+from securetf.manifest import Manifest, PlatformPolicy
 from securetf.provisioning import Provision, VolumeGrant, check_public_key, seal
 from securetf.verifier import verify
 from securetf.wire import AttestRequest, AttestResponse, ChallengeRequest, ChallengeResponse
@@ -140,9 +140,10 @@ class Attestation:
         )
         verified = time.perf_counter_ns()
         draft.measurement = claims.registers["mr_td"].hex()
+        policies: dict[str, PlatformPolicy] = dict(checked.manifest.appraisal.items())
         result = appraise(
             claims,
-            policy=checked.manifest.appraisal.get(checked.platform.value),
+            policy=policies.get(checked.platform.value),
             rtmr3=code_register(manifests.code_roots(checked.manifest, request.workload)),
             now=now,
         )
