@@ -16,6 +16,7 @@ class Platform(StrEnum):
 
     TDX = "tdx"
     NITRO = "nitro"
+    TPM2 = "tpm2"
     INSECURE_SIMULATION = "insecure_simulation"
 
 
