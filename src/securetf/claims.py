@@ -17,6 +17,8 @@ class Platform(StrEnum):
     TDX = "tdx"
     NITRO = "nitro"
     TPM2 = "tpm2"
+    AZURE_VTPM = "azure_vtpm"
+    GCP_VTPM = "gcp_vtpm"
     INSECURE_SIMULATION = "insecure_simulation"
 
 

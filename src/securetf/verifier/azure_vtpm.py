@@ -1,0 +1,81 @@
+"""Verifier of Azure confidential VMs, in two steps: the hardware report binds the vTPM's key, the key binds the nonce.
+
+The hardware report alone is never fresh: Azure makes it once at boot. Source: Microsoft, "Guest attestation
+for confidential VMs" (docs/platforms.md, "Azure vTPM", same numbers).
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from securetf.claims import Evidence, Platform, VerifiedClaims
+from securetf.errors import UnsupportedPlatformError
+from securetf.evidence import azure_vtpm, tpm2
+from securetf.evidence.azure_vtpm import AzureEvidence
+from securetf.verifier import Verifier, tpm2_quote
+
+# How the hardware part becomes Evidence of its own platform, for that platform's verifier.
+HardwareEvidence = Callable[[AzureEvidence], Evidence]
+
+
+def tdx_evidence(evidence: AzureEvidence) -> Evidence:
+    """Return the TD quote of an Azure TDX machine."""
+    return Evidence(Platform.TDX, evidence.td_quote)
+
+
+class AzureVtpmVerifier:
+    """Verifies `Platform.AZURE_VTPM` Evidence with the verifiers of its hardware."""
+
+    def __init__(self, hardware: Mapping[int, tuple[HardwareEvidence, Verifier]]) -> None:
+        """hardware: type of hardware report (`azure_vtpm.TDX`, `SNP`) to its Evidence and verifier."""
+        self._hardware = dict(hardware)
+
+    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        """As `Verifier.verify`; the quote's extra data is `tpm2.qualifying_data(expected_report_data)`."""
+        if evidence.platform is not Platform.AZURE_VTPM:
+            raise UnsupportedPlatformError(
+                f"{evidence.platform.value} Evidence was given to the verifier of azure_vtpm",
+                "configure a verifier for that platform",
+            )
+        return self.authenticate(
+            evidence.raw,
+            expected_extra_data=tpm2.qualifying_data(expected_report_data) if expected_report_data else b"",
+            report_data=expected_report_data,
+            now=now,
+        )
+
+    def authenticate(
+        self, raw: bytes, *, expected_extra_data: bytes, report_data: bytes, now: datetime
+    ) -> VerifiedClaims:
+        """Verify one envelope. report_data: what `expected_extra_data` stands for, for the claims.
+
+        Raises:
+            EvidenceError: the exact subclass names the leg that failed.
+        """
+        # 1. Framing of envelope, HCL report and quote.
+        found = azure_vtpm.parse(raw)
+        if found.hcl.report_type not in self._hardware:
+            raise UnsupportedPlatformError(
+                f"no verifier for the hardware report of type {found.hcl.report_type} in Azure Evidence",
+                "configure the verifier of that TEE, or reject the workload",
+            )
+        make_evidence, verifier = self._hardware[found.hcl.report_type]
+        # 2. Hardware: genuine, and its report data is the hash of the runtime data, which names the vTPM's key.
+        hardware = verifier.verify(make_evidence(found), expected_report_data=found.hcl.runtime_hash, now=now)
+        # 3. Quote: signature by that key. 4. PCR values.
+        key = tpm2_quote.public_key(azure_vtpm.public_area(found.hcl))
+        tpm2_quote.check_signature(found.quote, found.signature, key)
+        tpm2_quote.check_pcrs(found.quote, found.signature, found.pcrs)
+        # 5. Binding.
+        tpm2_quote.check_extra_data(found.quote, expected_extra_data)
+        pcrs = {f"pcr{index}": value for index, value in found.pcrs.items()}
+        return VerifiedClaims(
+            platform=Platform.AZURE_VTPM,
+            registers={**hardware.registers, **pcrs},
+            report_data=report_data,
+            tcb_status=hardware.tcb_status,
+            advisories=hardware.advisories,
+            tcb_evaluation_number=hardware.tcb_evaluation_number,
+            platform_id=hardware.platform_id,
+            valid_until=hardware.valid_until,
+            simulated=hardware.simulated,
+        )
