@@ -9,7 +9,7 @@ import click
 from securetf.claims import Platform
 from securetf.endorsements.trust import SIMULATION_MARK
 from securetf.errors import MalformedEvidenceError
-from securetf.evidence import tdx
+from securetf.evidence import dcap, tdx
 from securetf.verifier import pck
 
 _REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
@@ -63,7 +63,7 @@ def _facts(quote: tdx.TdxQuote) -> dict[str, Any]:
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            return stream.read(tdx.QUOTE_SIZE_LIMIT + 1)
+            return stream.read(dcap.QUOTE_SIZE_LIMIT + 1)
     except OSError as error:
         raise MalformedEvidenceError(
             f"cannot read {file}: {error.strerror}", "name a file that holds a raw TDX quote"

@@ -228,12 +228,13 @@ def _hex(name: str, value: Any) -> bytes:
 
 
 def _base64(name: str, value: Any) -> bytes:
-    """Read base64url without padding, in its one canonical form (RFC 7515 section 2)."""
+    """Read base64url (RFC 4648 section 5), all of its padding or none (RFC 7515 section 2), no stray bits."""
     try:
         decoded = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
     except (TypeError, ValueError, binascii.Error):
         _refuse(f"{name} is not base64url")
-    if base64.urlsafe_b64encode(decoded).decode().rstrip("=") != value:
+    padded = base64.urlsafe_b64encode(decoded).decode()
+    if value not in {padded, padded.rstrip("=")}:
         _refuse(f"{name} is not in canonical base64url")
     return decoded
 

@@ -22,6 +22,7 @@ from securetf.evidence.tpm2_quote import (
 )
 
 EVIDENCE_SIZE_LIMIT = 512 * 1024  # bytes; genuine ones have 30 to 100 KB
+_VARINT_LIMIT = 5  # bytes
 FIELD_LIMIT = 128  # fields of one message
 _AK, _QUOTES, _EVENT_LOG, _CERTIFICATE, _AUTHORITIES = 1, 2, 3, 6, 7
 _ONCE = {_AK, _EVENT_LOG, _CERTIFICATE}
@@ -142,8 +143,8 @@ def _fields(raw: bytes) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(raw: bytes, offset: int) -> tuple[int, int]:
-    value = 0
-    for index in range(5):
+    value = index = 0
+    while index < _VARINT_LIMIT:
         if offset + index >= len(raw):
             _refuse("ends inside a number")
         byte = raw[offset + index]
@@ -152,7 +153,8 @@ def _varint(raw: bytes, offset: int) -> tuple[int, int]:
             if index and not byte:
                 _refuse("has a number that is not in its shortest form")
             return value, offset + index + 1
-    _refuse("has a number of more than 5 bytes")
+        index += 1
+    return _refuse("has a number of more than 5 bytes")
 
 
 def _as_bytes(value: Value) -> bytes:

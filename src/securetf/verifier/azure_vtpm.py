@@ -1,4 +1,4 @@
-"""Verifier of Azure confidential VMs, in two steps: the hardware report binds the vTPM's key, the key binds the nonce.
+"""Verifier of Azure confidential VMs: the hardware report binds the vTPM's key, the key binds the nonce.
 
 The hardware report alone is never fresh: Azure makes it once at boot. Source: Microsoft, "Guest attestation
 for confidential VMs" (docs/platforms.md, "Azure vTPM", same numbers).
@@ -7,9 +7,13 @@ for confidential VMs" (docs/platforms.md, "Azure vTPM", same numbers).
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from securetf.claims import Evidence, Platform, VerifiedClaims
-from securetf.errors import UnsupportedPlatformError
-from securetf.evidence import azure_vtpm, tpm2
+from securetf.endorsements.trust import UNREADABLE
+from securetf.errors import MalformedEvidenceError, UnsupportedPlatformError
+from securetf.evidence import azure_vtpm, sev_snp, sev_snp_certificates, tpm2
 from securetf.evidence.azure_vtpm import AzureEvidence
 from securetf.verifier import Verifier, tpm2_quote
 
@@ -20,6 +24,23 @@ HardwareEvidence = Callable[[AzureEvidence], Evidence]
 def tdx_evidence(evidence: AzureEvidence) -> Evidence:
     """Return the TD quote of an Azure TDX machine."""
     return Evidence(Platform.TDX, evidence.td_quote)
+
+
+def snp_evidence(evidence: AzureEvidence) -> Evidence:
+    """Return the SNP report of an Azure SNP machine, with the VCEK that came with it.
+
+    Raises:
+        MalformedEvidenceError: the report or the VCEK cannot be read.
+    """
+    try:
+        vcek = x509.load_pem_x509_certificate(evidence.vcek.encode()).public_bytes(Encoding.DER)
+    except UNREADABLE as error:
+        raise MalformedEvidenceError(
+            f"the VCEK in Azure Evidence cannot be read: {error}", "pass it as PEM, as Azure's THIM gives it"
+        ) from None
+    report = sev_snp.parse(evidence.hcl.hardware_report)
+    with_vcek = sev_snp_certificates.SnpEvidence(report=report, certificates={"vcek": vcek})
+    return Evidence(Platform.SEV_SNP, sev_snp_certificates.encode(with_vcek))
 
 
 class AzureVtpmVerifier:
@@ -59,18 +80,18 @@ class AzureVtpmVerifier:
                 "configure the verifier of that TEE, or reject the workload",
             )
         make_evidence, verifier = self._hardware[found.hcl.report_type]
-        # 2. Hardware: genuine, and its report data is the hash of the runtime data, which names the vTPM's key.
-        hardware = verifier.verify(make_evidence(found), expected_report_data=found.hcl.runtime_hash, now=now)
+        # 2. Hardware: genuine, and its report data is the hash of the runtime data, which has the vTPM's key.
+        part = make_evidence(found)
+        hardware = verifier.verify(part, expected_report_data=found.hcl.runtime_hash, now=now)
         # 3. Quote: signature by that key. 4. PCR values.
         key = tpm2_quote.public_key(azure_vtpm.public_area(found.hcl))
         tpm2_quote.check_signature(found.quote, found.signature, key)
         tpm2_quote.check_pcrs(found.quote, found.signature, found.pcrs)
         # 5. Binding.
         tpm2_quote.check_extra_data(found.quote, expected_extra_data)
-        pcrs = {f"pcr{index}": value for index, value in found.pcrs.items()}
         return VerifiedClaims(
             platform=Platform.AZURE_VTPM,
-            registers={**hardware.registers, **pcrs},
+            registers={**hardware.registers, **tpm2_quote.registers(found.pcrs)},
             report_data=report_data,
             tcb_status=hardware.tcb_status,
             advisories=hardware.advisories,
@@ -78,4 +99,9 @@ class AzureVtpmVerifier:
             platform_id=hardware.platform_id,
             valid_until=hardware.valid_until,
             simulated=hardware.simulated,
+            properties={
+                **hardware.properties,
+                **tpm2_quote.properties(found.quote),
+                "hardware": hardware.platform.value,
+            },
         )

@@ -24,7 +24,7 @@ from securetf.evidence.tpm2_public import Public
 from securetf.evidence.tpm2_quote import SHA256
 from securetf.evidence.tpm2_wire import number, sized
 from securetf.verifier import certificate_path, tpm2_quote
-from securetf.verifier.tpm2 import spki_sha256
+from securetf.verifier.tpm2_origin import spki_sha256
 
 SECRET_SIZE = SEED_SIZE = 32  # bytes
 _HASH = "sha256"

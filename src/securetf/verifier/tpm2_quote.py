@@ -158,6 +158,24 @@ def check_extra_data(quote: Quote, expected: bytes) -> None:
         )
 
 
+def registers(pcrs: Mapping[int, bytes]) -> dict[str, bytes]:
+    """Return PCRs under their claims' names: `pcr0` to `pcr23`."""
+    return {f"pcr{index}": value for index, value in pcrs.items()}
+
+
+def properties(quote: Quote) -> dict[str, int | str]:
+    """Return what shows whether a TPM was reset, resumed or put back to an older state since the last
+    quote.
+    """
+    return {
+        "bank": HASH_NAMES[quote.bank],
+        "clock_ms": quote.clock,
+        "reset_count": quote.reset_count,
+        "restart_count": quote.restart_count,
+        "firmware": f"{quote.firmware:#018x}",
+    }
+
+
 def _verify(key: PublicKey, signature: Signature, data: bytes, digest: hashes.HashAlgorithm) -> None:
     if isinstance(key, rsa.RSAPublicKey) and signature.scheme in {RSASSA, RSAPSS}:
         (value,) = signature.parts

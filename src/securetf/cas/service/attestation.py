@@ -26,7 +26,7 @@ from securetf.errors import (
 from securetf.evidence import binding
 from securetf.identity import SpiffeId
 from securetf.keys.workload import public_key, thumbprint
-from securetf.manifest import Manifest, PlatformPolicy
+from securetf.manifest import Manifest
 from securetf.provisioning import Provision, VolumeGrant, check_public_key, seal
 from securetf.verifier import verify
 from securetf.wire import AttestRequest, AttestResponse, ChallengeRequest, ChallengeResponse
@@ -139,11 +139,12 @@ class Attestation:
             now=now,
         )
         verified = time.perf_counter_ns()
-        draft.measurement = claims.registers["mr_td"].hex()
-        policies: dict[str, PlatformPolicy] = dict(checked.manifest.appraisal.items())
+        draft.measurement = claims.measurement.hex()
         result = appraise(
             claims,
-            policy=policies.get(checked.platform.value),
+            policy={str(name): policy for name, policy in checked.manifest.appraisal.items()}.get(
+                checked.platform.value
+            ),
             rtmr3=code_register(manifests.code_roots(checked.manifest, request.workload)),
             now=now,
         )
