@@ -26,7 +26,8 @@ _FIXED = (
     tpm2_public.FIXED_TPM | tpm2_public.FIXED_PARENT | tpm2_public.SENSITIVE_ORIGIN | tpm2_public.RESTRICTED
 )
 _EK_ATTRIBUTES = _FIXED | tpm2_public.ADMIN_WITH_POLICY | tpm2_public.DECRYPT
-_AK_ATTRIBUTES = _FIXED | tpm2_public.USER_WITH_AUTH | tpm2_public.SIGN
+# NO_DA: an empty password cannot be guessed, and three unclean power-offs must not lock the key.
+_AK_ATTRIBUTES = _FIXED | tpm2_public.USER_WITH_AUTH | tpm2_public.SIGN | tpm2_public.NO_DA
 
 
 def _template(*, kind: int, ek: bool) -> bytes:

@@ -67,6 +67,11 @@ class TpmCounter:
         """
         return int.from_bytes(read_nv(self._client, self._index, self._index, COUNTER_SIZE), "big")
 
+    def remove(self) -> None:
+        """Remove the counter (31.4). One that is defined later starts above its last value."""
+        handles = number(OWNER, 4) + number(self._index, 4)
+        self._client.command("NV_UndefineSpace", 0x122, handles, b"", [PASSWORD])
+
 
 def read_attributes(client: TpmClient, index: int) -> int | None:
     """Return an NV index's TPMA_NV (31.6), None if there is no such index."""
