@@ -103,6 +103,7 @@ class EvidenceError(SecuretfError):
 
     code = "STF-1200"
     exit_code = 10
+    step = 0  # number of the verifier's step that refused (docs/platforms.md), 0 before the first
 
 
 class MalformedEvidenceError(EvidenceError):

@@ -18,7 +18,17 @@ from securetf.endorsements.dcap import strict_json
 from securetf.errors import EndorsementError, EvidenceError, TcbError
 from securetf.verifier import dcap_diagnosis, pck
 from securetf.verifier.dcap_rules import Rules
+from securetf.verifier.steps import step
 
+STEPS = (
+    "framing: exact bytes, known version, declared lengths",
+    "PCK certificate chain: three certificates, root with a pinned key",
+    "collateral of this platform, by its TCB signer",
+    "signatures, certificates, revocation, validity, quoting enclave, TCB level",
+    "collateral of one TCB recovery, at least the lowest that counts",
+    "configuration of the TEE",
+    "binding: report data",
+)
 EndorsementsFor = Callable[[str], Endorsements | None]
 _COLLATERAL = tuple(entry.name for entry in fields(Endorsements))
 
@@ -37,24 +47,16 @@ def authenticate(
     Raises:
         EvidenceError: the exact subclass names the leg that failed.
     """
-    # 2. PCK chain: three certificates, self-signed root with a pinned key.
-    chain = pck.parse_chain(rules.quote.pck_chain, anchors)
-    # 3. Collateral of this platform; its signers are Intel's TCB signer, not a PCK.
-    endorsements = endorsements_for(chain.fmspc)
-    if endorsements is None:
-        raise EndorsementError(
-            f"no collateral for the platform with FMSPC {chain.fmspc}",
-            "fetch the collateral of this platform and give it to the verifier",
-        )
-    pck.check_signer_chain("TCB info", endorsements.tcb_info_issuer_chain, anchors)
-    if endorsements.qe_identity_issuer_chain != endorsements.tcb_info_issuer_chain:
-        pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
-    # 4. Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
-    facts = _verify_signatures(rules, chain, endorsements, now)
-    # 5. What dcap-qvl leaves open about the collateral.
-    _check_collateral(facts, rules, endorsements, minimum_tcb_evaluation)
-    # 6. Configuration of the TEE.
-    rules.check_configuration()
+    with step(2):  # PCK chain: three certificates, self-signed root with a pinned key.
+        chain = pck.parse_chain(rules.quote.pck_chain, anchors)
+    with step(3):  # Collateral of this platform; its signers are Intel's TCB signer, not a PCK.
+        endorsements = _collateral(chain, anchors, endorsements_for)
+    with step(4):  # Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
+        facts = _verify_signatures(rules, chain, endorsements, now)
+    with step(5):  # What dcap-qvl leaves open about the collateral.
+        _check_collateral(facts, rules, endorsements, minimum_tcb_evaluation)
+    with step(6):  # Configuration of the TEE.
+        rules.check_configuration()
     return facts
 
 
@@ -65,11 +67,23 @@ class Facts:
     tcb_status: str
     advisories: tuple[str, ...]
     tcb_evaluation: int
-    qe_evaluation: int
     ppid: bytes
     pce_id: bytes
     latest_issue: datetime
     valid_until: datetime
+
+
+def _collateral(chain: pck.Chain, anchors: TrustAnchors, endorsements_for: EndorsementsFor) -> Endorsements:
+    endorsements = endorsements_for(chain.fmspc)
+    if endorsements is None:
+        raise EndorsementError(
+            f"no collateral for the platform with FMSPC {chain.fmspc}",
+            "fetch the collateral of this platform and give it to the verifier",
+        )
+    pck.check_signer_chain("TCB info", endorsements.tcb_info_issuer_chain, anchors)
+    if endorsements.qe_identity_issuer_chain != endorsements.tcb_info_issuer_chain:
+        pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
+    return endorsements
 
 
 def _verify_signatures(rules: Rules, chain: pck.Chain, endorsements: Endorsements, now: datetime) -> Facts:
@@ -95,7 +109,6 @@ def _read_facts(claims: Mapping[str, Any]) -> Facts:
             tcb_status=str(tcb["status"]),
             advisories=tuple(str(advisory) for advisory in tcb["advisory_ids"]),
             tcb_evaluation=int(tcb["eval_data_number"]),
-            qe_evaluation=int(claims["qe"]["tcb_eval_data_number"]),
             ppid=bytes(platform["ppid"]),
             pce_id=bytes(platform["pce_id"]),
             latest_issue=datetime.fromtimestamp(
@@ -122,9 +135,12 @@ def _check_collateral(
             "fetch the collateral of this platform",
         )
     rules.check_module(tcb_info)
-    if facts.tcb_evaluation != facts.qe_evaluation:
+    # dcap-qvl reports the lower of the two numbers.
+    qe_identity = strict_json(endorsements.qe_identity, "QE identity")
+    numbers = tcb_info["tcbEvaluationDataNumber"], qe_identity["tcbEvaluationDataNumber"]
+    if numbers[0] != numbers[1]:
         raise EndorsementError(
-            f"TCB info has evaluation number {facts.tcb_evaluation}, QE identity {facts.qe_evaluation}",
+            f"TCB info has evaluation number {numbers[0]}, QE identity {numbers[1]}",
             "fetch TCB info and QE identity of one TCB recovery",
         )
     if facts.tcb_evaluation < minimum_tcb_evaluation:

@@ -4,7 +4,6 @@ The steps have the numbers of docs/platforms.md, "AMD SEV-SNP", and follow AMD 5
 Attestation Using VirTEE/SEV", chapter 5), AMD 57230 (certificates) and AMD 56860 (report).
 """
 
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +17,6 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
 from securetf.errors import (
-    BindingError,
     ConfigurationError,
     EndorsementError,
     SignatureError,
@@ -31,6 +29,7 @@ from securetf.evidence.sev_snp_certificates import SnpEvidence
 from securetf.evidence.sev_snp_certificates import parse as parse_evidence
 from securetf.verifier import sev_snp_chain
 from securetf.verifier.sev_snp_chain import SnpChain
+from securetf.verifier.steps import check_report_data, step
 
 # The report is only the key of a look-up here; nothing in it is authenticated yet.
 EndorsementsFor = Callable[[SnpReport], SnpEndorsements | None]
@@ -44,8 +43,19 @@ _REGISTERS = (
     "image_id",
     "report_id",
 )
+STEPS = (
+    "framing: exact bytes, known version, algorithm and processor",
+    "certificates: the caller's, then those in the Evidence",
+    "ARK: pinned key, own signature, product line of the report",
+    "ASK or ASVK: signed by the ARK, in its role",
+    "VCEK or VLEK: signed by the ASK or ASVK, extensions",
+    "revocation list of the ARK",
+    "signature of the report",
+    "certificate is of this chip and this firmware",
+    "configuration of the guest",
+    "binding: report data",
+)
 _PLATFORM_INFO_KNOWN = 0xFF  # bits 0 to 7; genuine firmware 1.55.65 sets bit 6, which revision 1.58 reserves
-_AGAIN = "attest again; if it persists, the report was tampered with"
 _OTHER_VEK = "fetch the VCEK for the chip id and the reported TCB of this report"
 
 
@@ -97,8 +107,8 @@ def authenticate(
         EvidenceError: the exact subclass names the leg that failed.
     """
     proof = _prove(raw, anchors, endorsements_for, now)
-    # 6. Neither ARK nor ASK is revoked. All VCEKs have serial number 0: AMD revokes them by their TCB alone.
-    until = sev_snp_chain.verify_revocation(proof.crl, proof.root, proof.intermediate, now)
+    with step(6):  # Neither ARK nor ASK is revoked. All VCEKs have serial number 0: their TCB revokes them.
+        until = sev_snp_chain.verify_revocation(proof.crl, proof.root, proof.intermediate, now)
     chain = replace(proof.chain, valid_until=min(until, proof.chain.valid_until))
     return _finish(proof.report, chain, expected_report_data, simulated=anchors.development)
 
@@ -133,22 +143,18 @@ class _Proof:
 
 
 def _prove(raw: bytes, anchors: SnpAnchors, endorsements_for: EndorsementsFor, now: datetime) -> _Proof:
-    # 1. Framing: exact bytes.
-    evidence = parse_evidence(raw)
+    with step(1):  # Framing: exact bytes.
+        evidence = parse_evidence(raw)
     report, kind = evidence.report, evidence.report.signing_key
-    # 2. Certificates: those of the caller first; what is missing may come with the Evidence.
-    endorsements = _merged(endorsements_for(report) or SnpEndorsements(), evidence)
-    # 3. ARK: pinned key, its own signature; of the product line that the report names.
-    root, product = sev_snp_chain.verify_root(endorsements, anchors, now)
-    possible = {report.product} if report.product else {SnpProduct.MILAN, SnpProduct.GENOA}
-    if product not in possible:
-        raise SignatureError(
-            f"the report is of {' or '.join(sorted(possible))}, the certificates are of {product}", _OTHER_VEK
-        )
-    # 4. ASK or ASVK under the ARK, in its role.
-    intermediate = sev_snp_chain.verify_intermediate(kind, endorsements, root, product, now)
-    # 5. VCEK or VLEK under it.
-    leaf = sev_snp_chain.verify_leaf(kind, endorsements.vek, intermediate, product, now)
+    with step(2):  # Certificates: those of the caller first; what is missing may come with the Evidence.
+        endorsements = _merged(endorsements_for(report) or SnpEndorsements(), evidence)
+    with step(3):  # ARK: pinned key, its own signature; of the product line that the report names.
+        root, product = sev_snp_chain.verify_root(endorsements, anchors, now)
+        _check_product(report, product)
+    with step(4):  # ASK or ASVK under the ARK, in its role.
+        intermediate = sev_snp_chain.verify_intermediate(kind, endorsements, root, product, now)
+    with step(5):  # VCEK or VLEK under it.
+        leaf = sev_snp_chain.verify_leaf(kind, endorsements.vek, intermediate, product, now)
     until = min(leaf.valid_until, intermediate.not_valid_after_utc, root.not_valid_after_utc)
     return _Proof(
         report=report,
@@ -162,23 +168,31 @@ def _prove(raw: bytes, anchors: SnpAnchors, endorsements_for: EndorsementsFor, n
 def _finish(
     report: SnpReport, chain: SnpChain, expected_report_data: bytes, *, simulated: bool
 ) -> VerifiedClaims:
-    # 7. The report's signature: ECDSA P-384 with SHA-384.
+    with step(7):  # The report's signature: ECDSA P-384 with SHA-384.
+        _check_signature(report, chain)
+    with step(8):  # The certificate is that of this firmware and of this chip.
+        _check_certified(report, chain)
+    with step(9):  # Configuration of the guest.
+        _check_configuration(report)
+    with step(10):  # Binding: nonce, keys, CAS and Manifest, in one digest.
+        check_report_data(report.report_data, expected_report_data)
+    return _claims(report, chain, simulated=simulated)
+
+
+def _check_product(report: SnpReport, product: SnpProduct) -> None:
+    possible = {report.product} if report.product else {SnpProduct.MILAN, SnpProduct.GENOA}
+    if product not in possible:
+        raise SignatureError(
+            f"the report is of {' or '.join(sorted(possible))}, the certificates are of {product}", _OTHER_VEK
+        )
+
+
+def _check_signature(report: SnpReport, chain: SnpChain) -> None:
     try:
         signature = encode_dss_signature(report.signature_r, report.signature_s)
         chain.key.verify(signature, sev_snp.signed_bytes(report), ec.ECDSA(SHA384()))
     except (InvalidSignature, ValueError):
         raise SignatureError(f"the report is not signed by this {report.signing_key}", _OTHER_VEK) from None
-    # 8. The certificate is that of this firmware and of this chip.
-    _check_certified(report, chain)
-    # 9. Configuration of the guest.
-    _check_configuration(report)
-    # 10. Binding: nonce, keys, CAS and Manifest, in one digest.
-    if not hmac.compare_digest(report.report_data, expected_report_data):
-        raise BindingError(
-            "the report's report data is not the digest of this nonce, these keys and this CAS",
-            "attest again with a new challenge; if it persists, something relays between you and the CAS",
-        )
-    return _claims(report, chain, simulated=simulated)
 
 
 def _merged(endorsements: SnpEndorsements, evidence: SnpEvidence) -> SnpEndorsements:

@@ -4,16 +4,16 @@ Framing, the chain of trust of DCAP (`dcap`), the attributes of the enclave and 
 docs/platforms.md, "Intel SGX".
 """
 
-import hmac
 from datetime import datetime
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import TrustAnchors
-from securetf.errors import BindingError, SimulationRefusedError, UnsupportedPlatformError
+from securetf.errors import SimulationRefusedError, UnsupportedPlatformError
 from securetf.evidence import sgx
 from securetf.verifier import dcap, sgx_configuration, sgx_levels
 from securetf.verifier.dcap import EndorsementsFor
 from securetf.verifier.dcap_rules import Rules
+from securetf.verifier.steps import check_report_data, step
 
 _REGISTERS = ("mr_enclave", "mr_signer", "config_id", "isv_ext_prod_id", "isv_family_id")
 _NUMBERS = ("isv_prod_id", "isv_svn", "config_svn")
@@ -73,8 +73,8 @@ def authenticate(
     Raises:
         EvidenceError: the exact subclass names the leg that failed.
     """
-    # 1. Framing: exact bytes; from here on only the canonical ones.
-    quote = sgx.parse(raw)
+    with step(1):  # Framing: exact bytes; from here on only the canonical ones.
+        quote = sgx.parse(raw)
     # 2. to 6. Chain of trust, collateral, TCB, configuration.
     facts = dcap.authenticate(
         _rules(quote),
@@ -83,12 +83,8 @@ def authenticate(
         minimum_tcb_evaluation=minimum_tcb_evaluation,
         now=now,
     )
-    # 7. Binding: nonce, keys, CAS and Manifest, in one digest.
-    if not hmac.compare_digest(quote.body.report_data, expected_report_data):
-        raise BindingError(
-            "the quote's report data is not the digest of this nonce, these keys and this CAS",
-            "attest again with a new challenge; if it persists, something relays between you and the CAS",
-        )
+    with step(7):  # Binding: nonce, keys, CAS and Manifest, in one digest.
+        check_report_data(quote.body.report_data, expected_report_data)
     return VerifiedClaims(
         platform=Platform.SGX,
         registers={name: getattr(quote.body, name) for name in _REGISTERS},

@@ -4,18 +4,18 @@ Framing, the chain of trust of DCAP (`dcap`), the configuration of the TD and th
 docs/platforms.md, "Intel TDX".
 """
 
-import hmac
 from collections.abc import Sequence
 from datetime import datetime
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import TrustAnchors
-from securetf.errors import BindingError, SimulationRefusedError, UnsupportedPlatformError
+from securetf.errors import SimulationRefusedError, UnsupportedPlatformError
 from securetf.evidence import tdx
 from securetf.verifier import dcap, tdx_configuration, tdx_levels
 from securetf.verifier.dcap import EndorsementsFor
 from securetf.verifier.dcap_levels import Document
 from securetf.verifier.dcap_rules import Rules
+from securetf.verifier.steps import check_report_data, step
 
 _REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _CONTEXT = ("mr_seam", "mr_config_id", "mr_owner", "mr_owner_config")
@@ -75,8 +75,8 @@ def authenticate(
     Raises:
         EvidenceError: the exact subclass names the leg that failed.
     """
-    # 1. Framing: exact bytes; from here on only the canonical ones.
-    quote = tdx.parse(raw)
+    with step(1):  # Framing: exact bytes; from here on only the canonical ones.
+        quote = tdx.parse(raw)
     # 2. to 6. Chain of trust, collateral, TCB, configuration.
     facts = dcap.authenticate(
         _rules(quote),
@@ -85,12 +85,8 @@ def authenticate(
         minimum_tcb_evaluation=minimum_tcb_evaluation,
         now=now,
     )
-    # 7. Binding: nonce, keys, CAS and Manifest, in one digest.
-    if not hmac.compare_digest(quote.body.report_data, expected_report_data):
-        raise BindingError(
-            "the quote's report data is not the digest of this nonce, these keys and this CAS",
-            "attest again with a new challenge; if it persists, something relays between you and the CAS",
-        )
+    with step(7):  # Binding: nonce, keys, CAS and Manifest, in one digest.
+        check_report_data(quote.body.report_data, expected_report_data)
     return VerifiedClaims(
         platform=Platform.INSECURE_SIMULATION if anchors.development else Platform.TDX,
         registers={name: getattr(quote.body, name) for name in (*_REGISTERS, *_CONTEXT)},
