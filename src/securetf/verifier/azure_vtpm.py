@@ -12,11 +12,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements.trust import UNREADABLE
-from securetf.errors import MalformedEvidenceError, UnsupportedPlatformError
+from securetf.errors import EvidenceError, MalformedEvidenceError, UnsupportedPlatformError
 from securetf.evidence import azure_vtpm, sev_snp, sev_snp_certificates, tpm2
 from securetf.evidence.azure_vtpm import AzureEvidence
 from securetf.verifier import Verifier, tpm2_quote
+from securetf.verifier.steps import step
 
+STEPS = (
+    "framing: JSON, HCL report, quote",
+    "hardware report: genuine, and binds the vTPM's key",
+    "signature of the quote",
+    "PCR values: those quoted, no sha1",
+    "binding: extra data",
+)
 # How the hardware part becomes Evidence of its own platform, for that platform's verifier.
 HardwareEvidence = Callable[[AzureEvidence], Evidence]
 
@@ -72,23 +80,17 @@ class AzureVtpmVerifier:
         Raises:
             EvidenceError: the exact subclass names the leg that failed.
         """
-        # 1. Framing of envelope, HCL report and quote.
-        found = azure_vtpm.parse(raw)
-        if found.hcl.report_type not in self._hardware:
-            raise UnsupportedPlatformError(
-                f"no verifier for the hardware report of type {found.hcl.report_type} in Azure Evidence",
-                "configure the verifier of that TEE, or reject the workload",
-            )
-        make_evidence, verifier = self._hardware[found.hcl.report_type]
+        with step(1):  # Framing of envelope, HCL report and quote.
+            found = azure_vtpm.parse(raw)
+            key = tpm2_quote.public_key(azure_vtpm.public_area(found.hcl))
         # 2. Hardware: genuine, and its report data is the hash of the runtime data, which has the vTPM's key.
-        part = make_evidence(found)
-        hardware = verifier.verify(part, expected_report_data=found.hcl.runtime_hash, now=now)
-        # 3. Quote: signature by that key. 4. PCR values.
-        key = tpm2_quote.public_key(azure_vtpm.public_area(found.hcl))
-        tpm2_quote.check_signature(found.quote, found.signature, key)
-        tpm2_quote.check_pcrs(found.quote, found.signature, found.pcrs)
-        # 5. Binding.
-        tpm2_quote.check_extra_data(found.quote, expected_extra_data)
+        hardware = self._verify_hardware(found, now)
+        with step(3):
+            tpm2_quote.check_signature(found.quote, found.signature, key)
+        with step(4):
+            tpm2_quote.check_pcrs(found.quote, found.signature, found.pcrs)
+        with step(5):
+            tpm2_quote.check_extra_data(found.quote, expected_extra_data)
         return VerifiedClaims(
             platform=Platform.AZURE_VTPM,
             registers={**hardware.registers, **tpm2_quote.registers(found.pcrs)},
@@ -105,3 +107,17 @@ class AzureVtpmVerifier:
                 "hardware": hardware.platform.value,
             },
         )
+
+    def _verify_hardware(self, found: AzureEvidence, now: datetime) -> VerifiedClaims:
+        if found.hcl.report_type not in self._hardware:
+            raise UnsupportedPlatformError(
+                f"no verifier for the hardware report of type {found.hcl.report_type} in Azure Evidence",
+                "configure the verifier of that TEE, or reject the workload",
+            )
+        make_evidence, verifier = self._hardware[found.hcl.report_type]
+        try:
+            part = make_evidence(found)
+            return verifier.verify(part, expected_report_data=found.hcl.runtime_hash, now=now)
+        except EvidenceError as error:
+            error.step = 2  # its own steps are of the hardware's verifier
+            raise

@@ -12,6 +12,7 @@ from securetf.evidence import gcp_vtpm, tpm2
 from securetf.evidence.gcp_vtpm import BankQuote, GcpEvidence
 from securetf.evidence.tpm2_quote import SHA256, SHA384
 from securetf.verifier import tpm2_quote
+from securetf.verifier.steps import step
 from securetf.verifier.tpm2_origin import KeyOrigins
 
 TCB_STATUS = "NotReported"  # a TPM reports no TCB level
@@ -46,23 +47,22 @@ class GcpVtpmVerifier:
         Raises:
             EvidenceError: the exact subclass names the leg that failed.
         """
-        # 1. Framing. 2. Attestation key.
-        evidence = gcp_vtpm.parse(raw)
-        tpm2_quote.check_ak(evidence.ak)
-        key = tpm2_quote.public_key(evidence.ak)
-        # 3. Who vouches for the key.
-        machine, valid_until = self._origins.check(evidence.ak, key, evidence.certificates, now)
-        # 4. Signature. 5. PCR values. 6. Event log, which Google's machines always have.
-        chosen = _strongest(evidence)
-        tpm2_quote.check_signature(chosen.quote, chosen.signature, key)
-        tpm2_quote.check_pcrs(chosen.quote, chosen.signature, chosen.pcrs)
-        if not evidence.event_log:
-            raise SignatureError(
-                "the attestation has no event log", "send the firmware's event log with the quote"
-            )
-        tpm2_quote.check_event_log(evidence.event_log, chosen.quote, chosen.pcrs)
-        # 7. Binding.
-        tpm2_quote.check_extra_data(chosen.quote, expected_extra_data)
+        with step(1):
+            evidence = gcp_vtpm.parse(raw)
+        with step(2):
+            tpm2_quote.check_ak(evidence.ak)
+            key = tpm2_quote.public_key(evidence.ak)
+        with step(3):
+            machine, valid_until = self._origins.check(evidence.ak, key, evidence.certificates, now)
+        with step(4):
+            chosen = _strongest(evidence)
+            tpm2_quote.check_signature(chosen.quote, chosen.signature, key)
+        with step(5):
+            tpm2_quote.check_pcrs(chosen.quote, chosen.signature, chosen.pcrs)
+        with step(6):
+            _check_event_log(evidence, chosen)
+        with step(7):
+            tpm2_quote.check_extra_data(chosen.quote, expected_extra_data)
         return VerifiedClaims(
             platform=Platform.GCP_VTPM,
             registers=tpm2_quote.registers(chosen.pcrs),
@@ -75,6 +75,15 @@ class GcpVtpmVerifier:
             simulated=False,
             properties=tpm2_quote.properties(chosen.quote),
         )
+
+
+def _check_event_log(evidence: GcpEvidence, chosen: BankQuote) -> None:
+    """Check the log, which Google's machines always have."""
+    if not evidence.event_log:
+        raise SignatureError(
+            "the attestation has no event log", "send the firmware's event log with the quote"
+        )
+    tpm2_quote.check_event_log(evidence.event_log, chosen.quote, chosen.pcrs)
 
 
 def _strongest(evidence: GcpEvidence) -> BankQuote:

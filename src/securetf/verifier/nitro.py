@@ -9,6 +9,7 @@ import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -25,7 +26,16 @@ from securetf.errors import (
 )
 from securetf.evidence import nitro
 from securetf.verifier import certificate_path
+from securetf.verifier.steps import step
 
+STEPS = (
+    "framing: strict COSE_Sign1 and CBOR",
+    "certificate chain: order, roles, time, pinned root",
+    "signature of the document by the leaf",
+    "time of the document",
+    "configuration: no debug mode",
+    "binding: user_data",
+)
 CLOCK_SKEW = timedelta(minutes=1)
 TCB_STATUS = "NotReported"  # AWS certifies no version of its hypervisor and firmware
 IMAGE_PCRS = (0, 1, 2)  # image, kernel and boot, application; all zero in debug mode
@@ -71,31 +81,20 @@ def authenticate(
     Raises:
         EvidenceError: the exact subclass names the leg that failed.
     """
-    # 1. Framing and syntactical validation (3.2.2.1).
-    document = nitro.parse(raw)
-    # 2. Certificate chain at `now` (3.2.3): AWS gives it root first.
-    path = [certificate_path.load("the Nitro leaf certificate", document.certificate)]
-    path += [certificate_path.load("a Nitro certificate", der) for der in reversed(document.cabundle)]
-    valid_until = certificate_path.check(_CHAIN, path, anchors=anchors, now=now)
-    # 3. COSE signature by the leaf (3.2.2.3): ES384.
-    _check_signature(document, path[0].public_key())
-    # 4. The document's own time: of the leaf, and not of the future.
-    made = datetime.fromtimestamp(document.timestamp_ms / 1000, UTC)
-    if made > now + CLOCK_SKEW:
-        raise BindingError(
-            f"the document is of {made:%F %T}, now {now:%F %T}: of the future", "check the clocks"
-        )
-    if not path[0].not_valid_before_utc <= made <= path[0].not_valid_after_utc + CLOCK_SKEW:
-        raise SignatureError(f"the document is of {made:%F %T}, outside its certificate's validity", _AGAIN)
-    # 5. Configuration: in debug mode the host reads the enclave's console, and the image PCRs are zero.
-    for index in IMAGE_PCRS:
-        if not any(document.pcrs.get(index, b"")):
-            raise ConfigurationError(
-                f"PCR{index} is zero: the enclave runs in debug mode",
-                "start the enclave without --debug-mode",
-            )
-    # 6. Binding.
-    _check_binding(document, expected)
+    with step(1):  # Framing and syntactical validation (3.2.2.1).
+        document = nitro.parse(raw)
+    with step(2):  # Certificate chain at `now` (3.2.3): AWS gives it root first.
+        path = [certificate_path.load("the Nitro leaf certificate", document.certificate)]
+        path += [certificate_path.load("a Nitro certificate", der) for der in reversed(document.cabundle)]
+        valid_until = certificate_path.check(_CHAIN, path, anchors=anchors, now=now)
+    with step(3):  # COSE signature by the leaf (3.2.2.3): ES384.
+        _check_signature(document, path[0].public_key())
+    with step(4):  # The document's own time.
+        _check_time(document, path[0], now)
+    with step(5):  # Configuration.
+        _check_configuration(document)
+    with step(6):  # Binding.
+        _check_binding(document, expected)
     return VerifiedClaims(
         platform=Platform.NITRO,
         registers={f"pcr{index}": value for index, value in document.pcrs.items()},
@@ -107,6 +106,27 @@ def authenticate(
         valid_until=valid_until,
         simulated=False,
     )
+
+
+def _check_time(document: nitro.NitroDocument, leaf: x509.Certificate, now: datetime) -> None:
+    """Refuse a document that is not of its leaf's time, or of the future."""
+    made = datetime.fromtimestamp(document.timestamp_ms / 1000, UTC)
+    if made > now + CLOCK_SKEW:
+        raise BindingError(
+            f"the document is of {made:%F %T}, now {now:%F %T}: of the future", "check the clocks"
+        )
+    if not leaf.not_valid_before_utc <= made <= leaf.not_valid_after_utc + CLOCK_SKEW:
+        raise SignatureError(f"the document is of {made:%F %T}, outside its certificate's validity", _AGAIN)
+
+
+def _check_configuration(document: nitro.NitroDocument) -> None:
+    """Refuse debug mode, in which the host reads the enclave's console and the image PCRs are zero."""
+    for index in IMAGE_PCRS:
+        if not any(document.pcrs.get(index, b"")):
+            raise ConfigurationError(
+                f"PCR{index} is zero: the enclave runs in debug mode",
+                "start the enclave without --debug-mode",
+            )
 
 
 def _check_signature(document: nitro.NitroDocument, key: object) -> None:

@@ -9,7 +9,9 @@ from datetime import datetime
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.errors import SignatureError, UnsupportedPlatformError
 from securetf.evidence import tpm2
+from securetf.evidence.tpm2 import Tpm2Evidence
 from securetf.verifier import tpm2_quote
+from securetf.verifier.steps import step
 from securetf.verifier.tpm2_origin import KeyOrigins
 
 TCB_STATUS = "NotReported"  # a TPM reports no TCB level
@@ -44,24 +46,21 @@ class Tpm2Verifier:
         Raises:
             EvidenceError: the exact subclass names the leg that failed.
         """
-        # 1. Framing: exact bytes.
-        evidence = tpm2.parse(raw)
-        # 2. Attestation key: restricted to what its TPM generates.
-        tpm2_quote.check_ak(evidence.ak)
-        key = tpm2_quote.public_key(evidence.ak)
-        # 3. Who vouches for the key: a certificate chain, or an enrolment.
-        machine, valid_until = self._origins.check(evidence.ak, key, evidence.certificates, now)
-        # 4. Signature. 5. PCR values. 6. Event log.
-        tpm2_quote.check_signature(evidence.quote, evidence.signature, key)
-        tpm2_quote.check_pcrs(evidence.quote, evidence.signature, evidence.pcrs)
-        if evidence.event_log:
-            tpm2_quote.check_event_log(evidence.event_log, evidence.quote, evidence.pcrs)
-        elif self._event_log_required:
-            raise SignatureError(
-                "the Evidence has no event log", "send the firmware's event log with the quote"
-            )
-        # 7. Binding.
-        tpm2_quote.check_extra_data(evidence.quote, expected_extra_data)
+        with step(1):  # Framing: exact bytes.
+            evidence = tpm2.parse(raw)
+        with step(2):  # Attestation key: restricted to what its TPM generates.
+            tpm2_quote.check_ak(evidence.ak)
+            key = tpm2_quote.public_key(evidence.ak)
+        with step(3):  # Who vouches for the key: a certificate chain, or an enrolment.
+            machine, valid_until = self._origins.check(evidence.ak, key, evidence.certificates, now)
+        with step(4):
+            tpm2_quote.check_signature(evidence.quote, evidence.signature, key)
+        with step(5):
+            tpm2_quote.check_pcrs(evidence.quote, evidence.signature, evidence.pcrs)
+        with step(6):
+            self._check_event_log(evidence)
+        with step(7):
+            tpm2_quote.check_extra_data(evidence.quote, expected_extra_data)
         return VerifiedClaims(
             platform=Platform.TPM2,
             registers=tpm2_quote.registers(evidence.pcrs),
@@ -74,3 +73,11 @@ class Tpm2Verifier:
             simulated=False,
             properties=tpm2_quote.properties(evidence.quote),
         )
+
+    def _check_event_log(self, evidence: Tpm2Evidence) -> None:
+        if evidence.event_log:
+            tpm2_quote.check_event_log(evidence.event_log, evidence.quote, evidence.pcrs)
+        elif self._event_log_required:
+            raise SignatureError(
+                "the Evidence has no event log", "send the firmware's event log with the quote"
+            )

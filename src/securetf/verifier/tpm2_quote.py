@@ -34,6 +34,15 @@ from securetf.evidence.tpm2_quote import (
     encode_quote,
 )
 
+STEPS = (
+    "framing: exact bytes",
+    "attestation key: restricted, fixed to its TPM",
+    "certificate chain or enrolment of the attestation key",
+    "signature of the quote",
+    "PCR values: those quoted, no sha1",
+    "event log: replays to the PCRs of the firmware",
+    "binding: extra data",
+)
 FIRMWARE_PCRS = range(
     10
 )  # firmware, boot loader and its configuration; later ones are the OS's, not the log's
