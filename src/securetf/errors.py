@@ -250,7 +250,9 @@ class ConflictError(CasRefusedError):
 
 
 class FencedError(CasRefusedError):
-    """Another writer holds the volume's lease now; this one must stop writing."""
+    """Another writer holds the volume's lease, or another process is this instance now: this one must
+    stop.
+    """
 
     code = "STF-1404"
 

@@ -89,7 +89,7 @@ def plan(
     mounts += [
         PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
     ]
-    for name, (path, writable) in manifests.mounts(chosen).items():
+    for name, (path, writable) in manifests.mounts(manifest, workload_name).items():
         directory = directories.get(name) or (volumes / name if volumes else None)
         if directory is None:
             raise UsageError(
