@@ -265,6 +265,13 @@ fn names_of_the_policy_are_answered_and_others_reported() {
 }
 
 #[test]
+fn the_self_test_leaves_the_programs_port_free() {
+    let (namespace, _arrived) = raised(Arc::default());
+    let (text, _) = confined(namespace.netns(), &["listen", "2222"]).finish();
+    assert_eq!(text, "sent", "a server that does not set SO_REUSEADDR");
+}
+
+#[test]
 fn a_port_of_a_live_connection_can_be_listened_on() {
     let (namespace, arrived) = raised(Arc::default());
     // the relay's end of this connection has the local port 2222, on which the program listens only then
