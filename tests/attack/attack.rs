@@ -41,10 +41,10 @@ fn dialogue(to: SocketAddr) {
             name(i64::from(error.raw_os_error().unwrap_or(0)))
         ),
         Ok(mut stream) => {
+            let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
             stream.write_all(CANARY).unwrap();
             let mut answer = [0_u8; CANARY.len()];
             let answered = stream.read_exact(&mut answer).is_ok();
-            let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
             println!("local {} peer {peer} answered {answered}", local.ip());
         }
     }
