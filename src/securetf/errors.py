@@ -386,6 +386,20 @@ class CommitFailedError(SecuretfError):
     exit_code = 20
 
 
+class NetworkShieldError(SecuretfError):
+    """The network shield could not be raised, or its self-test found a way around it: nothing was started."""
+
+    code = "STF-3100"
+    exit_code = 30
+
+
+class MembersMissingError(SecuretfError):
+    """Not all members that the program needs attested in time, so it was not started."""
+
+    code = "STF-3101"
+    exit_code = 30
+
+
 class DemoError(SecuretfError):
     """A step of the demonstration did not give what it must give."""
 

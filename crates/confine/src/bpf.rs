@@ -58,6 +58,11 @@ pub(crate) fn refuse(errno: i32) -> Block {
     plain(RETURN, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs())
 }
 
+/// Asks the supervisor.
+pub(crate) fn notify() -> Block {
+    plain(RETURN, libc::SECCOMP_RET_USER_NOTIF)
+}
+
 /// Ends the whole process with SIGSYS.
 pub(crate) fn kill() -> Block {
     plain(RETURN, libc::SECCOMP_RET_KILL_PROCESS)

@@ -271,7 +271,7 @@ fn check(step: Step, result: c_long) -> Result<(), Stopped> {
     }
 }
 
-fn errno() -> c_int {
+pub(crate) fn errno() -> c_int {
     // SAFETY: the location of this thread's errno is always valid.
     unsafe { *libc::__errno_location() }
 }

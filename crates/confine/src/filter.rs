@@ -12,9 +12,9 @@ use crate::bpf::{
 };
 
 #[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64, linux/audit.h
+pub(crate) const NATIVE: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64, linux/audit.h
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
+pub(crate) const NATIVE: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
 
 /// Bit that marks a number of the x32 table (`__X32_SYSCALL_BIT`); same `AUDIT_ARCH` as x86-64.
 #[cfg(target_arch = "x86_64")]
@@ -171,7 +171,7 @@ fn int(value: i32) -> u32 {
 }
 
 /// System call numbers are small and not negative.
-fn bits(call: i64) -> u32 {
+pub(crate) fn bits(call: i64) -> u32 {
     u32::try_from(call).expect("a system call number fits 32 bits")
 }
 

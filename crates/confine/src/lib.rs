@@ -8,7 +8,10 @@ mod bpf;
 mod child;
 mod error;
 pub mod filter;
+mod landlock;
 mod spawn;
+mod supervised;
 
 pub use error::ConfineError;
 pub use spawn::{Extra, Spawn, spawn};
+pub use supervised::Supervised;

@@ -30,6 +30,7 @@ use rustix::net::Shutdown;
 pub use accept::OnOutbound;
 pub use dial::Dialer;
 pub use error::NamespaceError;
+pub(crate) use rules::hosts;
 
 use crate::event::{DenialLog, Inner};
 use crate::policy::Policy;
