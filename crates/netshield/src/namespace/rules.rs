@@ -128,7 +128,7 @@ pub(super) fn names(policy: &Policy) -> Vec<(String, Vec<IpAddr>)> {
 }
 
 /// Text of `/etc/hosts` for the program.
-pub(super) fn hosts(policy: &Policy) -> String {
+pub(crate) fn hosts(policy: &Policy) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     for (name, addresses) in names(policy) {
         for address in addresses {
@@ -139,7 +139,7 @@ pub(super) fn hosts(policy: &Policy) -> String {
 }
 
 /// Text of `/etc/resolv.conf` for the program: the responder answers over TCP only, as UDP sockets are refused.
-pub(super) const RESOLV_CONF: &str =
+pub(crate) const RESOLV_CONF: &str =
     "nameserver 127.0.0.1\noptions use-vc timeout:2 attempts:1 ndots:0\n";
 
 #[cfg(test)]

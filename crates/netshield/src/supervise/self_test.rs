@@ -8,12 +8,14 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use confine::{Extra, Supervised};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
-use super::{SuperviseError, Supervisor, unfit};
+use super::Supervisor;
+use super::error::{SuperviseError, unfit};
 
 const PATIENCE_S: u32 = 10; // for the child, then SIGALRM ends it
 const ARRIVAL_TRIES: u32 = 400;
@@ -58,10 +60,8 @@ struct Plan<'a> {
 }
 
 pub(super) fn run(supervisor: &Supervisor) -> Result<(), SuperviseError> {
-    let supervised = Supervised::prepare().map_err(|error| SuperviseError {
-        problem: error.problem().to_owned(),
-        fix: error.fix().to_owned(),
-    })?;
+    let supervised =
+        Supervised::prepare().map_err(|error| SuperviseError::new(error.problem(), error.fix()))?;
     let before = supervisor.shared.handoff.tests();
     let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
     outside.set_nonblocking(true).map_err(cannot)?;
@@ -86,9 +86,12 @@ pub(super) fn run(supervisor: &Supervisor) -> Result<(), SuperviseError> {
     let child = Pid::from_raw(pid).filter(|_| pid > 0);
     let child = child.ok_or_else(|| cannot(io::Error::last_os_error()))?;
     drop(theirs);
+    let testing = &supervisor.shared.testing;
+    testing.store(pid.unsigned_abs(), Ordering::Relaxed);
     let attended = attend(supervisor, &supervised, child, &mut ours);
     drop(ours); // a child that still waits reads the end
     let status = waitpid(Some(child), WaitOptions::empty()).map_err(cannot)?;
+    testing.store(0, Ordering::Relaxed);
     attended.map_err(cannot)?;
     let status = status
         .and_then(|(_, status)| status.exit_status())
@@ -204,10 +207,8 @@ fn cannot(error: impl Into<io::Error>) -> SuperviseError {
 }
 
 fn failed(what: &str) -> SuperviseError {
-    SuperviseError {
-        problem: format!("the self-test of interceptor `seccomp` failed: {what}"),
-        fix:
-            "use interceptor `namespace`; look for a security module or sandbox around this process"
-                .to_owned(),
-    }
+    SuperviseError::new(
+        format!("the self-test of interceptor `seccomp` failed: {what}"),
+        "use interceptor `namespace`; look for a security module or sandbox around this process",
+    )
 }
