@@ -103,7 +103,7 @@ impl Handoff {
             state.early.insert(peer, (stream, Instant::now()));
         } else {
             drop(state);
-            self.refuse(stream, peer);
+            self.refuse(&stream, peer);
         }
     }
 
@@ -142,12 +142,12 @@ impl Handoff {
         let waiting = !state.early.is_empty();
         drop(state);
         for (peer, (stream, _)) in late {
-            self.refuse(stream, peer);
+            self.refuse(&stream, peer);
         }
         waiting
     }
 
-    fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
+    fn refuse(&self, stream: &TcpStream, peer: SocketAddr) {
         self.denials.deny(Denial {
             time_s: super::now_s(),
             direction: "outbound",
@@ -155,8 +155,8 @@ impl Handoff {
             destination: "inner listener".to_owned(),
             reason: format!("{peer} is no connection of the program"),
         });
-        // A reset when it is dropped; nothing was read or written either way.
-        let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+        // A reset when the caller drops it; nothing was read or written either way.
+        let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
     }
 
     /// How many connections of the self-test arrived.

@@ -64,7 +64,7 @@ fn report() {
         listener
             .incoming()
             .flatten()
-            .for_each(|stream: TcpStream| drop(stream))
+            .for_each(|stream: TcpStream| drop(stream));
     });
     println!("without a shield, open and closed port:");
     let mut command = std::process::Command::new(&this);
