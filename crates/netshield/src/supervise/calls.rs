@@ -318,7 +318,7 @@ fn kind(socket: &OwnedFd) -> Result<Kind, i32> {
     }
 }
 
-/// For `AF_UNIX` and `AF_NETLINK` the kernel goes on, with the program's own paths and credentials. If the program swaps
+/// For `AF_UNIX` and `AF_NETLINK` the kernel goes on, with the program's own paths and credentials. If it swaps
 /// descriptor or address now, Landlock refuses TCP.
 fn other_family(bytes: &[u8]) -> Result<Answer, i32> {
     match Address::parse(bytes)? {
