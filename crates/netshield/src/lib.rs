@@ -3,7 +3,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod denials;
 pub mod event;
 pub mod namespace;
 pub mod policy;
+pub mod relay;
+pub mod shield;
 pub mod supervise;

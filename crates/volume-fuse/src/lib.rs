@@ -9,11 +9,12 @@ mod device;
 mod error;
 mod mount;
 mod namespace;
+mod prefetch;
 mod server;
 mod service;
 mod stats;
 
 pub use error::MountError;
 pub use mount::{Mount, Options};
-pub use namespace::{enter, mount_tmpfs, unmount};
+pub use namespace::{cover_file, enter, leave_for_main, mount_tmpfs, unmount};
 pub use stats::Stats;
