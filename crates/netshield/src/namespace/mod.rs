@@ -11,7 +11,7 @@ mod error;
 mod nflog;
 mod process;
 mod responder;
-mod rules;
+pub(crate) mod rules;
 mod selftest;
 mod setup;
 mod socket;

@@ -13,9 +13,7 @@ use parking_lot::Mutex;
 
 use super::sockaddr::canonical;
 use crate::event::{Denial, DenialLog, Outbound};
-
-/// Receives the program's connections; must not block.
-pub type OutboundSink = Arc<dyn Fn(Outbound) + Send + Sync>;
+use crate::namespace::OnOutbound;
 
 const EARLY_AT_MOST: usize = 1024;
 const EARLY_FOR: Duration = Duration::from_secs(2);
@@ -24,7 +22,6 @@ const SWEEP_ABOVE: usize = 256;
 
 pub(super) struct Handoff {
     state: Mutex<State>,
-    sink: OutboundSink,
     denials: Arc<dyn DenialLog>,
     test: Ipv4Addr,
 }
@@ -34,6 +31,10 @@ struct State {
     expected: HashMap<SocketAddr, Expected>,
     /// Accepted before the supervisor came to say whose they are.
     early: HashMap<SocketAddr, (TcpStream, Instant)>,
+    /// Takes what the program opens, from the start on.
+    on_outbound: Option<OnOutbound>,
+    /// Opened before the start.
+    waiting: Vec<Outbound>,
     /// Counts connections of the self-test, which go nowhere.
     tests: u32,
 }
@@ -47,14 +48,26 @@ struct Expected {
 }
 
 impl Handoff {
-    pub(super) fn new(sink: OutboundSink, denials: Arc<dyn DenialLog>, test: Ipv4Addr) -> Self {
+    pub(super) fn new(denials: Arc<dyn DenialLog>, test: Ipv4Addr) -> Self {
         let state = Mutex::default();
         Self {
             state,
-            sink,
             denials,
             test,
         }
+    }
+
+    /// From now on connections go to `on_outbound`, those that wait first; false when it was called before.
+    pub(super) fn start(&self, on_outbound: OnOutbound) -> bool {
+        let mut state = self.state.lock();
+        if state.on_outbound.is_some() {
+            return false;
+        }
+        for outbound in std::mem::take(&mut state.waiting) {
+            on_outbound(outbound);
+        }
+        state.on_outbound = Some(on_outbound);
+        true
     }
 
     /// The supervisor has connected the program's `socket`, whose own address is `source`, to the inner listener.
@@ -90,7 +103,7 @@ impl Handoff {
             state.early.insert(peer, (stream, Instant::now()));
         } else {
             drop(state);
-            self.refuse(stream, peer);
+            self.refuse(&stream, peer);
         }
     }
 
@@ -105,12 +118,17 @@ impl Handoff {
             state.tests += 1;
             return;
         }
-        drop(state);
-        (self.sink)(Outbound {
+        let outbound = Outbound {
             stream,
             destination,
             source,
-        });
+        };
+        if let Some(on_outbound) = state.on_outbound.clone() {
+            drop(state);
+            on_outbound(outbound);
+        } else {
+            state.waiting.push(outbound);
+        }
     }
 
     /// Refuses who has waited too long for the supervisor to know him; says whether others still wait.
@@ -124,12 +142,12 @@ impl Handoff {
         let waiting = !state.early.is_empty();
         drop(state);
         for (peer, (stream, _)) in late {
-            self.refuse(stream, peer);
+            self.refuse(&stream, peer);
         }
         waiting
     }
 
-    fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
+    fn refuse(&self, stream: &TcpStream, peer: SocketAddr) {
         self.denials.deny(Denial {
             time_s: super::now_s(),
             direction: "outbound",
@@ -137,8 +155,8 @@ impl Handoff {
             destination: "inner listener".to_owned(),
             reason: format!("{peer} is no connection of the program"),
         });
-        // A reset when it is dropped; nothing was read or written either way.
-        let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+        // A reset when the caller drops it; nothing was read or written either way.
+        let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
     }
 
     /// How many connections of the self-test arrived.

@@ -4,6 +4,7 @@
 
 mod block;
 mod calls;
+mod error;
 mod handoff;
 mod listening;
 mod self_test;
@@ -28,25 +29,17 @@ use rustix::process::Pid;
 
 use self::block::Block;
 use self::calls::Supervision;
+pub use self::error::SuperviseError;
+use self::error::unfit;
 use self::handoff::Handoff;
-pub use self::handoff::OutboundSink;
 use self::listening::Listening;
 use self::sys::Listener;
 use self::verdict::Destinations;
 use crate::event::{DenialLog, Inner};
+use crate::namespace::{OnOutbound, rules};
 use crate::policy::Policy;
 
 const DIAL: Duration = Duration::from_secs(5);
-
-/// The shield cannot be raised here; nothing was started.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; {fix}")]
-pub struct SuperviseError {
-    /// What was found and what was expected.
-    pub problem: String,
-    /// What the operator does next.
-    pub fix: String,
-}
 
 /// A raised interceptor. Dropping it ends the supervision: every further `connect`, `bind` and `listen` of the
 /// program fails with `ENOSYS`, and Landlock stays.
@@ -56,24 +49,21 @@ pub struct Supervisor {
     stop: Option<OwnedFd>,
     stopped: Arc<OwnedFd>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    hosts: String,
 }
 
 impl Supervisor {
-    /// Takes a block of private addresses and opens the inner listener. The program's connections to what `policy`
-    /// names go to `sink`, with their original destination; all others are refused and noted in `denials`.
+    /// Takes a block of private addresses, opens the inner listener and passes the self-test. Permitted connections
+    /// wait until [`Supervisor::start`]; all others are refused at once and noted in `denials`.
     ///
     /// # Errors
-    /// [`SuperviseError`] when the kernel lacks a part.
-    pub fn raise(
-        policy: &Policy,
-        sink: OutboundSink,
-        denials: Arc<dyn DenialLog>,
-    ) -> Result<Self, SuperviseError> {
+    /// [`SuperviseError`] names what the kernel lacks or what the self-test found; nothing is left then.
+    pub fn raise(policy: &Policy, denials: Arc<dyn DenialLog>) -> Result<Self, SuperviseError> {
         if !sys::notifications_fit().map_err(|error| unfit("no seccomp notifications", &error))? {
-            return Err(SuperviseError {
-                problem: "the kernel's seccomp notifications have an unknown size".to_owned(),
-                fix: "use interceptor `namespace`, and report the kernel's version".to_owned(),
-            });
+            return Err(SuperviseError::new(
+                "the kernel's seccomp notifications have an unknown size",
+                "use interceptor `namespace`, and report the kernel's version",
+            ));
         }
         let block =
             Block::claim().map_err(|error| unfit("no private loopback addresses", &error))?;
@@ -89,11 +79,12 @@ impl Supervisor {
         let shared = Arc::new(Supervision {
             destinations: Destinations::new(policy),
             listening,
-            handoff: Handoff::new(sink, Arc::clone(&denials), block.test()),
+            handoff: Handoff::new(Arc::clone(&denials), block.test()),
             block,
             inner,
             denials,
             waiting: AtomicU32::new(0),
+            testing: AtomicU32::new(0),
         });
         let (stop, stopped) = (Some(stop), Arc::new(stopped));
         let supervisor = Self {
@@ -101,11 +92,46 @@ impl Supervisor {
             stop,
             stopped,
             threads: Mutex::default(),
+            hosts: rules::hosts(policy),
         };
         supervisor
             .accept(listener)
             .map_err(|error| unfit("no thread", &error))?;
+        supervisor.self_test()?;
         Ok(supervisor)
+    }
+
+    /// From now on each permitted connection of the program goes to `on_outbound`, in the accepting thread: hand it on,
+    /// do not serve it there. To be called once.
+    ///
+    /// # Errors
+    /// [`SuperviseError`] when it was called before.
+    pub fn start(&self, on_outbound: OnOutbound) -> Result<(), SuperviseError> {
+        if self.shared.handoff.start(on_outbound) {
+            return Ok(());
+        }
+        Err(SuperviseError::new(
+            "the interceptor has been started",
+            "call `start` once",
+        ))
+    }
+
+    /// Reaches the program for inbound connections.
+    #[must_use]
+    pub fn inner(&self) -> Arc<dyn Inner> {
+        Arc::new(Dialer(Arc::clone(&self.shared)))
+    }
+
+    /// Text of the program's `/etc/hosts`. No responder stands behind: what reads this file resolves, no more.
+    #[must_use]
+    pub fn hosts(&self) -> String {
+        self.hosts.clone()
+    }
+
+    /// Text of the program's `/etc/resolv.conf`: every query is refused at once.
+    #[must_use]
+    pub fn resolv_conf(&self) -> &'static str {
+        rules::RESOLV_CONF
     }
 
     /// Starts a program under supervision; `what.extra` is ours. May be called more than once.
@@ -173,15 +199,15 @@ impl Supervisor {
     }
 }
 
-impl Inner for Supervisor {
+/// Dials the program.
+struct Dialer(Arc<Supervision>);
+
+impl Inner for Dialer {
     /// Only to a socket on which the program itself listens, and not to one that it bound to its loopback. The program
     /// sees a private loopback address as its peer: to show another one needs privileges.
     fn dial(&self, port: u16, _peer: SocketAddr) -> io::Result<TcpStream> {
-        let block = &self.shared.block;
-        let found = self
-            .shared
-            .listening
-            .find(&[block.any(), block.any6()], port)?;
+        let block = &self.0.block;
+        let found = self.0.listening.find(&[block.any(), block.any6()], port)?;
         let ip = found.ok_or(io::ErrorKind::ConnectionRefused)?;
         let flags = SocketFlags::CLOEXEC;
         let socket =
@@ -250,11 +276,4 @@ fn now_s() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-fn unfit(what: &str, error: &io::Error) -> SuperviseError {
-    SuperviseError {
-        problem: format!("interceptor `seccomp`: {what}: {error}"),
-        fix: "use Linux 6.7 or newer, or interceptor `namespace`".to_owned(),
-    }
 }

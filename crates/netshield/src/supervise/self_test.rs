@@ -4,16 +4,20 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use confine::{Extra, Supervised};
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
-use super::{SuperviseError, Supervisor, unfit};
+use super::Supervisor;
+use super::error::{SuperviseError, unfit};
 
 const PATIENCE_S: u32 = 10; // for the child, then SIGALRM ends it
 const ARRIVAL_TRIES: u32 = 400;
@@ -58,10 +62,8 @@ struct Plan<'a> {
 }
 
 pub(super) fn run(supervisor: &Supervisor) -> Result<(), SuperviseError> {
-    let supervised = Supervised::prepare().map_err(|error| SuperviseError {
-        problem: error.problem().to_owned(),
-        fix: error.fix().to_owned(),
-    })?;
+    let supervised =
+        Supervised::prepare().map_err(|error| SuperviseError::new(error.problem(), error.fix()))?;
     let before = supervisor.shared.handoff.tests();
     let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
     outside.set_nonblocking(true).map_err(cannot)?;
@@ -78,17 +80,22 @@ pub(super) fn run(supervisor: &Supervisor) -> Result<(), SuperviseError> {
         forbidden: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
         permitted: SocketAddrV4::new(supervisor.shared.block.test(), 9),
     };
-    // SAFETY: the child makes system calls only and never returns.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        child(&plan);
-    }
-    let child = Pid::from_raw(pid).filter(|_| pid > 0);
-    let child = child.ok_or_else(|| cannot(io::Error::last_os_error()))?;
+    let child = fork(&plan).map_err(cannot)?;
     drop(theirs);
+    let testing = &supervisor.shared.testing;
+    testing.store(
+        child.as_raw_nonzero().get().unsigned_abs(),
+        Ordering::Relaxed,
+    );
     let attended = attend(supervisor, &supervised, child, &mut ours);
     drop(ours); // a child that still waits reads the end
-    let status = waitpid(Some(child), WaitOptions::empty()).map_err(cannot)?;
+    let status = loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Err(Errno::INTR) => {}
+            other => break other.map_err(cannot)?,
+        }
+    };
+    testing.store(0, Ordering::Relaxed);
     attended.map_err(cannot)?;
     let status = status
         .and_then(|(_, status)| status.exit_status())
@@ -108,6 +115,39 @@ pub(super) fn run(supervisor: &Supervisor) -> Result<(), SuperviseError> {
     Err(failed(
         "the permitted connect did not reach the inner listener",
     ))
+}
+
+/// With signals blocked: a handler of ours in the child would write into descriptors that both share.
+fn fork(plan: &Plan<'_>) -> io::Result<Pid> {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises `all`, pthread_sigmask `before`. The child makes system calls only and never
+    // returns.
+    let (pid, error) = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        let pid = libc::fork();
+        if pid == 0 {
+            child(plan);
+        }
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
+        (pid, error)
+    };
+    Pid::from_raw(pid).filter(|_| pid > 0).ok_or(error)
+}
+
+/// Ends this process after [`PATIENCE_S`], whatever it waits for.
+fn begin_patience() {
+    let mut alarm = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: valid sets and a zeroed action, which is SIG_DFL.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGALRM, &raw const default, ptr::null_mut());
+        libc::sigaddset(alarm.as_mut_ptr(), libc::SIGALRM);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), ptr::null_mut());
+        libc::alarm(PATIENCE_S);
+    }
 }
 
 /// Takes the notification descriptor over, answers, and waits until the child has done its part.
@@ -137,9 +177,9 @@ fn child(plan: &Plan<'_>) -> ! {
 }
 
 fn examine(plan: &Plan<'_>) -> Finding {
+    begin_patience();
     // SAFETY: system calls with integers and with pointers to values that live here.
     unsafe {
-        libc::alarm(PATIENCE_S);
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
             || plan.supervised.restrict().is_err()
         {
@@ -204,10 +244,8 @@ fn cannot(error: impl Into<io::Error>) -> SuperviseError {
 }
 
 fn failed(what: &str) -> SuperviseError {
-    SuperviseError {
-        problem: format!("the self-test of interceptor `seccomp` failed: {what}"),
-        fix:
-            "use interceptor `namespace`; look for a security module or sandbox around this process"
-                .to_owned(),
-    }
+    SuperviseError::new(
+        format!("the self-test of interceptor `seccomp` failed: {what}"),
+        "use interceptor `namespace`; look for a security module or sandbox around this process",
+    )
 }

@@ -5,8 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use securetf_netshield::event::Inner;
-
 use crate::support::{Raised, Running};
 
 const PEER: &str = "100.64.0.2:40000";
@@ -14,6 +12,7 @@ const PEER: &str = "100.64.0.2:40000";
 fn dial(raised: &Raised, port: u16) -> Result<TcpStream, ErrorKind> {
     raised
         .supervisor
+        .inner()
         .dial(port, PEER.parse().unwrap())
         .map_err(|error| error.kind())
 }

@@ -5,4 +5,8 @@
 mod attack;
 mod connect;
 mod listen;
+mod measure;
+#[path = "../support/mod.rs"]
+mod scene;
 mod support;
+mod ways;

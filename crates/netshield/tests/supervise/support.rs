@@ -65,10 +65,14 @@ impl Raised {
     }
 
     pub fn with(sink: impl Fn(Outbound) + Send + Sync + 'static) -> Self {
-        let policy: Policy = serde_json::from_str(POLICY).unwrap();
+        Self::under(&serde_json::from_str(POLICY).unwrap(), sink)
+    }
+
+    pub fn under(policy: &Policy, sink: impl Fn(Outbound) + Send + Sync + 'static) -> Self {
         let denials = Arc::new(Log::default());
         let log: Arc<dyn DenialLog> = denials.clone();
-        let supervisor = Supervisor::raise(&policy, Arc::new(sink), log).unwrap();
+        let supervisor = Supervisor::raise(policy, log).unwrap();
+        supervisor.start(Arc::new(sink)).unwrap();
         Self {
             supervisor,
             denials,
