@@ -183,7 +183,7 @@ impl PyNetworkShield {
             .map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)))
             .collect();
         let started = py.detach(|| {
-            shield.spawn(Spawn {
+            shield.spawn(&Spawn {
                 argv: &argv,
                 env: &env,
                 cwd: OsStr::new(directory),

@@ -70,7 +70,7 @@ impl From<NetError> for ShieldError {
 }
 
 enum Interceptor {
-    Namespace(Namespace),
+    Namespace(Box<Namespace>),
     Seccomp(Arc<Supervisor>),
 }
 
@@ -170,13 +170,18 @@ impl Shield {
     ///
     /// # Errors
     /// As [`confine::spawn`].
-    pub fn spawn(&self, what: Spawn<'_>) -> Result<Pid, ConfineError> {
+    pub fn spawn(&self, what: &Spawn<'_>) -> Result<Pid, ConfineError> {
         match &self.interceptor {
             Interceptor::Namespace(namespace) => confine::spawn(&Spawn {
+                argv: what.argv,
+                env: what.env,
+                cwd: what.cwd,
+                uid: what.uid,
+                gid: what.gid,
                 netns: Some(namespace.netns()),
-                ..what
+                extra: what.extra,
             }),
-            Interceptor::Seccomp(supervisor) => supervisor.spawn(&what),
+            Interceptor::Seccomp(supervisor) => supervisor.spawn(what),
         }
     }
 
@@ -206,6 +211,7 @@ impl Shield {
     }
 
     /// Refusals since the last call, and how many more there were.
+    #[must_use]
     pub fn denials(&self) -> (Vec<crate::event::Denial>, u64) {
         self.denials.take()
     }
@@ -248,7 +254,7 @@ fn intercept(
     let mut fallback = None;
     if choice != Choice::Seccomp {
         match Namespace::raise(policy, denials.clone()) {
-            Ok(namespace) => return Ok((Interceptor::Namespace(namespace), None)),
+            Ok(namespace) => return Ok((Interceptor::Namespace(Box::new(namespace)), None)),
             Err(error) if choice == Choice::Namespace => return Err(error.into()),
             Err(error) => fallback = Some(error.problem),
         }
