@@ -53,8 +53,11 @@ impl From<NamespaceError> for ShieldError {
 }
 
 impl From<SuperviseError> for ShieldError {
-    fn from(SuperviseError { problem, fix }: SuperviseError) -> Self {
-        Self { problem, fix }
+    fn from(error: SuperviseError) -> Self {
+        Self {
+            problem: error.problem().to_owned(),
+            fix: error.fix().to_owned(),
+        }
     }
 }
 
@@ -71,7 +74,7 @@ impl From<NetError> for ShieldError {
 
 enum Interceptor {
     Namespace(Box<Namespace>),
-    Seccomp(Arc<Supervisor>),
+    Seccomp(Supervisor),
 }
 
 type Sink = Arc<dyn Fn(Outbound) + Send + Sync>;
@@ -100,7 +103,7 @@ impl Shield {
     ) -> Result<Self, ShieldError> {
         let denials = Arc::new(Denials::default());
         let relay = RelaySlot::default();
-        let (interceptor, fallback) = intercept(policy, choice, &denials, &relay)?;
+        let (interceptor, fallback) = intercept(policy, choice, &denials)?;
         denials.take(); // those of the self-test
         let mut shield = Self {
             interceptor,
@@ -112,8 +115,9 @@ impl Shield {
         if let Some(grant) = grant {
             shield.start_relay(policy, grant)?;
         }
-        if let Interceptor::Namespace(namespace) = &mut shield.interceptor {
-            namespace.start(sink(&shield.relay))?;
+        match &mut shield.interceptor {
+            Interceptor::Namespace(namespace) => namespace.start(sink(&shield.relay))?,
+            Interceptor::Seccomp(supervisor) => supervisor.start(sink(&shield.relay))?,
         }
         Ok(shield)
     }
@@ -121,7 +125,7 @@ impl Shield {
     fn start_relay(&self, policy: &Policy, grant: Grant) -> Result<(), ShieldError> {
         let inner = match &self.interceptor {
             Interceptor::Namespace(namespace) => namespace.inner(),
-            Interceptor::Seccomp(supervisor) => supervisor.clone(),
+            Interceptor::Seccomp(supervisor) => supervisor.inner(),
         };
         let relay = Relay::start(RelayConfig {
             policy: policy.clone(),
@@ -249,7 +253,6 @@ fn intercept(
     policy: &Policy,
     choice: Choice,
     denials: &Arc<Denials>,
-    relay: &RelaySlot,
 ) -> Result<(Interceptor, Option<String>), ShieldError> {
     let mut fallback = None;
     if choice != Choice::Seccomp {
@@ -259,14 +262,12 @@ fn intercept(
             Err(error) => fallback = Some(error.problem),
         }
     }
-    let raised = Supervisor::raise(policy, sink(relay), denials.clone())
-        .and_then(|supervisor| supervisor.self_test().map(|()| supervisor));
-    match (raised, fallback) {
-        (Ok(supervisor), fallback) => Ok((Interceptor::Seccomp(Arc::new(supervisor)), fallback)),
+    match (Supervisor::raise(policy, denials.clone()), fallback) {
+        (Ok(supervisor), fallback) => Ok((Interceptor::Seccomp(supervisor), fallback)),
         (Err(error), None) => Err(error.into()),
         (Err(error), Some(first)) => Err(ShieldError {
-            problem: format!("{first}; and {}", error.problem),
-            fix: error.fix,
+            problem: format!("{first}; and {}", error.problem()),
+            fix: error.fix().to_owned(),
         }),
     }
 }
