@@ -9,7 +9,7 @@
     clippy::cast_precision_loss
 )]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/relay/support/mod.rs"]
 mod support;
 
 use std::io::{Read, Write};

@@ -1,5 +1,6 @@
 //! Who does not get in: each refusal gives its reason, and not one byte reaches the program.
 
+#[path = "relay/support/mod.rs"]
 mod support;
 
 use std::io::{Read, Write};
