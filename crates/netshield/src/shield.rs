@@ -60,7 +60,8 @@ impl From<SuperviseError> for ShieldError {
 
 impl From<NetError> for ShieldError {
     fn from(error: NetError) -> Self {
-        let fix = "start this member again; if it repeats, check this machine's clock and report it";
+        let fix =
+            "start this member again; if it repeats, check this machine's clock and report it";
         Self {
             problem: error.to_string(),
             fix: fix.to_owned(),
@@ -70,7 +71,7 @@ impl From<NetError> for ShieldError {
 
 enum Interceptor {
     Namespace(Namespace),
-    Seccomp(Arc<Supervisor>),
+    Seccomp(Supervisor),
 }
 
 type Sink = Arc<dyn Fn(Outbound) + Send + Sync>;
@@ -99,7 +100,7 @@ impl Shield {
     ) -> Result<Self, ShieldError> {
         let denials = Arc::new(Denials::default());
         let relay = RelaySlot::default();
-        let (interceptor, fallback) = intercept(policy, choice, &denials, &relay)?;
+        let (interceptor, fallback) = intercept(policy, choice, &denials)?;
         let mut shield = Self {
             interceptor,
             relay,
@@ -110,8 +111,9 @@ impl Shield {
         if let Some(grant) = grant {
             shield.start_relay(policy, grant)?;
         }
-        if let Interceptor::Namespace(namespace) = &mut shield.interceptor {
-            namespace.start(sink(&shield.relay))?;
+        match &mut shield.interceptor {
+            Interceptor::Namespace(namespace) => namespace.start(sink(&shield.relay))?,
+            Interceptor::Seccomp(supervisor) => supervisor.start(sink(&shield.relay))?,
         }
         Ok(shield)
     }
@@ -119,7 +121,7 @@ impl Shield {
     fn start_relay(&self, policy: &Policy, grant: Grant) -> Result<(), ShieldError> {
         let inner = match &self.interceptor {
             Interceptor::Namespace(namespace) => namespace.inner(),
-            Interceptor::Seccomp(supervisor) => supervisor.clone(),
+            Interceptor::Seccomp(supervisor) => supervisor.inner(),
         };
         let relay = Relay::start(RelayConfig {
             policy: policy.clone(),
@@ -189,11 +191,7 @@ impl Shield {
     ///
     /// # Errors
     /// As [`Relay::install`].
-    pub fn install(
-        &self,
-        chain: Vec<Vec<u8>>,
-        key: Option<NetworkKey>,
-    ) -> Result<(), ShieldError> {
+    pub fn install(&self, chain: Vec<Vec<u8>>, key: Option<NetworkKey>) -> Result<(), ShieldError> {
         match self.relay() {
             Some(relay) => Ok(relay.install(chain, key)?),
             None => Ok(()),
@@ -245,7 +243,6 @@ fn intercept(
     policy: &Policy,
     choice: Choice,
     denials: &Arc<Denials>,
-    relay: &RelaySlot,
 ) -> Result<(Interceptor, Option<String>), ShieldError> {
     let mut fallback = None;
     if choice != Choice::Seccomp {
@@ -255,10 +252,8 @@ fn intercept(
             Err(error) => fallback = Some(error.problem),
         }
     }
-    let raised = Supervisor::raise(policy, sink(relay), denials.clone())
-        .and_then(|supervisor| supervisor.self_test().map(|()| supervisor));
-    match (raised, fallback) {
-        (Ok(supervisor), fallback) => Ok((Interceptor::Seccomp(Arc::new(supervisor)), fallback)),
+    match (Supervisor::raise(policy, denials.clone()), fallback) {
+        (Ok(supervisor), fallback) => Ok((Interceptor::Seccomp(supervisor), fallback)),
         (Err(error), None) => Err(error.into()),
         (Err(error), Some(first)) => Err(ShieldError {
             problem: format!("{first}; and {}", error.problem),
