@@ -11,7 +11,7 @@ mod error;
 mod nflog;
 mod process;
 mod responder;
-pub(crate) mod rules;
+mod rules;
 mod selftest;
 mod setup;
 mod socket;

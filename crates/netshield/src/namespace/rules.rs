@@ -139,7 +139,7 @@ pub(crate) fn hosts(policy: &Policy) -> String {
 }
 
 /// Text of `/etc/resolv.conf` for the program: the responder answers over TCP only, as UDP sockets are refused.
-pub(crate) const RESOLV_CONF: &str =
+pub(super) const RESOLV_CONF: &str =
     "nameserver 127.0.0.1\noptions use-vc timeout:2 attempts:1 ndots:0\n";
 
 #[cfg(test)]

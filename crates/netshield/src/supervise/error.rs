@@ -6,8 +6,10 @@ use std::io;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}; {fix}")]
 pub struct SuperviseError {
-    problem: String,
-    fix: String,
+    /// What was found and what was expected.
+    pub problem: String,
+    /// What the operator does next.
+    pub fix: String,
 }
 
 impl SuperviseError {

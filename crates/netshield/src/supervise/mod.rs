@@ -36,7 +36,7 @@ use self::listening::Listening;
 use self::sys::Listener;
 use self::verdict::Destinations;
 use crate::event::{DenialLog, Inner};
-use crate::namespace::{OnOutbound, rules};
+use crate::namespace::OnOutbound;
 use crate::policy::Policy;
 
 const DIAL: Duration = Duration::from_secs(5);
@@ -49,7 +49,6 @@ pub struct Supervisor {
     stop: Option<OwnedFd>,
     stopped: Arc<OwnedFd>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    hosts: String,
 }
 
 impl Supervisor {
@@ -92,7 +91,6 @@ impl Supervisor {
             stop,
             stopped,
             threads: Mutex::default(),
-            hosts: rules::hosts(policy),
         };
         supervisor
             .accept(listener)
@@ -120,18 +118,6 @@ impl Supervisor {
     #[must_use]
     pub fn inner(&self) -> Arc<dyn Inner> {
         Arc::new(Dialer(Arc::clone(&self.shared)))
-    }
-
-    /// Text of the program's `/etc/hosts`. No responder stands behind: what reads this file resolves, no more.
-    #[must_use]
-    pub fn hosts(&self) -> String {
-        self.hosts.clone()
-    }
-
-    /// Text of the program's `/etc/resolv.conf`: every query is refused at once.
-    #[must_use]
-    pub fn resolv_conf(&self) -> &'static str {
-        rules::RESOLV_CONF
     }
 
     /// Starts a program under supervision; `what.extra` is ours. May be called more than once.
