@@ -1,5 +1,7 @@
 """The capabilities that deploy/ leaves to the launcher are enough for all that it does."""
 
+# ruff: noqa: E501  (Manifests and shell programs)
+
 import os
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A destination outside of the session: named in the Manifest, TLS only, and found by the machine's resolver."""
+"""A destination outside of the session: named in the Manifest, TLS only, found by the machine's resolver."""
 
 import contextlib
 import datetime

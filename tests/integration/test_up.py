@@ -71,7 +71,8 @@ class Session:
         command = [
             *SECUR_ETF, "up", "--manifest", str(self.directory / "manifest.toml"),
             "--cas", str(self.cloud.trust_file), "--insecure-simulation", str(self.cloud.platform),
-            "--volumes", str(self.directory / "volumes"), "--reports", str(self.directory / "reports"), *options,
+            "--volumes", str(self.directory / "volumes"), "--reports", str(self.directory / "reports"),
+            *options,
         ]  # fmt: skip
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
