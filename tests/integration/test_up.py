@@ -26,7 +26,7 @@ with stream, stream.makefile("rwb") as file:
 print("served", peer[0])
 """
 WORKER = f"""
-import json, os, socket
+import json, os, socket, time
 config = json.loads(os.environ["TF_CONFIG"])
 me = config["task"]["index"]
 open(os.environ["OUT"] + "/mine", "w").write(str(me))
@@ -41,11 +41,11 @@ else:
     while True:
         try:
             stream = socket.create_connection((host, int(port)), timeout=20)
+            stream.sendall(str(me).encode())
+            stream.recv(1)  # in a namespace, a peer that does not listen yet shows here
             break
-        except ConnectionRefusedError:
-            pass
-    stream.sendall(str(me).encode())
-    stream.recv(1)
+        except OSError:
+            time.sleep(0.1)
 """
 
 

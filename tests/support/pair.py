@@ -28,7 +28,8 @@ while True:
     stream, peer = server.accept()
     threading.Thread(target=serve, args=(stream, peer), daemon=True).start()
 """
-# Sends a line `count` times every `pause` seconds over one connection; dials until the server is there.
+# Sends a line `count` times every `pause` seconds over one connection; dials until the server answers: in a
+# namespace a connection to a peer that does not listen is reset after it was opened.
 CLIENT = f"""
 import socket, sys, time
 count, pause, canary = int(sys.argv[1]), float(sys.argv[2]), {CANARY!r}
@@ -36,15 +37,18 @@ end = time.monotonic() + 40
 while True:
     try:
         stream = socket.create_connection(("server-0", {PORT}), timeout=20)
+        file = stream.makefile("rwb")
+        file.write(canary * 100 + b"\\n"); file.flush()
+        print(0, file.readline().decode().strip(), flush=True)
         break
     except OSError as error:
         if time.monotonic() > end: raise
         time.sleep(0.1)
-with stream, stream.makefile("rwb") as file:
-    for number in range(count):
+with stream, file:
+    for number in range(1, count):
+        time.sleep(pause)
         file.write(canary * 100 + b"\\n"); file.flush()
         print(number, file.readline().decode().strip(), flush=True)
-        time.sleep(pause)
 """
 
 

@@ -135,6 +135,11 @@ class Membership:
             except SecuretfError as error:
                 end(error)
                 return
+            except Exception as error:  # noqa: BLE001  (a defect of ours: closed, not open)
+                reason = f"the membership's thread ended with {type(error).__name__}"
+                self._network.revoke(reason)
+                end(SecuretfError(reason, "report it: a defect in securetf"))
+                return
 
     def _poll(self) -> None:
         view = self._provisioner.members()

@@ -11,7 +11,7 @@ from securetf.manifest.rules import HOME_MEMORY
 
 DIRECTORY = f"{HOME_MEMORY}/network"
 # Sockets that a network namespace does not confine: RDMA, and name look-ups that the host would do for us.
-HIDDEN = ("/dev/infiniband", "/run/nscd", "/run/systemd/resolve")
+HIDDEN = ("/dev/infiniband", "/run/nscd")
 
 
 def cover(

@@ -181,10 +181,10 @@ class _Launch:
                 self._outcome.status = program.wait()
                 self._signals.ended()
                 self._network.program_ended()
-            self._outcome.revoked = self._network.revoked
             self._report.ended(self._outcome.status)
             with self._report.step("unmount and commit"):
                 undo.close()
+            self._outcome.revoked = self._network.revoked  # the membership's thread has ended by now
 
     def _start(self, environment: dict[bytes, bytes], undo: ExitStack) -> Program:
         check_program(self._plan.command[0], environment, self._plan.working_directory)

@@ -15,6 +15,7 @@ from securetf.errors import (
 )
 from securetf.launcher.denials import KEPT
 from securetf.launcher.membership import Membership
+from support.launching import until
 
 
 class World:
@@ -75,6 +76,18 @@ class World:
         for _ in range(seconds):
             self.now += 1
             self.membership.tick()
+
+
+def test_membership_when_its_thread_fails_by_a_defect_cuts_the_network_and_ends_the_program() -> None:
+    world = World()
+    world.fail["members"] = ZeroDivisionError()
+    ended = []
+    world.membership.start(ended.append)
+    until(lambda: ended)
+    world.fail.clear()
+    world.membership.stop()
+    assert ended[0].problem == "the membership's thread ended with ZeroDivisionError"
+    assert world.calls[-1] == ("revoke", ended[0].problem)
 
 
 def member(workload: str, instance: int, endpoint: str | None):
