@@ -15,7 +15,28 @@ class Platform(StrEnum):
     """Where Evidence comes from. `INSECURE_SIMULATION` proves nothing about any machine."""
 
     TDX = "tdx"
+    SGX = "sgx"
+    SEV_SNP = "sev_snp"
+    NITRO = "nitro"
+    TPM2 = "tpm2"
+    AZURE_VTPM = "azure_vtpm"
+    GCP_VTPM = "gcp_vtpm"
     INSECURE_SIMULATION = "insecure_simulation"
+
+
+# The register that tells which software was started.
+MEASUREMENT_REGISTERS = MappingProxyType(
+    {
+        Platform.TDX: "mr_td",
+        Platform.INSECURE_SIMULATION: "mr_td",
+        Platform.SGX: "mr_enclave",
+        Platform.SEV_SNP: "measurement",
+        Platform.NITRO: "pcr0",
+        Platform.TPM2: "pcr4",
+        Platform.AZURE_VTPM: "pcr4",
+        Platform.GCP_VTPM: "pcr4",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +51,12 @@ class Evidence:
 class VerifiedClaims:
     """Claims whose signatures, chain and collateral hold. Only `securetf.verifier` makes these.
 
-    registers: name (vendor's, lower case: `mr_td`, `rtmr0` …) to value, 48 bytes each for TDX.
+    registers: name (vendor's, lower case: `mr_td`, `rtmr0` …) to value, of the vendor's size (TDX: 48 bytes).
+    properties: what else the Evidence says and a policy compares, name to number or word (`isv_svn` …).
     report_data: 64 bytes, chosen by the attester; compared with the expected binding by the verifier.
     tcb_status: the vendor's word, e.g. `UpToDate`.
-    platform_id: identity of the machine as the vendor certifies it (TDX: PPID or PIID), may be empty.
+    platform_id: identity of the machine as the vendor certifies it (TDX, SGX: PPID; SEV-SNP: chip id), may be
+    empty.
     valid_until: when the earliest of the endorsements used expires; timezone-aware UTC.
     simulated: True if rooted in a development key.
     """
@@ -47,9 +70,16 @@ class VerifiedClaims:
     platform_id: bytes
     valid_until: datetime
     simulated: bool
+    properties: Mapping[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "registers", MappingProxyType(dict(self.registers)))
+        object.__setattr__(self, "properties", MappingProxyType(dict(self.properties)))
+
+    @property
+    def measurement(self) -> bytes:
+        """The register that tells which software was started."""
+        return self.registers[MEASUREMENT_REGISTERS[self.platform]]
 
 
 def code_register(roots: Mapping[str, bytes]) -> bytes:

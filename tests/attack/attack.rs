@@ -9,7 +9,7 @@
 //! Ways without one: vsock (only made, NEVER connected), packet, raw, xdp, smc, netlink-diag, unshare-net, unshare-user,
 //!   clone-net, clone-user, setns (into a network), pidfd-getfd (of the parent's descriptor 0), ptrace, bpf
 //! For the harness: self-connect ADDRESS:PORT (with a listener of its own on that port), dialogue ADDRESS:PORT (sends the
-//!   canary, prints ends and answer), serve PORT COUNT (prints each peer's address), dns NAME, latency ADDRESS:PORT COUNT
+//!   canary, prints ends and answer), listen PORT (plainly; `sent`: it can), serve PORT COUNT (prints each peer's address), dns NAME, latency ADDRESS:PORT COUNT
 //!
 //! Prints one line. `refused NAME` (errno) and exit 0: nothing was sent. `sent` and exit 1: the kernel took the canary;
 //! whether it arrived is for the listener to say. Killed by SIGSYS (31): refused, too. Exit 2: wrong command line.
@@ -41,10 +41,10 @@ fn dialogue(to: SocketAddr) {
             name(i64::from(error.raw_os_error().unwrap_or(0)))
         ),
         Ok(mut stream) => {
+            let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
             stream.write_all(CANARY).unwrap();
             let mut answer = [0_u8; CANARY.len()];
             let answered = stream.read_exact(&mut answer).is_ok();
-            let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
             println!("local {} peer {peer} answered {answered}", local.ip());
         }
     }
@@ -167,6 +167,7 @@ fn main() {
         "fastopen-sendmmsg" => fastopen(address(1), SENDMMSG),
         "fastopen-connect" => fastopen_connect(address(1)),
         "foreign-source" => foreign_source(address(1), address(2)),
+        "listen" => listen_plainly(count(1) as u16),
         "ulp" => ulp(address(1)),
         "udp" => udp(address(1)),
         "int80" => int80(address(1)),

@@ -370,3 +370,11 @@ pub fn foreign_source(to: SocketAddr, source: SocketAddr) -> Outcome {
     connect(one, to)?;
     send_canary(one)
 }
+
+/// A server without `SO_REUSEADDR`.
+pub fn listen_plainly(port: u16) -> Outcome {
+    let one = socket(10, STREAM, 0)?;
+    let any = raw(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port)));
+    call3(BIND, one, pointer(&any), any.len() as i64)?;
+    call3(LISTEN, one, 16, 0).map(|_| ())
+}

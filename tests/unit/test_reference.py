@@ -22,6 +22,8 @@ SECTIONS = {
     "[session]": types.Session,
     "[access]": types.Access,
     "[appraisal.PLATFORM]": types.PlatformPolicy,
+    "[appraisal.sgx]": types.SgxPolicy,
+    "[appraisal.sev_snp]": types.SnpPolicy,
     "[network]": types.Network,
     "[secrets.NAME]": types.Secret,
     "[volumes.NAME]": types.Volume,

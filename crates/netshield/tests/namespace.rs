@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use securetf_netshield::event::Outbound;
 use securetf_netshield::namespace::Namespace;
 use support::{CANARY, Denials, confined, keep, policy};
@@ -265,6 +267,13 @@ fn names_of_the_policy_are_answered_and_others_reported() {
 }
 
 #[test]
+fn the_self_test_leaves_the_programs_port_free() {
+    let (namespace, _arrived) = raised(Arc::default());
+    let (text, _) = confined(namespace.netns(), &["listen", "2222"]).finish();
+    assert_eq!(text, "sent", "a server that does not set SO_REUSEADDR");
+}
+
+#[test]
 fn a_port_of_a_live_connection_can_be_listened_on() {
     let (namespace, arrived) = raised(Arc::default());
     // the relay's end of this connection has the local port 2222, on which the program listens only then
@@ -297,6 +306,35 @@ fn a_workload_without_rules_has_only_itself() {
         let nowhere = ["refused ECONNREFUSED", "refused ENETUNREACH"]; // without an address there is no route
         assert_eq!(text, nowhere[usize::from(addresses == 0)]);
     }
+}
+
+#[test]
+fn the_c_librarys_resolver_finds_names_under_the_filter() {
+    let (namespace, _arrived) = raised(Arc::default());
+    let file = std::env::temp_dir().join(format!("securetf-resolv-{}", std::process::id()));
+    std::fs::write(&file, namespace.resolv_conf()).unwrap();
+    let found = thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            // this thread's own mount namespace, as the launcher's
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let (resolv, bind) = ("/etc/resolv.conf", MsFlags::MS_BIND);
+            mount(Some(&file), resolv, None::<&str>, bind, None::<&str>).unwrap();
+            ["worker-1", "evil.example"].map(|name| {
+                let argv = ["getent", "ahosts", name].map(Into::into);
+                support::confined_program(namespace.netns(), &argv).finish()
+            })
+        });
+        work.join().unwrap()
+    });
+    std::fs::remove_file(&file).unwrap();
+    let [(known, code), (unknown, refused)] = found;
+    assert_eq!((code, refused), (0, 2), "{known}; {unknown}");
+    assert!(
+        known.contains("100.64.0.2 ") && known.contains("fd00::2 "),
+        "{known}"
+    );
 }
 
 #[test]

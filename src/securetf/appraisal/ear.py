@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey
 
 from securetf import __version__
 from securetf.appraisal.policy import AttestationResult
+from securetf.claims import Platform
 from securetf.errors import SimulationRefusedError, TokenError
 
 PROFILE = "tag:securetf,2026:ear:v1"
@@ -24,7 +25,8 @@ SIZE_LIMIT = 16 * 1024  # characters
 _TYPE = "eat+jwt"
 _NONCE_SIZE = 32  # bytes
 _COORDINATE_SIZE = 32  # bytes; P-256
-_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+_TDX_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+_REGISTERS = dict.fromkeys((Platform.TDX, Platform.INSECURE_SIMULATION), _TDX_REGISTERS)  # others: all
 _PREFIX = "securetf"  # our own claims stand under this one name
 _ATTEST_AGAIN = "attest again; a token is good for 5 minutes, for one audience and for the attested key"
 
@@ -129,8 +131,12 @@ def issue(  # noqa: PLR0913 - one argument per claim
                 "advisories": list(claims.advisories),
                 "evaluation_number": claims.tcb_evaluation_number,
             },
-            "registers": {name: claims.registers[name].hex() for name in _REGISTERS},
+            "registers": {
+                name: claims.registers[name].hex()
+                for name in _REGISTERS.get(claims.platform, sorted(claims.registers))
+            },
             "endorsements_valid_until": int(claims.valid_until.timestamp()),
+            **({"properties": dict(claims.properties)} if claims.properties else {}),
         },
     }
     if claims.simulated:

@@ -8,21 +8,27 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
-from securetf.claims import VerifiedClaims
+import msgspec
+
+from securetf.appraisal import sev_snp, sgx
+from securetf.appraisal.comparison import Mismatch, machine, register, tcb_status
+from securetf.claims import Platform, VerifiedClaims
 from securetf.errors import (
     AppraisalError,
     MeasurementError,
     PlatformNotAllowedError,
     TcbNotAcceptedError,
 )
+from securetf.manifest.platforms import SgxPolicy, SnpPolicy
 
-Mismatch = tuple[type[AppraisalError], str]
 _FIXES: dict[type[AppraisalError], str] = {
     MeasurementError: "start the reviewed software and code, or accept these values in the Manifest",
     TcbNotAcceptedError: "update the machine, or name this status and each advisory under `tolerate`",
     PlatformNotAllowedError: "use a platform and a machine that the Manifest names, or name this one",
     AppraisalError: "attest again with current collateral",
 }
+_POLICIES = {Platform.SGX: SgxPolicy, Platform.SEV_SNP: SnpPolicy}  # the others have TDX's registers
+_GOOD = {"UpToDate", "Committed"}  # TCB statuses that leave nothing to be desired
 _RTMRS = ("rtmr0", "rtmr1", "rtmr2")
 
 # AR4SI trustworthiness claims (draft-ietf-rats-ar4si, section 2.3)
@@ -70,13 +76,16 @@ class AttestationResult:
     appraised_at: datetime
 
 
+AnyPolicy = Policy | SgxPolicy | SnpPolicy
+
+
 def appraise(
-    claims: VerifiedClaims, *, policy: Policy | None, rtmr3: bytes, now: datetime
+    claims: VerifiedClaims, *, policy: AnyPolicy | None, rtmr3: bytes, now: datetime
 ) -> AttestationResult:
     """Return the result if everything matches; otherwise raise with all mismatches at once.
 
     policy: the Manifest's for the claims' platform, None when it has none. rtmr3: 48 bytes,
-    `claims.code_register` of the workload's reviewed volumes.
+    `claims.code_register` of the workload's reviewed volumes; SGX and SEV-SNP have no such register.
 
     Raises:
         MeasurementError, TcbNotAcceptedError, PlatformNotAllowedError: all mismatches are of that kind.
@@ -103,44 +112,39 @@ def appraise(
     )
 
 
-def _mismatches(claims: VerifiedClaims, policy: Policy, rtmr3: bytes, now: datetime) -> Iterator[Mismatch]:
-    yield from _register("mr_td", claims, policy.mr_td)
-    for name in _RTMRS:
-        accepted = getattr(policy, name)
-        if accepted is not None:
-            yield from _register(name, claims, accepted)
-    yield from _register("rtmr3", claims, [rtmr3.hex()])
-    tolerated = {*policy.tcb, *policy.tolerate}
-    if claims.tcb_status not in tolerated:
-        yield (
-            TcbNotAcceptedError,
-            f"TCB status is {claims.tcb_status}, accepted: {', '.join(policy.tcb) or 'none'}",
-        )
-    open_advisories = [advisory for advisory in claims.advisories if advisory not in policy.tolerate]
-    if open_advisories:
-        yield TcbNotAcceptedError, f"advisories apply that are not tolerated: {', '.join(open_advisories)}"
-    platform_ids = {identity.lower() for identity in policy.platform_ids}
-    if platform_ids and claims.platform_id.hex() not in platform_ids:
-        yield (
-            PlatformNotAllowedError,
-            f"machine {claims.platform_id.hex() or 'without identity'} is not among platform_ids",
-        )
+def _mismatches(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes, now: datetime) -> Iterator[Mismatch]:
+    kind = _POLICIES.get(claims.platform)
+    others = tuple(one for one in _POLICIES.values() if one is not kind)
+    if claims.simulated and claims.platform is not Platform.INSECURE_SIMULATION:
+        yield PlatformNotAllowedError, f"simulated claims call themselves {claims.platform.value}"
+    if isinstance(policy, others) or (kind is not None and not isinstance(policy, kind)):
+        yield PlatformNotAllowedError, f"the policy is not one for {claims.platform.value}"
+    elif isinstance(policy, SgxPolicy):
+        yield from sgx.mismatches(claims, policy)
+    elif isinstance(policy, SnpPolicy):
+        yield from sev_snp.mismatches(claims, policy)
+    else:
+        yield from _tdx(claims, policy, rtmr3)
     if now > claims.valid_until:
         yield AppraisalError, f"the endorsements behind the claims expired at {claims.valid_until:%F %T}"
 
 
-def _register(name: str, claims: VerifiedClaims, accepted: Sequence[str]) -> Iterator[Mismatch]:
-    found = claims.registers[name].hex() if name in claims.registers else "absent"
-    if found not in {value.lower() for value in accepted}:
-        expected = " or ".join(accepted) or "nothing (the list is empty)"
-        yield MeasurementError, f"{name} is {found}, expected {expected}"
+def _tdx(claims: VerifiedClaims, policy: Policy, rtmr3: bytes) -> Iterator[Mismatch]:
+    yield from register("mr_td", claims, policy.mr_td)
+    for name in _RTMRS:
+        accepted = getattr(policy, name)
+        if accepted is not None:
+            yield from register(name, claims, accepted)
+    yield from register("rtmr3", claims, [rtmr3.hex()])
+    yield from tcb_status(claims, policy.tcb, policy.tolerate)
+    yield from machine(claims, policy.platform_ids)
 
 
-def _vector(claims: VerifiedClaims, policy: Policy) -> dict[str, int]:
+def _vector(claims: VerifiedClaims, policy: AnyPolicy) -> dict[str, int]:
     if claims.simulated:
         hardware = _UNRECOGNISED
     else:
-        hardware = _AFFIRMING if claims.tcb_status == "UpToDate" and not claims.advisories else _WARNING
+        hardware = _AFFIRMING if claims.tcb_status in _GOOD and not claims.advisories else _WARNING
     vector = {
         "configuration": _AFFIRMING,
         "executables": _AFFIRMING,
@@ -152,8 +156,10 @@ def _vector(claims: VerifiedClaims, policy: Policy) -> dict[str, int]:
     return vector
 
 
-def _policy_id(claims: VerifiedClaims, policy: Policy, rtmr3: bytes) -> str:
+def _policy_id(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes) -> str:
     """Hash the policy as canonical JSON: names sorted, no spaces, UTF-8."""
+    if isinstance(policy, SgxPolicy | SnpPolicy):
+        return _digest({"platform": claims.platform.value, **msgspec.to_builtins(policy)})
     content = {
         "platform": claims.platform.value,
         "rtmr3": rtmr3.hex(),
@@ -163,6 +169,10 @@ def _policy_id(claims: VerifiedClaims, policy: Policy, rtmr3: bytes) -> str:
         "tolerate": list(policy.tolerate),
         "platform_ids": list(policy.platform_ids),
     }
+    return _digest(content)
+
+
+def _digest(content: Mapping[str, object]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from securetf.claims import REGISTER_SIZE
-from securetf.evidence import tdx
+from securetf.evidence import dcap, tdx
 
 CPU_SVN = bytes([3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0])
 # Byte 1 is the TDX module's major version: 0 needs no module identity in the TCB info.
@@ -39,7 +39,7 @@ class QuotingEnclave:
         """Make an attestation key and have it certified. pck_chain: PEM of PCK certificate, CA and root."""
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._public = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
-        self._auth_data = bytes(range(tdx.QE_AUTH_DATA_SIZE))
+        self._auth_data = bytes(range(dcap.QE_AUTH_DATA_SIZE))
         bound = hashlib.sha256(self._public + self._auth_data).digest()
         self._report = b"".join(
             (
@@ -59,7 +59,7 @@ class QuotingEnclave:
             version=version,
             user_data=bytes(20),
             body=body,
-            signature=bytes(tdx.SIGNATURE_SIZE),
+            signature=bytes(dcap.SIGNATURE_SIZE),
             attestation_key=self._public,
             qe_report=self._report,
             qe_report_signature=self._report_signature,
@@ -69,7 +69,7 @@ class QuotingEnclave:
         signed = tdx.signed_bytes(unsigned)
         raw = tdx.encode(unsigned)
         offset = len(signed) + 4  # the signature is the first part of the signature data
-        return raw[:offset] + sign(self._key, signed) + raw[offset + tdx.SIGNATURE_SIZE :]
+        return raw[:offset] + sign(self._key, signed) + raw[offset + dcap.SIGNATURE_SIZE :]
 
 
 def simulated_report(report_data: bytes, *, mr_td: bytes, rtmr3: bytes) -> tdx.TdReport:

@@ -86,7 +86,8 @@ def _remarks(manifest: manifests.Manifest) -> list[str]:
     if "insecure_simulation" in manifest.appraisal:
         remarks.append("INSECURE SIMULATION is accepted: simulated Evidence proves nothing about any machine")
     for platform, policy in manifest.appraisal.items():
-        open_ = [name for name in ("rtmr0", "rtmr1", "rtmr2") if getattr(policy, name) is None]
+        registers = ("rtmr0", "rtmr1", "rtmr2") if isinstance(policy, manifests.PlatformPolicy) else ()
+        open_ = [name for name in registers if getattr(policy, name) is None]
         if open_ and platform != "insecure_simulation":
             remarks.append(
                 f"`appraisal.{platform}` does not compare {', '.join(open_)}: firmware or kernel may differ"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from securetf.errors import ManifestValueError
-from securetf.manifest.types import MAX_ENTRIES
+from securetf.manifest.types import MAX_ENTRIES, POLICIES
 
 T = TypeVar("T", bound=msgspec.Struct)
 _INDEX = re.compile(r"\[[0-9]+\]\Z")
@@ -41,18 +41,16 @@ def _convert(value: object, kind: Any, path: tuple[str, ...]) -> Any:
         kind, *metas = get_args(kind)
         origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        (kind,) = [one for one in get_args(kind) if one is not type(None)]
-        return _convert(value, kind, path)
+        kinds = [one for one in get_args(kind) if one is not type(None)]
+        return _convert(value, kinds[0] if len(kinds) == 1 else POLICIES[path[-1]], path)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _struct(_table(value, path), kind, path)
     if origin is dict:
         key_kind, value_kind = get_args(kind)
         table = _table(value, path)
         _count(len(table), metas, path)
-        return {
-            _leaf(key, key_kind, [], (*path, key)): _convert(table[key], value_kind, (*path, key))
-            for key in table
-        }
+        keys = [_leaf(key, key_kind, [], (*path, key)) for key in table]
+        return {key: _convert(table[key], value_kind, (*path, key)) for key in keys}
     if origin is tuple:
         if not isinstance(value, list):
             raise _wrong_type(value, "a list", path)

@@ -1,8 +1,12 @@
 """What a Manifest holds: frozen values, one class per table. docs/reference/manifest.md explains the keys."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
+
+from securetf.manifest.platforms import SgxPolicy, SnpPolicy
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of volumes, secrets and workloads; also segments of a SPIFFE ID
 REGISTER_HEX = r"^[0-9a-f]{96}$"  # 48 bytes
@@ -89,6 +93,13 @@ class PlatformPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ()
 
 
+PlatformName = Literal["tdx", "insecure_simulation", "sgx", "sev_snp"]
+# The class of `[appraisal.<platform>]`, by the platform's name.
+POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
+    {"tdx": PlatformPolicy, "insecure_simulation": PlatformPolicy, "sgx": SgxPolicy, "sev_snp": SnpPolicy}
+)
+
+
 class Secret(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`random`: made by the CAS, `size_bytes` long, seen by nobody. `value`: imported, size_bytes 0."""
 
@@ -165,7 +176,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     session: Session
     access: Access = Access()
-    appraisal: dict[Literal["tdx", "insecure_simulation"], PlatformPolicy] = {}
+    appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy] = {}
     network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}

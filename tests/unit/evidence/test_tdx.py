@@ -8,7 +8,7 @@ import pytest
 from securetf.attester import development_pki as pki
 from securetf.attester.simulated_enclave import simulated_report
 from securetf.errors import MalformedEvidenceError
-from securetf.evidence import tdx
+from securetf.evidence import dcap, tdx
 
 SIGNATURE_DATA_SIZE = slice(632, 636)
 OUTER_TYPE, OUTER_SIZE = slice(764, 766), slice(766, 770)
@@ -64,7 +64,7 @@ def test_parse_when_empty_or_huge_then_refused() -> None:
     with pytest.raises(MalformedEvidenceError, match="ends inside its header: 0 bytes of 48"):
         tdx.parse(b"")
     with pytest.raises(MalformedEvidenceError, match="at most 32768 are read"):
-        tdx.parse(bytes(tdx.QUOTE_SIZE_LIMIT + 1))
+        tdx.parse(bytes(dcap.QUOTE_SIZE_LIMIT + 1))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_parse_when_padding_is_moved_into_a_declared_part_then_refused(quote: by
 
 
 def test_parse_when_pck_chain_is_empty_or_too_long_then_refused(quote: bytes) -> None:
-    for chain in (b"", b"x" * (tdx.PCK_CHAIN_SIZE_LIMIT + 1)):
+    for chain in (b"", b"x" * (dcap.PCK_CHAIN_SIZE_LIMIT + 1)):
         with pytest.raises(MalformedEvidenceError, match="PCK chain has"):
             tdx.parse(tdx.encode(replace(tdx.parse(quote), pck_chain=chain)))
 

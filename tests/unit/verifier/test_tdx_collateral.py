@@ -121,6 +121,8 @@ def test_collateral_when_below_the_floor_then_names_both_numbers(kit: Any) -> No
 def test_collateral_when_of_two_recoveries_then_refused(kit: Any) -> None:
     with pytest.raises(EndorsementError, match="TCB info has evaluation number 17, QE identity 18"):
         kit.verify(endorsements=kit.endorse(tcb={"tcbEvaluationDataNumber": 17}))
+    with pytest.raises(EndorsementError, match="TCB info has evaluation number 18, QE identity 17"):
+        kit.verify(endorsements=kit.endorse(qe={"tcbEvaluationDataNumber": 17}))
 
 
 def test_tcb_info_when_signed_by_a_pck_then_refused(kit: Any) -> None:

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::Shutdown;
 
 pub use accept::OnOutbound;
 pub use dial::Dialer;
@@ -90,6 +91,7 @@ impl Namespace {
         let on_unknown: responder::OnUnknown = Arc::new(move |name| reported.unknown_name(name));
         self.threads.push(thread("securetf-dns", move || {
             responder::serve(&responder, &names, &stop, &on_unknown);
+            close(&[responder]);
         })?);
         let stop = self.stop.clone();
         self.threads.push(thread("securetf-refusals", move || {
@@ -109,6 +111,7 @@ impl Namespace {
         let (permitted, stop) = (rules::permitted(&self.policy), self.stop.clone());
         self.threads.push(thread("securetf-accept", move || {
             accept::serve(&listeners, &permitted, &stop, &on_outbound);
+            close(&listeners);
         })?);
         Ok(())
     }
@@ -146,9 +149,19 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
+        if let Some(listeners) = self.listeners.take() {
+            close(&listeners);
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+/// Ends listening at once, also while a child of another thread, between fork and exec, has a copy of the descriptor.
+fn close(listeners: &[TcpListener]) {
+    for listener in listeners {
+        let _ = rustix::net::shutdown(listener, Shutdown::Both);
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
+
 use super::error::NamespaceError;
 use super::rules;
 use crate::policy::Policy;
@@ -50,6 +52,9 @@ pub(super) fn permitted_reaches_relay(
         let listener = if destination.is_ipv4() { v4 } else { v6 };
         let accepted = accept(listener).map_err(|error| failed(destination, &error.to_string()))?;
         let seen = accepted.local_addr().map_err(|error| setup(&error))?;
+        // With RST: else our end would keep the program's port for a minute (TIME_WAIT).
+        sockopt::set_socket_linger(&accepted, Some(Duration::ZERO))
+            .map_err(|errno| setup(&errno.into()))?;
         if seen != destination {
             return Err(failed(destination, &format!("arrived as {seen}")));
         }

@@ -153,10 +153,15 @@ impl Extra for Output<'_> {
 pub fn confined(netns: BorrowedFd<'_>, arguments: &[&str]) -> Running {
     let words = arguments.iter().map(OsString::from);
     let argv: Vec<OsString> = std::iter::once(attack().into()).chain(words).collect();
+    confined_program(netns, &argv)
+}
+
+/// Starts any program so.
+pub fn confined_program(netns: BorrowedFd<'_>, argv: &[OsString]) -> Running {
     let (output, theirs) = UnixStream::pair().unwrap();
     let what = Spawn {
-        argv: &argv,
-        env: &[],
+        argv,
+        env: &[("PATH".into(), "/usr/bin:/bin".into())],
         cwd: OsStr::new("/"),
         uid: None,
         gid: None,

@@ -212,10 +212,12 @@ class Attestation:
             now=now,
         )
         verified = time.perf_counter_ns()
-        draft.measurement = claims.registers["mr_td"].hex()
+        draft.measurement = claims.measurement.hex()
         result = appraise(
             claims,
-            policy=checked.manifest.appraisal.get(checked.platform.value),
+            policy={str(name): policy for name, policy in checked.manifest.appraisal.items()}.get(
+                checked.platform.value
+            ),
             rtmr3=code_register(manifests.code_roots(checked.manifest, request.workload)),
             now=now,
         )

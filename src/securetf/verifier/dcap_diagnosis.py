@@ -22,24 +22,23 @@ from securetf.endorsements import Endorsements
 from securetf.endorsements.dcap import strict_json
 from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, EvidenceError, SignatureError, TcbError
-from securetf.evidence import tdx
-from securetf.verifier import tdx_configuration, tdx_levels
+from securetf.evidence import dcap
+from securetf.verifier import dcap_levels
+from securetf.verifier.dcap_rules import Rules
 from securetf.verifier.pck import Chain, load_pem
 
 _FETCH = "fetch the collateral of this platform again and check this machine's clock"
 _RESTART = "attest again; if it persists, the platform's quoting is broken or tampered with"
 
 
-def explain(
-    quote: tdx.TdxQuote, chain: Chain, endorsements: Endorsements, now: datetime, detail: str
-) -> NoReturn:
+def explain(rules: Rules, chain: Chain, endorsements: Endorsements, now: datetime, detail: str) -> NoReturn:
     """Raise the error of the first part that does not hold. detail: what dcap-qvl said.
 
     Raises:
         EvidenceError: always; the exact subclass where the part is found.
     """
     try:
-        _check_parts(quote, chain, endorsements, now, detail)
+        _check_parts(rules, chain, endorsements, now, detail)
     except UNREADABLE as error:
         raise EvidenceError(
             f"a certificate or CRL behind the quote cannot be read: {error}; dcap-qvl: {detail}", _RESTART
@@ -47,9 +46,7 @@ def explain(
     raise EvidenceError(f"dcap-qvl refused the quote: {detail}", _RESTART)
 
 
-def _check_parts(
-    quote: tdx.TdxQuote, chain: Chain, endorsements: Endorsements, now: datetime, detail: str
-) -> None:
+def _check_parts(rules: Rules, chain: Chain, endorsements: Endorsements, now: datetime, detail: str) -> None:
     _check_certificates(chain, now)
     tcb_info = _check_document(
         "TCB info",
@@ -68,10 +65,10 @@ def _check_parts(
         endorsements.qe_identity_issuer_chain,
     )
     _check_revocation(chain, endorsements, now)
-    _check_quote_signatures(quote, chain)
-    _check_identities(chain, tcb_info, qe_identity)
-    _check_levels(quote, tcb_info, qe_identity, detail)
-    tdx_configuration.check(quote.body)
+    _check_quote_signatures(rules, chain)
+    _check_identities(rules, chain, tcb_info, qe_identity)
+    _check_levels(rules, tcb_info, qe_identity, detail)
+    rules.check_configuration()
 
 
 def _check_certificates(chain: Chain, now: datetime) -> None:
@@ -159,7 +156,8 @@ def _signers(endorsements: Endorsements) -> dict[str, x509.Certificate]:
     }
 
 
-def _check_quote_signatures(quote: tdx.TdxQuote, chain: Chain) -> None:
+def _check_quote_signatures(rules: Rules, chain: Chain) -> None:
+    quote = rules.quote
     if not _signed(chain.leaf.public_key(), quote.qe_report_signature, quote.qe_report):
         raise SignatureError("the QE report is not signed by the platform's PCK", _RESTART)
     bound = hashlib.sha256(quote.attestation_key + quote.qe_auth_data).digest()
@@ -169,12 +167,17 @@ def _check_quote_signatures(quote: tdx.TdxQuote, chain: Chain) -> None:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + quote.attestation_key)
     except ValueError:
         raise SignatureError("the attestation key is not a point of P-256", _RESTART) from None
-    if not _signed(key, quote.signature, tdx.signed_bytes(quote)):
+    if not _signed(key, quote.signature, rules.signed):
         raise SignatureError("the quote's signature does not hold: header or body was changed", _RESTART)
 
 
-def _check_identities(chain: Chain, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any]) -> None:
-    for what, document, expected in (("TCB info", tcb_info, "TDX"), ("QE identity", qe_identity, "TD_QE")):
+def _check_identities(
+    rules: Rules, chain: Chain, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any]
+) -> None:
+    for what, document, expected in (
+        ("TCB info", tcb_info, rules.tcb_info_id),
+        ("QE identity", qe_identity, rules.qe_identity_id),
+    ):
         if document.get("id") != expected:
             raise EndorsementError(f"{what} is for {document.get('id')!r}, expected {expected!r}", _FETCH)
     fmspc = str(tcb_info.get("fmspc")).upper()
@@ -183,16 +186,14 @@ def _check_identities(chain: Chain, tcb_info: Mapping[str, Any], qe_identity: Ma
 
 
 def _check_levels(
-    quote: tdx.TdxQuote, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any], detail: str
+    rules: Rules, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any], detail: str
 ) -> None:
-    extension = dcap_qvl.parse_pck_extension_from_pem(quote.pck_chain.removesuffix(b"\0"))
+    extension = dcap_qvl.parse_pck_extension_from_pem(rules.quote.pck_chain.removesuffix(b"\0"))
     try:
-        tdx_levels.check_statuses(tcb_info, qe_identity)
-        tdx_levels.check_quoting_enclave(quote.qe_report, qe_identity)
-        for svn in (quote.body.tee_tcb_svn, quote.body.tee_tcb_svn2):
-            if svn is not None:  # the second is that of the running module, in a TD report 1.5
-                tdx_levels.check_platform(svn, extension.cpu_svn, extension.pce_svn, tcb_info)
-        tdx_levels.check_module(quote.body, tcb_info)
+        dcap_levels.check_statuses(tcb_info, qe_identity)
+        dcap_levels.check_quoting_enclave(rules.quote.qe_report, qe_identity)
+        rules.check_platform(extension.cpu_svn, extension.pce_svn, tcb_info)
+        rules.check_module(tcb_info)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EndorsementError(f"the collateral cannot be used: {error!r}: {detail}", _FETCH) from None
     if "Revoked" in detail:
@@ -212,7 +213,7 @@ def _moment(text: str) -> datetime:
 
 
 def _signed(key: object, signature: bytes, data: bytes) -> bool:
-    if not isinstance(key, ec.EllipticCurvePublicKey) or len(signature) != tdx.SIGNATURE_SIZE:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or len(signature) != dcap.SIGNATURE_SIZE:
         return False
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     try:

@@ -1,0 +1,74 @@
+"""Quoting enclave and statuses against authentic DCAP collateral (Intel PCS API v4, "Enclave Identity V2").
+
+dcap-qvl does the same arithmetic; here it is done again to say what differs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from securetf.errors import EndorsementError, TcbError
+
+FETCH = "fetch the collateral of this platform again"
+UPDATE = "update firmware and microcode of this machine"
+
+_STATUSES = frozenset(
+    {
+        "UpToDate",
+        "SWHardeningNeeded",
+        "ConfigurationNeeded",
+        "ConfigurationAndSWHardeningNeeded",
+        "OutOfDate",
+        "OutOfDateConfigurationNeeded",
+        "Revoked",
+    }
+)
+
+Document = Mapping[str, Any]
+
+
+def check_statuses(*documents: Document) -> None:
+    """Check that every level's status is one that Intel defines.
+
+    Raises:
+        EndorsementError: one is not.
+    """
+    for status in (str(level["tcbStatus"]) for document in documents for level in document["tcbLevels"]):
+        if status not in _STATUSES:
+            raise EndorsementError(f"TCB status {status!r} is not one that this release knows", FETCH)
+
+
+def check_quoting_enclave(report: bytes, qe_identity: Document) -> None:
+    """Check the quoting enclave's SGX report (384 bytes) against its identity.
+
+    Raises:
+        EndorsementError: another enclave. TcbError: older than every level.
+    """
+    for name, found, expected, mask in (
+        ("MRSIGNER", report[128:160], qe_identity["mrsigner"], "FF" * 32),
+        ("MISCSELECT", report[16:20], qe_identity["miscselect"], qe_identity["miscselectMask"]),
+        ("ATTRIBUTES", report[48:64], qe_identity["attributes"], qe_identity["attributesMask"]),
+        ("ISVPRODID", report[256:258], int(qe_identity["isvprodid"]).to_bytes(2, "little").hex(), "FFFF"),
+    ):
+        if not equal_under_mask(found, expected, mask):
+            raise EndorsementError(
+                f"the quoting enclave has {name} {found.hex()}, expected {expected} under mask {mask}",
+                "use a platform with Intel's quoting enclave",
+            )
+    isvsvn = int.from_bytes(report[258:260], "little")
+    if not any(isvsvn >= level["tcb"]["isvsvn"] for level in qe_identity["tcbLevels"]):
+        raise TcbError(f"quoting enclave ISVSVN {isvsvn} is older than every level of its identity", UPDATE)
+
+
+def reaches(svns: Sequence[int], components: Sequence[Document]) -> bool:
+    """Return whether no component of a TCB level is above the SVN found."""
+    return all(svn >= component["svn"] for svn, component in zip(svns, components, strict=True))
+
+
+def equal_under_mask(found: bytes, expected: str, mask: str) -> bool:
+    """Return whether `found` has the bits of `expected` that `mask` (both hex) names."""
+    parts = zip(found, _hex(expected), _hex(mask), strict=True)
+    return all(byte & bits == value & bits for byte, value, bits in parts)
+
+
+def _hex(text: str) -> bytes:
+    return bytes.fromhex(text)
