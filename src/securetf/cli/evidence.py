@@ -1,70 +1,154 @@
-"""`securetf evidence show FILE`: what a quote says, before anyone has verified it."""
+"""`securetf evidence show|verify FILE`: what a piece of Evidence says, and whether it holds. Offline."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from securetf.claims import Platform
+from securetf.cli.evidence_kinds import SIZE_LIMIT, facts
+from securetf.cli.evidence_verify import Request, Verdict, judge
 from securetf.endorsements.trust import SIMULATION_MARK
-from securetf.errors import MalformedEvidenceError
-from securetf.evidence import dcap, tdx
-from securetf.verifier import pck
+from securetf.errors import MalformedEvidenceError, UsageError
 
-_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
-_MORE = ("mr_config_id", "mr_owner", "mr_owner_config", "mr_seam", "tee_tcb_svn", "td_attributes", "xfam")
+_REPORT_DATA_SIZE = 64  # bytes
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_FILE = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Show what a piece of Evidence says. Nothing is verified, nothing is sent anywhere."""
+    """Show or verify a piece of Evidence: TDX, SGX or SEV-SNP. Nothing is sent anywhere."""
 
 
 @command.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("file", type=_FILE)
+@_JSON
 def show(file: Path, as_json: bool) -> None:
-    """Print the fields of the TDX quote in FILE (raw bytes). They are not authenticated."""
-    facts = _facts(tdx.parse(_read(file)))
+    """Print the fields of the quote or report in FILE (raw bytes). They are not authenticated."""
+    found = facts(_read(file))
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(found))
         return
     click.echo("not authenticated: whoever made this file chose every value below")
-    if facts["simulated"]:
+    if found["simulated"]:
         click.echo(f"{SIMULATION_MARK}: proves nothing about any machine")
-    for name, value in facts.items():
+    _print(found)
+
+
+@command.command()
+@click.argument("file", type=_FILE)
+@click.option(
+    "--report-data",
+    "--nonce",
+    "report_data",
+    required=True,
+    help="What the Evidence must answer to: up to 64 bytes in hex, filled up with zeros.",
+)
+@click.option(
+    "--endorsements",
+    type=_FILE,
+    multiple=True,
+    help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP.",
+)
+@click.option("--policy", type=_FILE, help="TOML file with [appraisal.PLATFORM], such as a Manifest.")
+@click.option(
+    "--rtmr3", help="RTMR 3 of TDX that the policy is to be held against. Without: no code measured."
+)
+@click.option("--at", "moment", help="Time to verify at, ISO 8601 with a zone. Default: now.")
+@click.option(
+    "--minimum-tcb-evaluation", default=0, help="Lowest tcbEvaluationDataNumber of TDX and SGX that counts."
+)
+@click.option("--insecure-simulation-root", type=_FILE, help="root.pem of a simulated platform to trust.")
+@click.option("--insecure-no-revocation", is_flag=True, help="SEV-SNP: do without AMD's revocation list.")
+@_JSON
+def verify(file: Path, as_json: bool, **options: Any) -> None:
+    """Verify the quote or report in FILE offline; print each check, numbered as in docs/platforms.md.
+
+    Exits with 0 if everything holds, 10 if the Evidence does not, 11 if the policy does not accept it.
+    """
+    request = Request(
+        raw=_read(file),
+        report_data=_hex("--report-data", options["report_data"]).ljust(_REPORT_DATA_SIZE, b"\0"),
+        endorsements=[_read_any(one) for one in options["endorsements"]],
+        policy=None if options["policy"] is None else _read_any(options["policy"]),
+        rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),
+        now=_moment(options["moment"]),
+        minimum_tcb_evaluation=options["minimum_tcb_evaluation"],
+        simulation_root=_optional(options["insecure_simulation_root"]),
+        no_revocation=options["insecure_no_revocation"],
+    )
+    verdict = judge(request)
+    if as_json:
+        click.echo(json.dumps(verdict.to_builtins()))
+    else:
+        _print_verdict(verdict)
+    if verdict.error is not None:
+        raise verdict.error
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    click.echo(f"{verdict.platform.value} Evidence, verified at {verdict.now:%F %T} UTC")
+    if verdict.claims is not None and verdict.claims.simulated:
+        click.echo(f"{SIMULATION_MARK}: proves nothing about any machine")
+    for check in verdict.checks:
+        click.echo(f"{check.number:>3}. {check.name:<78} {check.result}")
+    if verdict.claims is not None and verdict.error is None:
+        _print(verdict.claim_values())
+
+
+def _print(values: dict[str, Any]) -> None:
+    for name, value in values.items():
         shown = ", ".join(value) if isinstance(value, list) else value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{part} {number}" for part, number in value.items())
         click.echo(f"{name + ':':<18} {shown}")
 
 
-def _facts(quote: tdx.TdxQuote) -> dict[str, Any]:
-    certificates = [
-        certificate.subject.rfc4514_string()
-        for certificate in pck.load_pem(quote.pck_chain.removesuffix(b"\0").decode("latin-1"))
-    ]
-    simulated = any(SIMULATION_MARK in subject for subject in certificates)
-    attributes = int.from_bytes(quote.body.td_attributes, "little")
-    return {
-        "authenticated": False,
-        "platform": (Platform.INSECURE_SIMULATION if simulated else Platform.TDX).value,
-        "simulated": simulated,
-        "version": quote.version,
-        "size_bytes": len(tdx.encode(quote)),
-        **{name: getattr(quote.body, name).hex() for name in _REGISTERS},
-        "report_data": quote.body.report_data.hex(),
-        **{name: getattr(quote.body, name).hex() for name in _MORE},
-        "debug": bool(attributes & 1),
-        "fmspc": pck.fmspc(quote.pck_chain),
-        "certificates": certificates,
-    }
+def _hex(option: str, text: str, size: int | None = None) -> bytes:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(f"{option} is not hexadecimal", "write bytes as pairs of hex digits") from None
+    if (size is None and not 0 < len(value) <= _REPORT_DATA_SIZE) or (
+        size is not None and len(value) != size
+    ):
+        raise UsageError(
+            f"{option} has {len(value)} bytes, expected {size or '1 to 64'}", "an empty one is never fresh"
+        )
+    return value
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--at {text!r} is no time", "write it as 2026-11-22T20:00:00Z") from None
+    if moment.tzinfo is None:
+        raise UsageError(f"--at {text!r} has no time zone", "write it as 2026-11-22T20:00:00Z")
+    return moment.astimezone(UTC)
+
+
+def _optional(file: Path | None) -> bytes | None:
+    return None if file is None else _read_any(file)
+
+
+def _read_any(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(1024 * 1024)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "name a file that exists") from None
 
 
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            return stream.read(dcap.QUOTE_SIZE_LIMIT + 1)
+            return stream.read(SIZE_LIMIT)
     except OSError as error:
         raise MalformedEvidenceError(
-            f"cannot read {file}: {error.strerror}", "name a file that holds a raw TDX quote"
+            f"cannot read {file}: {error.strerror}", "name a file that holds a raw quote or report"
         ) from None

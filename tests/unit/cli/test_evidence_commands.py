@@ -46,7 +46,7 @@ def test_show_when_json_then_one_object(quote: Path) -> None:
 
 def test_show_when_file_is_missing_or_no_quote_then_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no quote")
-    for name, reason in (("absent", "cannot read"), ("text", "ends inside its header"), ("", "cannot read")):
+    for name, reason in (("absent", "cannot read"), ("text", "begin no TDX quote"), ("", "cannot read")):
         with pytest.raises(MalformedEvidenceError, match=reason):
             CliRunner().invoke(evidence.command, ["show", str(tmp_path / name)], catch_exceptions=False)
 

@@ -1,0 +1,144 @@
+"""What kind of Evidence a file holds, and its fields in plain words. Nothing here is authenticated."""
+
+from dataclasses import fields
+from typing import Any
+
+from securetf.claims import Platform
+from securetf.endorsements.trust import SIMULATION_MARK
+from securetf.errors import MalformedEvidenceError
+from securetf.evidence import dcap, sev_snp_certificates, sgx, tdx
+from securetf.evidence.sev_snp import REPORT_SIZE, VERSIONS, SnpReport, SnpTcb
+from securetf.verifier import pck
+
+SIZE_LIMIT = REPORT_SIZE + sev_snp_certificates.TABLE_SIZE_LIMIT + 1  # bytes; more than any kind has
+_TDX_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+_TDX_MORE = ("mr_config_id", "mr_owner", "mr_owner_config", "mr_seam", "tee_tcb_svn", "td_attributes", "xfam")
+_TDX_15 = ("tee_tcb_svn2", "mr_service_td")
+_SGX_BYTES = ("attributes", "misc_select", "cpu_svn", "config_id", "isv_ext_prod_id", "isv_family_id")
+_SNP_BYTES = (
+    *("host_data", "id_key_digest", "author_key_digest", "family_id", "image_id"),
+    *("report_id", "chip_id"),
+)
+_SNP_NUMBERS = ("guest_svn", "vmpl")
+_SNP_TCBS = ("reported_tcb", "committed_tcb", "launch_tcb", "current_tcb")
+
+
+def detect(raw: bytes) -> Platform:
+    """Return the platform whose Evidence begins as `raw` does; a simulation looks like TDX here.
+
+    Raises:
+        MalformedEvidenceError: none does.
+    """
+    if len(raw) < 8:
+        raise MalformedEvidenceError(
+            f"Evidence ends inside its header: {len(raw)} bytes",
+            "name a file that holds a raw quote or report",
+        )
+    version, tee = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:8], "little")
+    if version in VERSIONS:
+        return Platform.SEV_SNP
+    if version & 0xFFFF == sgx.VERSION:
+        return Platform.SGX
+    if version & 0xFFFF in {4, 5} and tee == tdx.TEE_TDX:
+        return Platform.TDX
+    raise MalformedEvidenceError(
+        f"bytes {raw[:8].hex()} begin no TDX quote v4 or v5, SGX quote v3 or SEV-SNP report v2, v3 or v5",
+        "name a file that holds one of these, as the platform gave it",
+    )
+
+
+def facts(raw: bytes) -> dict[str, Any]:
+    """Return the fields of any kind of Evidence, by name.
+
+    Raises:
+        MalformedEvidenceError: the first field that is not as it must be.
+    """
+    found = _READERS[detect(raw)](raw)
+    return {"authenticated": False, **found}
+
+
+def simulated(pck_chain: bytes) -> bool:
+    """Return whether a PCK chain names itself a simulation."""
+    return any(SIMULATION_MARK in subject for subject in _subjects(pck_chain))
+
+
+def _tdx(raw: bytes) -> dict[str, Any]:
+    quote = tdx.parse(raw)
+    body = quote.body
+    development = simulated(quote.pck_chain)
+    more = _TDX_MORE if body.mr_service_td is None else (*_TDX_MORE, *_TDX_15)
+    return {
+        "platform": (Platform.INSECURE_SIMULATION if development else Platform.TDX).value,
+        "simulated": development,
+        "version": quote.version,
+        "size_bytes": len(tdx.encode(quote)),
+        **{name: getattr(body, name).hex() for name in _TDX_REGISTERS},
+        "report_data": body.report_data.hex(),
+        **{name: getattr(body, name).hex() for name in more},
+        "debug": bool(int.from_bytes(body.td_attributes, "little") & 1),
+        **_chain(quote),
+    }
+
+
+def _sgx(raw: bytes) -> dict[str, Any]:
+    quote = sgx.parse(raw)
+    body = quote.body
+    return {
+        "platform": Platform.SGX.value,
+        "simulated": simulated(quote.pck_chain),
+        "version": sgx.VERSION,
+        "size_bytes": len(sgx.encode(quote)),
+        "mr_enclave": body.mr_enclave.hex(),
+        "mr_signer": body.mr_signer.hex(),
+        "isv_prod_id": body.isv_prod_id,
+        "isv_svn": body.isv_svn,
+        "config_svn": body.config_svn,
+        "report_data": body.report_data.hex(),
+        **{name: getattr(body, name).hex() for name in _SGX_BYTES},
+        "debug": bool(body.attributes[0] & 2),
+        **_chain(quote),
+    }
+
+
+def _sev_snp(raw: bytes) -> dict[str, Any]:
+    evidence = sev_snp_certificates.parse(raw)
+    report: SnpReport = evidence.report
+    return {
+        "platform": Platform.SEV_SNP.value,
+        "simulated": False,
+        "version": report.version,
+        "size_bytes": len(raw),
+        "product": "Milan or Genoa" if report.product is None else report.product.value,
+        "signing_key": report.signing_key.value,
+        "measurement": report.measurement.hex(),
+        "report_data": report.report_data.hex(),
+        **{name: getattr(report, name).hex() for name in _SNP_BYTES},
+        **{name: getattr(report, name) for name in _SNP_NUMBERS},
+        "policy": f"{report.policy:#x}",
+        "debug": report.debug,
+        "migration_agent_allowed": report.migration_agent_allowed,
+        "smt_allowed": report.smt_allowed,
+        "platform_info": f"{report.platform_info:#x}",
+        **{name: _numbers(getattr(report, name)) for name in _SNP_TCBS},
+        "firmware": ".".join(map(str, report.current_version)),
+        "certificates": sorted(evidence.certificates),
+    }
+
+
+_READERS = {Platform.TDX: _tdx, Platform.SGX: _sgx, Platform.SEV_SNP: _sev_snp}
+
+
+def _numbers(tcb: SnpTcb) -> dict[str, int]:
+    values = {entry.name: getattr(tcb, entry.name) for entry in fields(tcb)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _chain(quote: dcap.DcapQuote) -> dict[str, Any]:
+    return {"fmspc": pck.fmspc(quote.pck_chain), "certificates": _subjects(quote.pck_chain)}
+
+
+def _subjects(pck_chain: bytes) -> list[str]:
+    return [
+        certificate.subject.rfc4514_string()
+        for certificate in pck.load_pem(pck_chain.removesuffix(b"\0").decode("latin-1"))
+    ]
