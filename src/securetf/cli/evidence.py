@@ -19,7 +19,7 @@ _FILE = click.Path(path_type=Path)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Show or verify a piece of Evidence: TDX, SGX or SEV-SNP. Nothing is sent anywhere."""
+    """Show or verify a piece of Evidence of any platform. Nothing is sent anywhere."""
 
 
 @command.command()
@@ -44,13 +44,14 @@ def show(file: Path, as_json: bool) -> None:
     "--nonce",
     "report_data",
     required=True,
-    help="What the Evidence must answer to: up to 64 bytes in hex, filled up with zeros.",
+    help="What the Evidence must answer to, up to 64 bytes in hex; for TDX, SGX, SEV-SNP zero-filled.",
 )
 @click.option(
     "--endorsements",
     type=_FILE,
     multiple=True,
-    help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP.",
+    help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP; "
+    "enrolments (JSON) for TPMs.",
 )
 @click.option("--policy", type=_FILE, help="TOML file with [appraisal.PLATFORM], such as a Manifest.")
 @click.option(
@@ -60,6 +61,13 @@ def show(file: Path, as_json: bool) -> None:
 @click.option(
     "--minimum-tcb-evaluation", default=0, help="Lowest tcbEvaluationDataNumber of TDX and SGX that counts."
 )
+@click.option(
+    "--root",
+    "roots",
+    type=_FILE,
+    multiple=True,
+    help="PEM file of roots that count for Nitro and TPMs, beside the built-in ones of AWS and Google.",
+)
 @click.option("--insecure-simulation-root", type=_FILE, help="root.pem of a simulated platform to trust.")
 @click.option("--insecure-no-revocation", is_flag=True, help="SEV-SNP: do without AMD's revocation list.")
 @_JSON
@@ -68,9 +76,12 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 
     Exits with 0 if everything holds, 10 if the Evidence does not, 11 if the policy does not accept it.
     """
+    nonce = _hex("--report-data", options["report_data"])
     request = Request(
         raw=_read(file),
-        report_data=_hex("--report-data", options["report_data"]).ljust(_REPORT_DATA_SIZE, b"\0"),
+        report_data=nonce.ljust(_REPORT_DATA_SIZE, b"\0"),
+        nonce=nonce,
+        roots=[_read_any(one) for one in options["roots"]],
         endorsements=[_read_any(one) for one in options["endorsements"]],
         policy=None if options["policy"] is None else _read_any(options["policy"]),
         rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),

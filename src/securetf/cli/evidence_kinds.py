@@ -4,13 +4,14 @@ from dataclasses import fields
 from typing import Any
 
 from securetf.claims import Platform
+from securetf.cli import evidence_tpm
 from securetf.endorsements.trust import SIMULATION_MARK
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import dcap, sev_snp_certificates, sgx, tdx
-from securetf.evidence.sev_snp import REPORT_SIZE, VERSIONS, SnpReport, SnpTcb
+from securetf.evidence.sev_snp import VERSIONS, SnpReport, SnpTcb
 from securetf.verifier import pck
 
-SIZE_LIMIT = REPORT_SIZE + sev_snp_certificates.TABLE_SIZE_LIMIT + 1  # bytes; more than any kind has
+SIZE_LIMIT = evidence_tpm.SIZE_LIMIT  # bytes; more than any kind has
 _TDX_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _TDX_MORE = ("mr_config_id", "mr_owner", "mr_owner_config", "mr_seam", "tee_tcb_svn", "td_attributes", "xfam")
 _TDX_15 = ("tee_tcb_svn2", "mr_service_td")
@@ -34,6 +35,9 @@ def detect(raw: bytes) -> Platform:
             f"Evidence ends inside its header: {len(raw)} bytes",
             "name a file that holds a raw quote or report",
         )
+    other = evidence_tpm.detect(raw)
+    if other is not None:
+        return other
     version, tee = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:8], "little")
     if version in VERSIONS:
         return Platform.SEV_SNP
@@ -42,7 +46,8 @@ def detect(raw: bytes) -> Platform:
     if version & 0xFFFF in {4, 5} and tee == tdx.TEE_TDX:
         return Platform.TDX
     raise MalformedEvidenceError(
-        f"bytes {raw[:8].hex()} begin no TDX quote v4 or v5, SGX quote v3 or SEV-SNP report v2, v3 or v5",
+        f"bytes {raw[:8].hex()} begin no TDX quote v4 or v5, SGX quote v3, SEV-SNP report v2, v3 or v5, "
+        "Nitro document, TPM Evidence, or vTPM Evidence of Azure or Google",
         "name a file that holds one of these, as the platform gave it",
     )
 
@@ -53,7 +58,9 @@ def facts(raw: bytes) -> dict[str, Any]:
     Raises:
         MalformedEvidenceError: the first field that is not as it must be.
     """
-    found = _READERS[detect(raw)](raw)
+    platform = detect(raw)
+    reader = _READERS.get(platform)
+    found = evidence_tpm.facts(platform, raw) if reader is None else reader(raw)
     return {"authenticated": False, **found}
 
 

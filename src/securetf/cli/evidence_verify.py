@@ -10,6 +10,7 @@ from typing import Any
 
 from securetf.appraisal import appraise
 from securetf.claims import Evidence, Platform, VerifiedClaims, code_register
+from securetf.cli import evidence_tpm
 from securetf.cli.evidence_kinds import detect
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
@@ -22,14 +23,22 @@ from securetf.errors import (
     UnsupportedPlatformError,
     UsageError,
 )
+from securetf.evidence.azure_vtpm import SNP, TDX
 from securetf.manifest.convert import struct
 from securetf.manifest.types import POLICIES
-from securetf.verifier import dcap, insecure_simulation, sev_snp
+from securetf.verifier import Verifier, azure_vtpm, dcap, insecure_simulation, sev_snp
 from securetf.verifier.sgx import SgxVerifier
 from securetf.verifier.tdx import TdxVerifier
 
 PASSED, REFUSED, OPEN, NOT_ASKED = "passed", "REFUSED", "not reached", "not asked for"
-_STEPS = {Platform.TDX: dcap.STEPS, Platform.SGX: dcap.STEPS, Platform.SEV_SNP: sev_snp.STEPS}
+_STEPS = {
+    Platform.TDX: dcap.STEPS,
+    Platform.SGX: dcap.STEPS,
+    Platform.SEV_SNP: sev_snp.STEPS,
+    Platform.AZURE_VTPM: azure_vtpm.STEPS,
+    **evidence_tpm.STEPS,
+}
+_HARDWARE = 2  # step of Azure's verifier
 _REVOCATION = sev_snp.STEPS.index("revocation list of the ARK") + 1
 
 
@@ -38,7 +47,8 @@ class Request:
     """What to verify, with everything that it needs as bytes.
 
     report_data: 64 bytes. policy: TOML with `[appraisal.<platform>]`. rtmr3: 48 bytes, None: no code was
-    measured. simulation_root: PEM, None: hardware only.
+    measured. simulation_root: PEM, None: hardware only. nonce: as given, 1 to 64 bytes. roots: PEM files that
+    count beside the built-in ones, for Nitro and TPMs.
     """
 
     raw: bytes
@@ -50,6 +60,8 @@ class Request:
     minimum_tcb_evaluation: int
     simulation_root: bytes | None
     no_revocation: bool
+    nonce: bytes
+    roots: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +170,8 @@ def _checks(
             result = REFUSED if number == max(refused.step, 1) else OPEN
         elif platform is Platform.SEV_SNP and number == _REVOCATION and request.no_revocation:
             result = "NOT CHECKED (--insecure-no-revocation)"
+        elif platform is Platform.AZURE_VTPM and number == _HARDWARE and request.no_revocation:
+            result = "passed, revocation NOT CHECKED (--insecure-no-revocation)"
         checks.append(Check(number=number, name=name, result=result))
     checks.append(
         Check(number=len(checks) + 1, name="appraisal: policy and Reference Values", result=appraisal)
@@ -167,16 +181,59 @@ def _checks(
 
 def _verifier(request: Request, platform: Platform) -> Any:
     """Return what verifies, given the expected report data and the time."""
+    if platform is not Platform.TDX and request.simulation_root is not None:
+        raise UsageError(
+            f"there is no simulation of {platform.value}", "leave --insecure-simulation-root out"
+        )
+    if platform is Platform.AZURE_VTPM:
+        return partial(_verify_azure, request)
+    if platform in evidence_tpm.STEPS:
+        tpm = evidence_tpm.TpmRequest(
+            raw=request.raw,
+            nonce=request.nonce,
+            roots=request.roots,
+            enrolments=request.endorsements,
+            now=request.now,
+        )
+        return lambda **_: evidence_tpm.verify(tpm, platform)
+    return _verify_cpu(request, platform, request.raw)
+
+
+def _verify_azure(request: Request, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+    """Verify with the hardware's verifiers, which get the same endorsements."""
+    snp = (azure_vtpm.snp_evidence, _Hardware(request, Platform.SEV_SNP))
+    tdx = (azure_vtpm.tdx_evidence, _Hardware(request, Platform.TDX))
+    return azure_vtpm.AzureVtpmVerifier({SNP: snp, TDX: tdx}).authenticate(
+        request.raw,
+        expected_extra_data=evidence_tpm.expected_extra_data(request.nonce),
+        report_data=expected_report_data,
+        now=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hardware(Verifier):
+    """Verifies the hardware part of Azure Evidence as a file of its own would be."""
+
+    request: Request
+    platform: Platform
+
+    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        run = _verify_cpu(self.request, self.platform, evidence.raw)
+        claims: VerifiedClaims = run(expected_report_data=expected_report_data, now=now)
+        return claims
+
+
+def _verify_cpu(request: Request, platform: Platform, raw: bytes) -> Any:
+    """Return what verifies SEV-SNP, TDX and SGX."""
     if platform is Platform.SEV_SNP:
-        if request.simulation_root is not None:
-            raise UsageError("there is no simulation of SEV-SNP", "leave --insecure-simulation-root out")
         authenticate = sev_snp.authenticate
         if request.no_revocation:
             authenticate = sev_snp.authenticate_without_revocation
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
             known = SnpEndorsements.of(request.endorsements)
-        return partial(authenticate, request.raw, anchors=SnpAnchors.amd(), endorsements_for=lambda _: known)
+        return partial(authenticate, raw, anchors=SnpAnchors.amd(), endorsements_for=lambda _: known)
     if len(request.endorsements) > 1:
         raise EndorsementError(
             f"{len(request.endorsements)} files were given, TDX and SGX need one",
@@ -192,12 +249,12 @@ def _verifier(request: Request, platform: Platform) -> Any:
         verifier = insecure_simulation.verifier(
             TrustAnchors.insecure_simulation(request.simulation_root), collateral
         )
-        return partial(verifier.verify, Evidence(Platform.INSECURE_SIMULATION, request.raw))
+        return partial(verifier.verify, Evidence(Platform.INSECURE_SIMULATION, raw))
     kind = SgxVerifier if platform is Platform.SGX else TdxVerifier
     hardware = kind(
         TrustAnchors.intel(), lambda _: collateral, minimum_tcb_evaluation=request.minimum_tcb_evaluation
     )
-    return partial(hardware.verify, Evidence(platform, request.raw))
+    return partial(hardware.verify, Evidence(platform, raw))
 
 
 def _policy(request: Request, platform: Platform) -> Any:
@@ -210,5 +267,9 @@ def _policy(request: Request, platform: Platform) -> Any:
     if not isinstance(appraisal, dict) or name not in appraisal:
         raise PlatformNotAllowedError(
             f"the policy has no `[appraisal.{name}]`", "add Reference Values for this platform"
+        )
+    if name not in POLICIES:
+        raise PlatformNotAllowedError(
+            f"`[appraisal.{name}]` cannot be compared in this release", "leave --policy out, read the claims"
         )
     return struct(appraisal[name], POLICIES[name], ("appraisal", name))

@@ -10,13 +10,13 @@ from securetf.errors import ManifestSyntaxError, ManifestValueError
 from securetf.manifest import rules
 from securetf.manifest.convert import dotted, nearest, struct
 from securetf.manifest.diff import diff
-from securetf.manifest.platforms import SgxPolicy, SnpPolicy, SnpTcbMinimum
+from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy, SnpTcbMinimum
 from securetf.manifest.rules import split_mount, split_secret
 from securetf.manifest.types import Access, Manifest, PlatformPolicy, Secret, Session, Volume, Workload
 
 __all__ = [
-    "MAX_SIZE", "Access", "Manifest", "PlatformPolicy", "Secret", "Session", "SgxPolicy", "SnpPolicy",
-    "SnpTcbMinimum", "Volume", "Workload",
+    "MAX_SIZE", "Access", "Manifest", "PcrPolicy", "PlatformPolicy", "Secret", "Session", "SgxPolicy",
+    "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload",
     "canonical", "code_roots", "diff", "hash_text", "load", "manifest_hash", "mounts", "parse",
     "secret_places", "workload",
 ]  # fmt: skip
