@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -204,6 +205,36 @@ def test_counter_when_the_index_is_something_else_then_refused(client: TpmClient
 def test_pcrs_when_the_bank_is_not_active_then_says_so(client: TpmClient) -> None:
     with pytest.raises(AttesterError, match=r"no PCR bank 0x0027|refused PCR_Read"):
         client.read_pcrs(0x0027, [0])
+
+
+def test_tpm_when_on_tcp_then_quotes_too(tpm: SoftwareTpm) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tpm.tcp_client(port) as client:
+        attester = Tpm2Attester(client)
+        assert verify(enrol(tpm, attester), attester.attest(REPORT_DATA)).report_data == REPORT_DATA
+
+
+def test_transport_when_the_answer_is_no_response_then_refused(tmp_path: Path) -> None:
+    for answer, reason in (
+        (b"", "closed the connection"),
+        (bytes.fromhex("80010000000900000000"), "sent a response of 9 bytes"),
+        (bytes.fromhex("8001ffffffff00000000"), "sent a response of 4294967295 bytes"),
+        (bytes.fromhex("80010000000c0000"), "closed the connection"),
+    ):
+        path = tmp_path / "odd"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+            server.listen()
+            transport = SocketTransport(path)
+            peer, _ = server.accept()
+            peer.sendall(answer)
+            peer.close()
+            with pytest.raises(AttesterError, match=rf"{reason}|did not answer"):
+                transport.exchange(b"\x80\1")
+            transport.close()
+        path.unlink()
 
 
 def test_transport_when_nobody_is_there_then_says_so(tmp_path: Path) -> None:
