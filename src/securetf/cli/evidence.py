@@ -57,6 +57,7 @@ def show(file: Path, as_json: bool) -> None:
 @click.option(
     "--rtmr3", help="RTMR 3 of TDX that the policy is to be held against. Without: no code measured."
 )
+@click.option("--event-log", type=_FILE, help="Event log of TDX (JSON) that must replay to RTMR 0 to 3.")
 @click.option("--at", "moment", help="Time to verify at, ISO 8601 with a zone. Default: now.")
 @click.option(
     "--minimum-tcb-evaluation", default=0, help="Lowest tcbEvaluationDataNumber of TDX and SGX that counts."
@@ -83,8 +84,9 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         nonce=nonce,
         roots=[_read_any(one) for one in options["roots"]],
         endorsements=[_read_any(one) for one in options["endorsements"]],
-        policy=None if options["policy"] is None else _read_any(options["policy"]),
+        policy=_optional(options["policy"]),
         rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),
+        event_log=_optional(options["event_log"]),
         now=_moment(options["moment"]),
         minimum_tcb_evaluation=options["minimum_tcb_evaluation"],
         simulation_root=_optional(options["insecure_simulation_root"]),

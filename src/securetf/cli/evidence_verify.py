@@ -23,11 +23,13 @@ from securetf.errors import (
     UnsupportedPlatformError,
     UsageError,
 )
+from securetf.evidence import tdx, tdx_event_log
 from securetf.evidence.azure_vtpm import SNP, TDX
 from securetf.manifest.convert import struct
 from securetf.manifest.types import POLICIES
 from securetf.verifier import Verifier, azure_vtpm, dcap, insecure_simulation, sev_snp
 from securetf.verifier.sgx import SgxVerifier
+from securetf.verifier.steps import step
 from securetf.verifier.tdx import TdxVerifier
 
 PASSED, REFUSED, OPEN, NOT_ASKED = "passed", "REFUSED", "not reached", "not asked for"
@@ -39,6 +41,7 @@ _STEPS = {
     **evidence_tpm.STEPS,
 }
 _HARDWARE = 2  # step of Azure's verifier
+_EVENT_LOG = "event log replays to RTMR 0 to 3"
 _REVOCATION = sev_snp.STEPS.index("revocation list of the ARK") + 1
 
 
@@ -47,8 +50,8 @@ class Request:
     """What to verify, with everything that it needs as bytes.
 
     report_data: 64 bytes. policy: TOML with `[appraisal.<platform>]`. rtmr3: 48 bytes, None: no code was
-    measured. simulation_root: PEM, None: hardware only. nonce: as given, 1 to 64 bytes. roots: PEM files that
-    count beside the built-in ones, for Nitro and TPMs.
+    measured. event_log: of TDX, JSON. simulation_root: PEM, None: hardware only. nonce: as given, 1 to 64
+    bytes. roots: PEM files that count beside the built-in ones, for Nitro and TPMs.
     """
 
     raw: bytes
@@ -56,6 +59,7 @@ class Request:
     endorsements: Sequence[bytes]
     policy: bytes | None
     rtmr3: bytes | None
+    event_log: bytes | None
     now: datetime
     minimum_tcb_evaluation: int
     simulation_root: bytes | None
@@ -136,6 +140,7 @@ def judge(request: Request) -> Verdict:
             warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
             warnings.filterwarnings("ignore", message="Attribute's length must be")  # Google's issuers
             claims = run(expected_report_data=request.report_data, now=request.now)
+        _check_event_log(request, platform)
     except EvidenceError as refused:
         return Verdict(
             platform=platform,
@@ -161,11 +166,21 @@ def judge(request: Request) -> Verdict:
     )
 
 
+def _check_event_log(request: Request, platform: Platform) -> None:
+    if request.event_log is None:
+        return
+    with step(len(_STEPS[platform]) + 1):
+        if platform is not Platform.TDX:
+            raise UnsupportedPlatformError("only TDX has an event log of this kind", "leave --event-log out")
+        tdx_event_log.check(tdx_event_log.parse(request.event_log), tdx.parse(request.raw).body)
+
+
 def _checks(
     request: Request, platform: Platform, refused: EvidenceError | None, appraisal: str = OPEN
 ) -> list[Check]:
     checks = []
-    for number, name in enumerate(_STEPS[platform], start=1):
+    names = _STEPS[platform] if request.event_log is None else (*_STEPS[platform], _EVENT_LOG)
+    for number, name in enumerate(names, start=1):
         result = PASSED
         if refused is not None and number >= max(refused.step, 1):
             result = REFUSED if number == max(refused.step, 1) else OPEN

@@ -97,6 +97,15 @@ def test_verify_when_the_nonce_differs_then_the_binding_is_refused_with_exit_cod
     assert "securetf: error [STF-1207]" in err
 
 
+def test_verify_when_an_event_log_is_given_then_it_must_replay(
+    simulation: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "log.json").write_text("[]")
+    outcome = run("verify", *simulation, "--event-log", tmp_path / "log.json", "--json")
+    assert results(outcome) == [*["passed"] * 7, "REFUSED", "not reached"]
+    assert "event log replays to rtmr3" in outcome.exception.problem
+
+
 @pytest.mark.parametrize(
     ("change", "step", "code"),
     [
