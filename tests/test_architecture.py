@@ -20,8 +20,8 @@ PURE = ("appraisal", "evidence", "provisioning", "verifier")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # A simulated platform makes TDX quotes: they are read and verified by TDX's own files.
 READ_AS = {Platform.INSECURE_SIMULATION: "tdx"}
-# Attesters of hardware come later; until then only the simulation makes Evidence.
-WITHOUT_ATTESTER = {Platform.TDX, Platform.SGX, Platform.SEV_SNP}
+# Platforms that only send Evidence to us and never run us.
+WITHOUT_ATTESTER: set[Platform] = set()
 REGISTRY_HOSTS = (
     "pypi" + ".org",
     "pythonhosted" + ".org",

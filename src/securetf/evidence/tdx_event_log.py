@@ -2,7 +2,8 @@
 
 A list of objects with `imr` (0 to 3), `event_type`, `digest` (SHA-384, hex), `event` (text) and
 `event_payload` (hex). A register begins as zeros; each event makes it SHA-384 of register and digest (Intel
-TDX Module Base Specification, "RTMR"). A log says nothing until it replays to the registers of an authenticated quote.
+TDX Module Base Specification, "RTMR"). A log says nothing until it replays to the registers of an
+authenticated quote.
 """
 
 import hashlib
