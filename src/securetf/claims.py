@@ -17,6 +17,10 @@ class Platform(StrEnum):
     TDX = "tdx"
     SGX = "sgx"
     SEV_SNP = "sev_snp"
+    NITRO = "nitro"
+    TPM2 = "tpm2"
+    AZURE_VTPM = "azure_vtpm"
+    GCP_VTPM = "gcp_vtpm"
     INSECURE_SIMULATION = "insecure_simulation"
 
 
@@ -27,6 +31,10 @@ MEASUREMENT_REGISTERS = MappingProxyType(
         Platform.INSECURE_SIMULATION: "mr_td",
         Platform.SGX: "mr_enclave",
         Platform.SEV_SNP: "measurement",
+        Platform.NITRO: "pcr0",
+        Platform.TPM2: "pcr4",
+        Platform.AZURE_VTPM: "pcr4",
+        Platform.GCP_VTPM: "pcr4",
     }
 )
 

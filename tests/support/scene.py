@@ -80,7 +80,8 @@ class Scene:
         for top in (*self.directory.iterdir(), Path("/run"), Path(self.job.base)):
             if top not in apart:
                 yield top
-                yield from top.rglob("*")
+                # Other programs' network namespaces stand in /run as files that cannot be read.
+                yield from (path for path in top.rglob("*") if path.parent != Path("/run/netns"))
 
     def processes(self) -> list[str]:
         """Each process but the CAS that has this job on its command line or its mounts in its namespace."""

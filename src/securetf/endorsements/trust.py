@@ -23,6 +23,10 @@ SIMULATION_MARK = "INSECURE SIMULATION"  # in the subject of every certificate o
 # Intel SGX Root CA, whose key signs SGX and TDX provisioning. Intel re-issued the certificate with the same
 # key.
 _INTEL_SGX_ROOT = bytes.fromhex("a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e")
+# AWS Nitro Enclaves root G1, "CN=aws.nitro-enclaves" (valid from 2019-10-28 to 2049-10-28).
+_AWS_NITRO_ROOT = bytes.fromhex("f2caf5ecc6190b4a8399b78bc58a2bbcd0382375db8a1bfd78a82743874fd225")
+# Google Cloud "EK/AK CA Root", which certifies the keys of Shielded VMs' TPMs (valid to 2122-07-08).
+_GOOGLE_TPM_ROOT = bytes.fromhex("56a613f57126a385dd6949294e93b0b566f96ab0573be0c2368e6f5ca779831f")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,39 @@ class TrustAnchors:
     def intel() -> "TrustAnchors":
         """Return the pin of Intel's SGX and TDX provisioning root."""
         return TrustAnchors(spki_sha256=frozenset({_INTEL_SGX_ROOT}), development=False)
+
+    @staticmethod
+    def aws_nitro() -> "TrustAnchors":
+        """Return the pin of the root of AWS Nitro Enclaves."""
+        return TrustAnchors(spki_sha256=frozenset({_AWS_NITRO_ROOT}), development=False)
+
+    @staticmethod
+    def google_tpm() -> "TrustAnchors":
+        """Return the pin of the root of the TPMs of Google Cloud's Shielded and Confidential VMs."""
+        return TrustAnchors(spki_sha256=frozenset({_GOOGLE_TPM_ROOT}), development=False)
+
+    @staticmethod
+    def chosen(roots_pem: bytes) -> "TrustAnchors":
+        """Return the pins of roots that an owner chose: TPM manufacturers, or his own enrolment authority.
+
+        roots_pem: one or more PEM certificates, none of an INSECURE SIMULATION.
+
+        Raises:
+            EndorsementError: unreadable, or a development root.
+        """
+        try:
+            roots = x509.load_pem_x509_certificates(roots_pem)
+            subjects = [root.subject.rfc4514_string() for root in roots]
+            pins = frozenset(spki_digest(root) for root in roots)
+        except UNREADABLE as error:
+            raise EndorsementError(
+                f"the roots are not PEM certificates: {error}", "give a file of PEM certificates"
+            ) from None
+        if any(SIMULATION_MARK in subject for subject in subjects):
+            raise EndorsementError(
+                f"a root names itself {SIMULATION_MARK}", "development roots count only in a simulation"
+            )
+        return TrustAnchors(spki_sha256=pins, development=False)
 
     @staticmethod
     def insecure_simulation(root_pem: bytes) -> "TrustAnchors":

@@ -1,0 +1,54 @@
+"""TPM 2.0 marshalling (TPM 2.0 Library, Part 1 section 31, "Canonicalization"): big endian, sized buffers."""
+
+from typing import NoReturn
+
+from securetf.errors import MalformedEvidenceError
+
+_FIX = "pass the Evidence exactly as the TPM gave it"
+
+
+class Reader:
+    """Takes exact parts off the front of `raw`; a part that is not there in full is an error."""
+
+    def __init__(self, raw: bytes, name: str) -> None:
+        self._raw, self._name, self._offset = raw, name, 0
+
+    def take(self, part: str, size: int) -> bytes:
+        """Return the next `size` bytes."""
+        taken = self._raw[self._offset : self._offset + size]
+        if len(taken) != size:
+            self.refuse(f"ends inside its {part}: {len(taken)} bytes of {size}")
+        self._offset += size
+        return taken
+
+    def number(self, part: str, size: int) -> int:
+        """Return an unsigned number of `size` bytes."""
+        return int.from_bytes(self.take(part, size), "big")
+
+    def sized(self, part: str, limit: int, *, width: int = 2) -> bytes:
+        """Return a buffer with its size before it (TPM2B): at most `limit` bytes; the size has `width`
+        bytes.
+        """
+        size = self.number(f"{part} size", width)
+        if size > limit:
+            self.refuse(f"has a {part} of {size} bytes, at most {limit} are read")
+        return self.take(part, size)
+
+    def end(self) -> None:
+        """Check that nothing is left."""
+        if self._offset != len(self._raw):
+            self.refuse(f"has {len(self._raw) - self._offset} bytes after its end")
+
+    def refuse(self, problem: str) -> NoReturn:
+        """Raise `MalformedEvidenceError` with the name of what is read."""
+        raise MalformedEvidenceError(f"the {self._name} {problem}", _FIX)
+
+
+def number(value: int, size: int) -> bytes:
+    """Return an unsigned number of `size` bytes."""
+    return value.to_bytes(size, "big")
+
+
+def sized(value: bytes, *, width: int = 2) -> bytes:
+    """Return a buffer with its size before it (TPM2B)."""
+    return len(value).to_bytes(width, "big") + value

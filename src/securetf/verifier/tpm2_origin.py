@@ -1,0 +1,111 @@
+"""Who vouches for a TPM's attestation key: a certificate chain under a pinned root, or an enrolment.
+
+Sources: TCG EK Credential Profile 2.5; TCG "TPM 2.0 Keys for Device Identity and Attestation", section 5.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ObjectIdentifier
+
+from securetf.endorsements import TrustAnchors
+from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.trust import spki_digest
+from securetf.errors import SignatureError, SimulationRefusedError
+from securetf.evidence import tpm2_public
+from securetf.evidence.tpm2_public import Public
+from securetf.verifier import certificate_path
+from securetf.verifier.tpm2_quote import PublicKey
+
+EnrolmentOf = Callable[[bytes], KnownAk | None]  # name of an AK to its enrolment
+
+_CHAIN = "the TPM certificate chain"
+_ENROL = "enrol this TPM's attestation key, or use one whose certificate chain ends in a pinned root"
+# tcg-kp-EKCertificate, which Google's AK certificates have too, and tcg-kp-AIKCertificate
+_PURPOSES = {ObjectIdentifier("2.23.133.8.1"), ObjectIdentifier("2.23.133.8.3")}
+
+
+class KeyOrigins:
+    """What a verifier of TPM quotes believes about attestation keys."""
+
+    def __init__(
+        self,
+        anchors: TrustAnchors,
+        enrolment_of: EnrolmentOf,
+        *,
+        authorities: Iterable[bytes] = (),
+        revoked: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """Configure.
+
+        anchors: roots whose AK certificates count, such as `TrustAnchors.google_tpm()`; may be empty.
+        enrolment_of: what is known of an AK without certificate. authorities: DER certificates that complete
+        a chain which came without its upper end; not trusted for being here. revoked: SHA-256 of the
+        SubjectPublicKeyInfo of keys that no longer count.
+
+        Raises:
+            SimulationRefusedError: the anchors are development roots.
+        """
+        if anchors.development:
+            raise SimulationRefusedError(
+                "the verifier of TPMs was given a development root",
+                "pin the roots of your TPMs' manufacturers",
+            )
+        self._anchors, self._enrolment_of, self._revoked = anchors, enrolment_of, revoked
+        loaded = [certificate_path.load("an authority", der) for der in authorities]
+        self._authorities = {certificate.subject: certificate for certificate in loaded}
+
+    def check(
+        self, ak: Public, key: PublicKey, certificates: Sequence[bytes], now: datetime
+    ) -> tuple[bytes, datetime]:
+        """Return the machine's identity, and until when it is vouched for.
+
+        ak, key: the attestation key, as public area and as key. certificates: DER, of the AK first; none if
+        it must be enrolled. The identity is SHA-256 of the SubjectPublicKeyInfo of the EK, or of a certified
+        AK.
+
+        Raises:
+            SignatureError: nobody vouches for the key, or no longer.
+        """
+        if certificates:
+            return self._certified(key, certificates, now)
+        known = self._enrolment_of(tpm2_public.name(ak))
+        if known is None or known.name != tpm2_public.name(ak):
+            raise SignatureError("the attestation key is neither certified nor enrolled", _ENROL)
+        if now > known.valid_until:
+            raise SignatureError(
+                f"the attestation key's enrolment ended at {known.valid_until:%F %T}", _ENROL
+            )
+        if self._revoked & {spki_sha256(key), known.ek_sha256}:
+            raise SignatureError("the TPM's key is revoked", "do not use this machine")
+        return known.ek_sha256, known.valid_until
+
+    def _certified(
+        self, key: PublicKey, certificates: Sequence[bytes], now: datetime
+    ) -> tuple[bytes, datetime]:
+        path = [certificate_path.load("a TPM certificate", der) for der in certificates]
+        while path[-1].issuer != path[-1].subject and len(path) < certificate_path.PATH_LIMIT:
+            above = self._authorities.get(path[-1].issuer)
+            if above is None:
+                break
+            path.append(above)
+        end = certificate_path.check(_CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked)
+        digest = spki_sha256(key)
+        if spki_digest(path[0]) != digest:
+            raise SignatureError("the certificate is of another key than the attestation key", _ENROL)
+        try:
+            usage = path[0].extensions.get_extension_for_class(x509.KeyUsage).value
+            purposes = set(path[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        except x509.ExtensionNotFound:
+            purposes = set()
+        if not purposes & _PURPOSES or not usage.digital_signature:
+            raise SignatureError("the certificate is not of a TPM's attestation key", _ENROL)
+        return digest, end
+
+
+def spki_sha256(key: PublicKey) -> bytes:
+    """Return SHA-256 over a key's DER SubjectPublicKeyInfo."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
