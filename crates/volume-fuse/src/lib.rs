@@ -9,6 +9,7 @@ mod device;
 mod error;
 mod mount;
 mod namespace;
+mod prefetch;
 mod server;
 mod service;
 mod stats;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use volume::Volume;
 use crate::device;
 use crate::error::MountError;
 use crate::namespace::{Namespace, leave_for_main, unmount};
+use crate::prefetch::{self, Prefetch};
 use crate::service::Server;
 use crate::stats::{Counters, Stats};
 
@@ -68,13 +70,17 @@ impl Mount {
         })?;
         device::attach(&fd, &path, read_only)?;
         let counters = Arc::new(Counters::default());
+        let (prefetch, wanted) = Prefetch::new();
+        let ahead = read_only.then(|| (Arc::clone(&volume), wanted));
         let server = Server::new(
             volume,
             read_only,
             options.writeback && !read_only,
             Arc::clone(&counters),
+            read_only.then_some(prefetch),
         );
-        let threads = serve(server, fd, options.threads).inspect_err(|_| drop(unmount(&path)))?;
+        let threads =
+            serve(server, fd, options.threads, ahead).inspect_err(|_| drop(unmount(&path)))?;
         let mount = Self {
             path,
             namespace,
@@ -147,11 +153,15 @@ fn unmount_patiently(path: &Path) -> Result<(), Errno> {
     }
 }
 
+/// What the thread needs that gives small files unasked.
+type Ahead = (Arc<Volume>, Receiver<(u64, u64)>);
+
 /// Answers INIT on the calling thread, then serves on threads of their own.
 fn serve(
     server: Server,
     fd: OwnedFd,
     threads: usize,
+    ahead: Option<Ahead>,
 ) -> Result<JoinHandle<io::Result<()>>, MountError> {
     let failed = |error: io::Error| MountError::FuseUnavailable {
         problem: format!("the kernel did not start the FUSE connection: {error}"),
@@ -166,7 +176,13 @@ fn serve(
         .spawn(move || {
             let _ = SigSet::all().thread_block(); // signals are the launcher's
             leave_for_main();
-            session.run()
+            let giver = ahead.map(|(volume, wanted)| {
+                let notifier = session.notifier();
+                std::thread::spawn(move || prefetch::serve(&volume, &notifier, &wanted))
+            });
+            let outcome = session.run(); // drops the server, which ends the giver
+            let _ = giver.map(JoinHandle::join);
+            outcome
         })
         .map_err(failed)
 }

@@ -32,7 +32,7 @@ thread_local! {
 /// FLUSH and IOCTL are left to fuser's answer ENOSYS: close(2) has nothing to wait for, and the kernel makes ENOTTY of it.
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let flags = wanted(self.writeback) & config.capabilities();
+        let flags = wanted(self.read_only, self.writeback) & config.capabilities();
         let refused = |_| io::Error::from_raw_os_error(Errno::EPROTO.code());
         config.add_capabilities(flags).map_err(refused)?;
         config
@@ -50,6 +50,12 @@ impl Filesystem for Server {
         match self.volume.lookup(parent.0, name.as_bytes()) {
             Err(VolumeError::NotFound) => reply.entry(&FOREVER, &absent(), GENERATION),
             outcome => self.entry(outcome, reply),
+        }
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, _: u64) {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.forgotten(ino.0);
         }
     }
 
@@ -224,6 +230,9 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.read(ino.0);
+        }
         let wanted = size.min(MAX_REQUEST) as usize;
         BUFFER.with_borrow_mut(|buffer| match self.read_into(ino, offset, wanted, buffer) {
             Ok(data) => reply.data(data),
@@ -314,15 +323,18 @@ impl Filesystem for Server {
         mut reply: ReplyDirectoryPlus,
     ) {
         let outcome = self.list(ino, offset, &mut |cookie, name, found| {
-            let ino = found.ino;
-            !reply.add(
-                ino,
+            let added = !reply.add(
+                found.ino,
                 cookie,
                 OsStr::from_bytes(name),
                 &FOREVER,
                 &found,
                 GENERATION,
-            )
+            );
+            if added {
+                self.known(found.ino.0);
+            }
+            added
         });
         match outcome {
             Ok(()) => reply.ok(),

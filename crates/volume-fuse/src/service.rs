@@ -11,6 +11,7 @@ use fuser::{
 use volume::{Attr, NodeKind, SetAttr, StatFs, Volume, VolumeError};
 
 use crate::convert::{FOREVER, GENERATION, attr, errno};
+use crate::prefetch::Prefetch;
 use crate::stats::Counters;
 
 const SUID_SGID: u32 = 0o6000;
@@ -22,6 +23,9 @@ const O_EXCL: i32 = 0o200;
 const FREE_BLOCKS: u64 = 1 << 38;
 const FREE_FILES: u64 = 1 << 32;
 
+/// Entries looked at for one answer: more than fit into 32 KiB, which is what readdir(3) asks for.
+const LISTED: usize = 256;
+
 /// Serves one volume.
 pub(crate) struct Server {
     pub(crate) volume: Arc<Volume>,
@@ -29,6 +33,8 @@ pub(crate) struct Server {
     pub(crate) writeback: bool,
     block_size: u32,
     counters: Arc<Counters>,
+    /// For read-only mounts: where nothing changes, content may be given at any time.
+    pub(crate) prefetch: Option<Prefetch>,
 }
 
 impl Server {
@@ -37,6 +43,7 @@ impl Server {
         read_only: bool,
         writeback: bool,
         counters: Arc<Counters>,
+        prefetch: Option<Prefetch>,
     ) -> Self {
         let block_size = volume.statfs().map_or(4096, |numbers| numbers.block_size);
         Self {
@@ -45,6 +52,7 @@ impl Server {
             writeback,
             block_size,
             counters,
+            prefetch,
         }
     }
 
@@ -63,7 +71,10 @@ impl Server {
 
     pub(crate) fn entry(&self, outcome: Result<Attr, VolumeError>, reply: ReplyEntry) {
         match outcome {
-            Ok(found) => reply.entry(&FOREVER, &self.shown(&found), GENERATION),
+            Ok(found) => {
+                self.known(found.ino);
+                reply.entry(&FOREVER, &self.shown(&found), GENERATION);
+            }
             Err(error) => reply.error(self.failure(&error)),
         }
     }
@@ -88,6 +99,13 @@ impl Server {
         match outcome {
             Ok(found) => reply.attr(&FOREVER, &self.shown(&found)),
             Err(error) => reply.error(self.failure(&error)),
+        }
+    }
+
+    /// Notes that the kernel gets this inode.
+    pub(crate) fn known(&self, ino: u64) {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.known(ino);
         }
     }
 
@@ -141,7 +159,7 @@ impl Server {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// Calls `emit(cookie, name, attributes)` for the entries after `cookie` until it returns false. At most 128 at
+    /// Calls `emit(cookie, name, attributes)` for the entries after `cookie` until it returns false. At most `LISTED` at
     /// once; attributes are asked for when the directory's lock is free again.
     pub(crate) fn list(
         &self,
@@ -152,7 +170,7 @@ impl Server {
         let mut names = Vec::new();
         self.volume.read_dir(ino.0, cookie, &mut |entry| {
             names.push((entry.cookie, entry.ino, entry.name.to_vec()));
-            names.len() < 128
+            names.len() < LISTED
         })?;
         for (cookie, child, name) in names {
             match self.volume.attr(child) {
@@ -249,17 +267,20 @@ impl Server {
     }
 }
 
-/// What we ask of the kernel beside asynchronous reads and big requests, which fuser asks for itself.
-pub(crate) fn wanted(writeback: bool) -> InitFlags {
+/// What we ask of the kernel beside asynchronous reads and big requests, which fuser asks for itself. Where nothing
+/// changes, every listing brings the attributes along: that spares a request for each file that is opened later.
+pub(crate) fn wanted(read_only: bool, writeback: bool) -> InitFlags {
     let mut flags = InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_DO_READDIRPLUS
-        | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2 // else each write is preceded by a GETXATTR of security.capability
         | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_NO_OPEN_SUPPORT
         | InitFlags::FUSE_NO_OPENDIR_SUPPORT
         | InitFlags::FUSE_EXPLICIT_INVAL_DATA; // never by mtime: nobody else writes
+    if !read_only {
+        flags |= InitFlags::FUSE_READDIRPLUS_AUTO;
+    }
     if writeback {
         flags |= InitFlags::FUSE_WRITEBACK_CACHE;
     }
@@ -306,8 +327,8 @@ mod tests {
 
     #[test]
     fn writeback_is_only_asked_for_when_it_was_chosen() {
-        assert!(wanted(true).contains(InitFlags::FUSE_WRITEBACK_CACHE));
-        assert!(!wanted(false).contains(InitFlags::FUSE_WRITEBACK_CACHE));
+        assert!(wanted(false, true).contains(InitFlags::FUSE_WRITEBACK_CACHE));
+        assert!(!wanted(false, false).contains(InitFlags::FUSE_WRITEBACK_CACHE));
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::volume::{Pending, Result, Volume};
 /// Bytes after which the payload of a commit goes on in another record.
 const PART_TARGET: usize = 2 << 20;
 
+/// Content inside inodes that one commit may add, in bytes; with more, its small files go into packs. A few small
+/// files are durable with one write; many would fill the memory, where inodes stay while the volume is open.
+const INLINE_COMMIT_MAX: usize = 64 << 10;
+
 /// A cut of the state. Until it is durable, `Volume::restore` can put everything back.
 pub(crate) struct Captured {
     /// Payloads of the records.
@@ -129,12 +133,16 @@ impl Volume {
 
     fn encode_changes(&self, tree: &Tree, captured: &mut Captured) -> Result<()> {
         let inos: Vec<Ino> = captured.nodes.iter().copied().collect();
+        let bulk = inline_bytes(tree, &inos) > INLINE_COMMIT_MAX;
         for ino in inos {
             let Some(node) = tree.nodes.get(&ino) else {
                 emit(&mut captured.parts, |out| Op::InodeGone(ino).encode(out));
                 continue;
             };
             let mut data = node.data.write();
+            if bulk {
+                self.leave_inline(node, &mut data);
+            }
             self.flush(node, &mut data)?;
             emit(&mut captured.parts, |out| {
                 Op::Inode(Box::new(node.to_record(&data))).encode(out);
@@ -153,7 +161,9 @@ impl Volume {
             if cut.is_some() || !changed.is_empty() {
                 captured.maps.push((Arc::clone(node), changed, cut));
             }
-            forget_key(node);
+            if node.meta.lock().opens == 0 {
+                self.hot.forget(ino);
+            }
         }
         for (parent, name) in &captured.names {
             let Some(dir) = tree.dirs.get(parent) else {
@@ -231,6 +241,14 @@ impl Volume {
     }
 }
 
+/// Bytes of content inside these inodes.
+fn inline_bytes(tree: &Tree, inos: &[Ino]) -> usize {
+    let nodes = inos.iter().filter_map(|ino| tree.nodes.get(ino));
+    nodes
+        .map(|node| node.data.read().inline.as_ref().map_or(0, Vec::len))
+        .sum()
+}
+
 /// Appends one operation to the last part, or to a new one when that is full.
 fn emit(parts: &mut Vec<Vec<u8>>, encode: impl FnOnce(&mut Vec<u8>)) {
     if parts.last().is_none_or(|part| part.len() >= PART_TARGET) {
@@ -273,11 +291,4 @@ fn map_runs(
         first,
         entries,
     })
-}
-
-/// A file that nobody has open needs no key at hand.
-fn forget_key(node: &Node) {
-    if node.meta.lock().opens == 0 {
-        *node.cache.lock() = crate::inode::Cache::default();
-    }
 }

@@ -8,8 +8,8 @@ use crate::seal::{Seal, TAG};
 
 /// Entries of one leaf.
 const FANOUT: u64 = 128;
-/// One leaf.
-type Leaf = [Entry; 128];
+/// One leaf: as long as its last entry that was ever set, at most `FANOUT`.
+type Leaf = Vec<Entry>;
 
 /// One sealed chunk: 32 bytes on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,10 +44,12 @@ impl Entry {
     }
 }
 
-/// Chunk index to entry, in leaves of 128.
+/// Chunk index to entry, in leaves of 128. Most files have few chunks: one short leaf and nothing else.
 #[derive(Default)]
 pub struct ChunkMap {
-    leaves: BTreeMap<u64, Box<Leaf>>,
+    first: Leaf,
+    /// Leaves from the second on, by their number.
+    rest: BTreeMap<u64, Leaf>,
     present: u64,
 }
 
@@ -58,22 +60,23 @@ impl ChunkMap {
     }
 
     pub fn get(&self, index: u64) -> Option<Entry> {
-        let leaf = self.leaves.get(&(index / FANOUT))?;
-        leaf.get(offset(index))
-            .filter(|entry| entry.segment != 0)
-            .copied()
+        let leaf = match index / FANOUT {
+            0 => &self.first,
+            key => self.rest.get(&key)?,
+        };
+        leaf.get(offset(index)).copied().filter(is_present)
     }
 
     /// Sets or, with `None`, removes an entry; returns the one that was there.
     pub fn set(&mut self, index: u64, entry: Option<Entry>) -> Option<Entry> {
-        let key = index / FANOUT;
-        if entry.is_none() && !self.leaves.contains_key(&key) {
-            return None;
+        if entry.is_none() {
+            self.get(index)?;
         }
-        let leaf = self
-            .leaves
-            .entry(key)
-            .or_insert_with(|| Box::new([Entry::default(); 128]));
+        let leaf = match index / FANOUT {
+            0 => &mut self.first,
+            key => self.rest.entry(key).or_default(),
+        };
+        grow(leaf, offset(index) + 1);
         let place = leaf.get_mut(offset(index))?;
         let old = std::mem::replace(place, entry.unwrap_or_default());
         self.present += u64::from(entry.is_some());
@@ -86,37 +89,54 @@ impl ChunkMap {
 
     /// Removes all entries from `index` on and hands them to `dropped`.
     pub fn cut(&mut self, index: u64, mut dropped: impl FnMut(Entry)) {
-        let mut tail = self.leaves.split_off(&(index / FANOUT));
-        if !index.is_multiple_of(FANOUT)
-            && let Some(mut leaf) = tail.remove(&(index / FANOUT))
-        {
-            for entry in leaf
-                .iter_mut()
-                .skip(offset(index))
-                .filter(|entry| entry.segment != 0)
-            {
-                dropped(std::mem::take(entry));
-                self.present -= 1;
+        let mut removed = Vec::new();
+        let within = offset(index);
+        match index / FANOUT {
+            0 => {
+                removed.push(self.first.split_off(within.min(self.first.len())));
+                removed.extend(std::mem::take(&mut self.rest).into_values());
             }
-            self.leaves.insert(index / FANOUT, leaf);
+            key => {
+                let mut tail = self.rest.split_off(&key);
+                if within > 0
+                    && let Some(mut leaf) = tail.remove(&key)
+                {
+                    removed.push(leaf.split_off(within.min(leaf.len())));
+                    self.rest.insert(key, leaf);
+                }
+                removed.extend(tail.into_values());
+            }
         }
-        for entry in tail
-            .values()
-            .flat_map(|leaf| leaf.iter())
-            .filter(|entry| entry.segment != 0)
-        {
-            dropped(*entry);
+        for entry in removed.into_iter().flatten().filter(is_present) {
+            dropped(entry);
             self.present -= 1;
         }
     }
 
     /// All present entries in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, Entry)> + '_ {
-        self.leaves.iter().flat_map(|(key, leaf)| {
-            (key * FANOUT..)
-                .zip(leaf.iter().copied())
-                .filter(|(_, entry)| entry.segment != 0)
-        })
+        let rest = self.rest.iter().map(|(key, leaf)| (*key, leaf));
+        std::iter::once((0, &self.first))
+            .chain(rest)
+            .flat_map(|(key, leaf)| {
+                (key * FANOUT..)
+                    .zip(leaf.iter().copied())
+                    .filter(|(_, entry)| is_present(entry))
+            })
+    }
+}
+
+fn is_present(entry: &Entry) -> bool {
+    entry.segment != 0
+}
+
+/// Makes a leaf at least `length` long; the first entry takes no more room than itself.
+fn grow(leaf: &mut Leaf, length: usize) {
+    if leaf.capacity() < length {
+        leaf.reserve_exact(length.next_power_of_two() - leaf.len());
+    }
+    if leaf.len() < length {
+        leaf.resize(length, Entry::default());
     }
 }
 

@@ -69,7 +69,7 @@ impl Volume {
         placed: &mut Vec<Placed>,
     ) -> Result<()> {
         let step = self.chunk_size as usize;
-        let key = node.key(&self.keys)?;
+        let key = self.hot.key(node, &self.keys)?;
         let mut index = first;
         let mut rest = plain;
         while !rest.is_empty() {
@@ -126,7 +126,7 @@ impl Volume {
 
     /// Seals a short chunk into a pack.
     fn seal_short(&self, node: &Node, index: u64, length: u32, plain: &[u8]) -> Result<Entry> {
-        let key = node.key(&self.keys)?;
+        let key = self.hot.key(node, &self.keys)?;
         let run = self.segments.lock().allocate_short(length)?;
         let result = SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();

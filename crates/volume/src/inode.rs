@@ -1,15 +1,11 @@
 //! An inode in memory. Lock order: tree, then `data`, then `meta`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use aws_lc_rs::aead::LessSafeKey;
 use parking_lot::{Mutex, RwLock};
 
 use crate::chunkmap::ChunkMap;
-use crate::error::VolumeError;
 use crate::ops::InodeRecord;
-use crate::seal::Keys;
 use crate::types::{Attr, FileType, Ino};
 
 /// One file, directory or symbolic link.
@@ -19,13 +15,9 @@ pub struct Node {
     pub kind: FileType,
     pub key_version: u32,
     pub chunk_log2: u8,
-    /// Target of a symbolic link.
-    pub target: Vec<u8>,
     pub meta: Mutex<Meta>,
-    /// Content of a regular file.
+    /// Content of a regular file, target of a symbolic link.
     pub data: RwLock<FileData>,
-    /// Derived key and last opened chunk, while the file is in use.
-    pub cache: Mutex<Cache>,
 }
 
 /// What `stat` shows, and the open count. `size` changes only under the write lock of `data`.
@@ -50,7 +42,7 @@ pub struct Meta {
 /// `dirty`, which then counts. A dirty buffer may be shorter than its chunk: the rest is zeros.
 #[derive(Default)]
 pub struct FileData {
-    /// Content of a small file; `map` and `dirty` are then empty.
+    /// Content of a small file, or target of a symbolic link; `map` and `dirty` are then empty.
     pub inline: Option<Vec<u8>>,
     pub map: ChunkMap,
     pub dirty: BTreeMap<u64, Vec<u8>>,
@@ -58,22 +50,6 @@ pub struct FileData {
     pub changed: BTreeSet<u64>,
     /// Entries from here on were removed since the last record (before `changed`).
     pub cut: Option<u64>,
-}
-
-/// What an open file keeps at hand.
-#[derive(Default)]
-pub struct Cache {
-    pub key: Option<Arc<LessSafeKey>>,
-    /// Chunk last opened for a partial read: index, segment, counter, plain bytes.
-    pub chunk: Option<Arc<CachedChunk>>,
-}
-
-/// An opened chunk; its segment and counter tell whether it is still the current one.
-pub struct CachedChunk {
-    pub index: u64,
-    pub segment: u32,
-    pub counter: u64,
-    pub plain: Vec<u8>,
 }
 
 impl Node {
@@ -106,35 +82,24 @@ impl Node {
             xattrs,
             opens: 0,
         };
-        let (target, inline) = match kind {
-            FileType::Symlink => (record.body.unwrap_or_default(), None),
-            _ => (Vec::new(), record.body),
-        };
         let data = RwLock::new(FileData {
-            inline,
+            inline: record.body,
             ..FileData::default()
         });
-        let cache = Mutex::default();
         Self {
             ino,
             file_id,
             kind,
             key_version,
             chunk_log2,
-            target,
             meta: Mutex::new(meta),
             data,
-            cache,
         }
     }
 
     /// The inode as it is written; the caller holds `data`.
     pub fn to_record(&self, data: &FileData) -> InodeRecord {
         let meta = self.meta.lock();
-        let body = match self.kind {
-            FileType::Symlink => Some(self.target.clone()),
-            _ => data.inline.clone(),
-        };
         InodeRecord {
             ino: self.ino,
             file_id: self.file_id,
@@ -150,7 +115,7 @@ impl Node {
             mtime: meta.mtime,
             ctime: meta.ctime,
             xattrs: meta.xattrs.clone(),
-            body,
+            body: data.inline.clone(),
         }
     }
 
@@ -175,28 +140,11 @@ impl Node {
         }
     }
 
-    /// The file's key, derived once while the file is in use.
-    pub fn key(&self, keys: &Keys) -> Result<Arc<LessSafeKey>, VolumeError> {
-        let mut cache = self.cache.lock();
-        if let Some(key) = &cache.key {
-            return Ok(Arc::clone(key));
-        }
-        if self.key_version != keys.key_version {
-            return Err(VolumeError::Key(format!(
-                "a file is sealed under key version {}, the grant has version {}",
-                self.key_version, keys.key_version
-            )));
-        }
-        let key = Arc::new(keys.file(&self.file_id)?);
-        cache.key = Some(Arc::clone(&key));
-        Ok(key)
-    }
-
     /// Recounts `blocks` (from above while chunks wait in memory); the caller holds `data`.
     pub fn count_blocks(&self, data: &FileData, chunk_size: u32) {
         let chunks = data.map.present().saturating_add(data.dirty.len() as u64);
         let mut meta = self.meta.lock();
-        let inline = u64::from(data.inline.is_some());
+        let inline = u64::from(data.inline.is_some() && self.kind == FileType::File);
         let most = meta.size.div_ceil(4096) * 8;
         meta.blocks = (chunks.saturating_mul(u64::from(chunk_size)) / 512 + inline * 8).min(most);
     }

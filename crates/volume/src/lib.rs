@@ -13,6 +13,7 @@ mod codec;
 mod commit;
 mod error;
 mod flush;
+mod hot;
 mod inode;
 mod mount;
 mod namespace;

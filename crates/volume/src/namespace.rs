@@ -77,7 +77,7 @@ impl Volume {
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
         if node.kind == FileType::Symlink {
-            Ok(node.target.clone())
+            Ok(node.data.read().inline.clone().unwrap_or_default())
         } else {
             Err(VolumeError::Invalid("not a symbolic link"))
         }
@@ -223,7 +223,7 @@ impl Volume {
             (meta.nlink, meta.opens)
         };
         if opens == 0 {
-            *node.cache.lock() = crate::inode::Cache::default();
+            self.hot.forget(ino);
             if nlink == 0 {
                 tree.nodes.remove(&ino);
                 tree.dirs.remove(&ino);

@@ -10,6 +10,8 @@ use crate::types::{FileType, Ino, NAME_MAX, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_V
 
 /// Largest file kept inside its inode, in bytes.
 pub const INLINE_MAX: usize = 2048;
+/// Content that stays inside its inode also in a commit of many files: a pack would save no memory.
+pub const INLINE_TINY: usize = 128;
 /// The protection `encrypted`.
 const PROTECTION_ENCRYPTED: u8 = 1;
 /// Most entries in one `MapSet`.

@@ -8,7 +8,8 @@ use aws_lc_rs::aead::LessSafeKey;
 use crate::chunkmap::Entry;
 use crate::codec::damaged;
 use crate::error::{StoreError, VolumeError};
-use crate::inode::{CachedChunk, FileData, Node};
+use crate::hot::CachedChunk;
+use crate::inode::{FileData, Node};
 use crate::ops::SegmentKind;
 use crate::seal;
 use crate::tree::plain_len;
@@ -92,7 +93,7 @@ impl Volume {
             target.fill(0);
             return Ok(count);
         };
-        let key = node.key(&self.keys)?;
+        let key = self.hot.key(node, &self.keys)?;
         if within == 0 && count == plain {
             let run = self.run_from(data, size, index, entry, out.len() as u64);
             let bytes = plain + (run.len() - 1) * self.chunk_size as usize;
@@ -195,7 +196,7 @@ impl Volume {
         })
     }
 
-    /// One whole chunk, opened; kept while the file is open.
+    /// One whole chunk, opened; kept for the next partial read.
     fn cached_chunk(
         &self,
         node: &Node,
@@ -209,14 +210,9 @@ impl Volume {
                 && cached.segment == entry.segment
                 && cached.counter == entry.seal.counter
         };
-        if let Some(cached) = node
-            .cache
-            .lock()
-            .chunk
-            .as_ref()
-            .filter(|cached| current(cached))
-        {
-            return Ok(Arc::clone(cached));
+        let kept = self.hot.slot(node.ino).and_then(|slot| slot.chunk.clone());
+        if let Some(cached) = kept.filter(current) {
+            return Ok(cached);
         }
         let plain = self.open_whole(node, key, index, entry, plain_len)?;
         let cached = Arc::new(CachedChunk {
@@ -225,8 +221,8 @@ impl Volume {
             counter: entry.seal.counter,
             plain,
         });
-        if node.meta.lock().opens > 0 {
-            node.cache.lock().chunk = Some(Arc::clone(&cached));
+        if let Some(mut slot) = self.hot.slot(node.ino) {
+            slot.chunk = Some(Arc::clone(&cached));
         }
         Ok(cached)
     }

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::api::{Anchor, Environment, Freshness, Grant, Options, Store};
 use crate::commit::{Gate, Log};
 use crate::error::VolumeError;
+use crate::hot::Hot;
 use crate::inode::Node;
 use crate::mount;
 use crate::seal::{Keys, Nonces};
@@ -37,6 +38,7 @@ pub struct Volume {
     pub(crate) options: Options,
     pub(crate) keys: Keys,
     pub(crate) nonces: Nonces,
+    pub(crate) hot: Hot,
     pub(crate) chunk_size: u32,
     pub(crate) tree: RwLock<Tree>,
     pub(crate) segments: Mutex<Segments>,
@@ -143,6 +145,7 @@ impl Volume {
             options,
             keys,
             nonces: Nonces::new(grant.epoch),
+            hot: Hot::new(),
             chunk_size: grant.chunk_size,
             tree: RwLock::new(tree),
             segments: Mutex::new(segments),

@@ -7,10 +7,10 @@ use crate::chunkmap::Entry;
 use crate::error::VolumeError;
 use crate::flush::Placed;
 use crate::inode::{FileData, Node};
-use crate::ops::INLINE_MAX;
+use crate::ops::{INLINE_MAX, INLINE_TINY};
 use crate::segment::Dead;
 use crate::tree::plain_len;
-use crate::types::Ino;
+use crate::types::{FileType, Ino};
 use crate::volume::{FILE_SIZE_MAX, Result, Volume};
 
 impl Volume {
@@ -102,7 +102,7 @@ impl Volume {
             }
             return true;
         }
-        leave_inline(data);
+        move_out(data);
         false
     }
 
@@ -122,7 +122,7 @@ impl Volume {
             let replaced = within == 0 && end >= length;
             let buffer = match data.map.get(index) {
                 Some(entry) if !replaced => {
-                    let key = node.key(&self.keys)?;
+                    let key = self.hot.key(node, &self.keys)?;
                     self.open_whole(node, &key, index, entry, length)?
                 }
                 _ => Vec::with_capacity(end),
@@ -149,7 +149,7 @@ impl Volume {
             return Ok(());
         };
         if let Slot::Vacant(slot) = data.dirty.entry(index) {
-            let key = node.key(&self.keys)?;
+            let key = self.hot.key(node, &self.keys)?;
             slot.insert(self.open_whole(node, &key, index, entry, length as usize)?);
         }
         self.place(data, size, index, None);
@@ -207,7 +207,7 @@ impl Volume {
         if let Some(inline) = data.inline.as_mut() {
             match usize::try_from(target) {
                 Ok(length) if length <= INLINE_MAX => inline.resize(length, 0),
-                _ => leave_inline(data),
+                _ => move_out(data),
             }
             return Ok(());
         }
@@ -275,6 +275,18 @@ impl Volume {
         self.cut_map(&mut data, size, 0);
     }
 
+    /// Makes a small file one of chunks, which go into a pack; a tiny one stays where it is.
+    pub(crate) fn leave_inline(&self, node: &Node, data: &mut FileData) {
+        let tiny = data
+            .inline
+            .as_ref()
+            .is_none_or(|inline| inline.len() <= INLINE_TINY);
+        if node.kind == FileType::File && !tiny {
+            move_out(data);
+            self.count_dirty(0, data.dirty_bytes());
+        }
+    }
+
     pub(crate) fn count_dirty(&self, before: u64, after: u64) {
         if after >= before {
             self.dirty_bytes
@@ -287,7 +299,7 @@ impl Volume {
 }
 
 /// Turns an inline file into one of chunks, its content waiting in memory.
-fn leave_inline(data: &mut FileData) {
+fn move_out(data: &mut FileData) {
     if let Some(inline) = data.inline.take().filter(|inline| !inline.is_empty()) {
         data.dirty.insert(0, inline);
     }

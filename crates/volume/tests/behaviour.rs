@@ -103,3 +103,41 @@ fn test_grants_that_contradict_themselves_are_refused() {
     let error = open(&virgin, &TestAnchor::virgin(), false).err().unwrap();
     assert!(error.problem().contains("never written"), "{error}");
 }
+
+#[test]
+fn test_content_of_many_small_files_goes_into_packs_and_of_few_into_the_commit_itself() {
+    let (store, anchor) = (MemoryStore::new(Default::default()), TestAnchor::virgin());
+    let volume = open(&store, &anchor, true).unwrap();
+    let few = make(&volume, "few", &[7; 1000]);
+    volume.sync(None).unwrap();
+    let packs = || {
+        store
+            .snapshot()
+            .keys()
+            .filter(|path| path.starts_with("data/"))
+            .count()
+    };
+    assert_eq!(packs(), 0, "one write makes a small file durable");
+    let many: Vec<_> = (0..100)
+        .map(|number| make(&volume, &format!("many-{number}"), &[number; 1000]))
+        .collect();
+    let tiny = make(&volume, "tiny", &[9; 100]);
+    volume.sync(None).unwrap();
+    assert_eq!(packs(), 1);
+    volume.write(many[3], 500, b"changed").unwrap();
+    volume.close().unwrap();
+    drop(volume);
+    let volume = open(&store, &anchor, false).unwrap();
+    let mut content = vec![0; 2000];
+    assert_eq!(volume.read(few, 0, &mut content).unwrap(), 1000);
+    assert_eq!(volume.read(tiny, 0, &mut content).unwrap(), 100);
+    for (number, ino) in (0..100).zip(&many) {
+        let mut expected = vec![number; 1000];
+        if number == 3 {
+            expected[500..507].copy_from_slice(b"changed");
+        }
+        assert_eq!(volume.read(*ino, 0, &mut content).unwrap(), 1000);
+        assert_eq!(content[..1000], expected);
+    }
+    assert!(volume.check().unwrap().is_empty());
+}

@@ -243,13 +243,13 @@ fn test_a_commit_of_several_records_is_kept_only_whole() {
     let volume = open(&store, &anchor, true).unwrap();
     let anchored = anchor.position();
     anchor.set(Mood::Silent);
-    for number in 0..1500 {
-        let name = format!("file-{number}");
+    for number in 0..12_000 {
+        let name = format!("{number:0>200}");
         let ino = volume
             .make_node(ROOT_INO, name.as_bytes(), NodeKind::File, 0o644, 0, 0)
             .unwrap()
             .ino;
-        volume.write(ino, 0, &[1; 2000]).unwrap();
+        volume.write(ino, 0, &[1; 100]).unwrap();
     }
     assert!(volume.sync(None).is_err());
     let whole = store.snapshot();
@@ -258,7 +258,7 @@ fn test_a_commit_of_several_records_is_kept_only_whole() {
     let file = cut.get_mut(journal).unwrap();
     assert!(file.len() > 3 << 20, "two records");
     file.truncate(file.len() - 100);
-    for (files, expected) in [(whole.clone(), 1500), (cut, 0)] {
+    for (files, expected) in [(whole.clone(), 12_000), (cut, 0)] {
         let next = open(&MemoryStore::new(files), &TestAnchor::at(5, anchored), true).unwrap();
         assert_eq!(model::view(&next).unwrap().len(), expected);
         assert_eq!(next.status().files, expected as u64 + 1);
