@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from securetf import manifest as manifests
-from securetf.appraisal import appraise
+from securetf.appraisal import appraise, ear
 from securetf.claims import VerifiedClaims
 from securetf.errors import (
     AppraisalError,
@@ -177,3 +178,25 @@ def test_manifest_when_it_names_the_platforms_then_each_has_its_own_table() -> N
 def test_manifest_when_a_value_is_wrong_then_names_the_key(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ManifestValueError, match=reason):
         manifest(**changes)()
+
+
+def test_token_when_about_a_guest_then_says_its_registers_and_properties() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    result = appraise(claims_of(), policy=POLICY, rtmr3=bytes(48), now=NOW)
+    token = ear.issue(
+        result,
+        key=key,
+        issuer="cas",
+        audience="all",
+        subject="spiffe://example/acme/mnist/trainer/0",
+        nonce=b"\7" * 32,
+        confirmation_jwk=ear.confirmation_jwk(key.public_key()),
+        binding=ear.Binding.KEY,
+        token_id="0" * 16,
+        now=NOW,
+    )
+    keys = {ear.key_id(key.public_key()): key.public_key()}
+    ours = ear.check(token, keys=keys, issuer="cas", audience="all", nonce=None, now=NOW).raw["securetf"]
+    assert (ours["platform"], ours["platform_id"]) == ("sev_snp", MILAN.hw_id.hex())
+    assert ours["registers"]["measurement"] == "01" * 48
+    assert (ours["properties"]["product"], ours["properties"]["vmpl"]) == ("Milan", 0)
