@@ -250,7 +250,9 @@ class ConflictError(CasRefusedError):
 
 
 class FencedError(CasRefusedError):
-    """Another writer holds the volume's lease now; this one must stop writing."""
+    """Another writer holds the volume's lease, or another process is this instance now: this one must
+    stop.
+    """
 
     code = "STF-1404"
 
@@ -382,6 +384,20 @@ class CommitFailedError(SecuretfError):
 
     code = "STF-3001"
     exit_code = 20
+
+
+class NetworkShieldError(SecuretfError):
+    """The network shield could not be raised, or its self-test found a way around it: nothing was started."""
+
+    code = "STF-3100"
+    exit_code = 30
+
+
+class MembersMissingError(SecuretfError):
+    """Not all members that the program needs attested in time, so it was not started."""
+
+    code = "STF-3101"
+    exit_code = 30
 
 
 class DemoError(SecuretfError):
