@@ -174,13 +174,7 @@ class TpmResponseError(AttesterError):
     """The TPM refused a command. Its response code is in TPM 2.0 Library, Part 2, section 6.6."""
 
     code = "STF-1211"
-
-    def __init__(self, command: str, response_code: int) -> None:
-        super().__init__(
-            f"the TPM refused {command} with response code {response_code:#05x}",
-            "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty",
-        )
-        self.response_code = response_code
+    response_code = 0
 
 
 # --- appraisal: exit 11 ------------------------------------------------------------------------------------
@@ -250,7 +244,9 @@ class ConflictError(CasRefusedError):
 
 
 class FencedError(CasRefusedError):
-    """Another writer holds the volume's lease now; this one must stop writing."""
+    """Another writer holds the volume's lease, or another process is this instance now: this one must
+    stop.
+    """
 
     code = "STF-1404"
 
@@ -382,6 +378,20 @@ class CommitFailedError(SecuretfError):
 
     code = "STF-3001"
     exit_code = 20
+
+
+class NetworkShieldError(SecuretfError):
+    """The network shield could not be raised, or its self-test found a way around it: nothing was started."""
+
+    code = "STF-3100"
+    exit_code = 30
+
+
+class MembersMissingError(SecuretfError):
+    """Not all members that the program needs attested in time, so it was not started."""
+
+    code = "STF-3101"
+    exit_code = 30
 
 
 class DemoError(SecuretfError):

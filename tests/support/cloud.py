@@ -24,9 +24,9 @@ PLAINTEXT = b"plaintext that the host must never see: 0123456789abcdef\n"
 
 
 class Cloud:
-    """A CAS with a simulated platform, and an owner's key."""
+    """A CAS with a simulated platform, and an owner's key. listen: where the CAS is, IP:PORT."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, listen: str = "127.0.0.1:0") -> None:
         self.directory = directory
         self.platform = directory / "platform"
         create_platform(self.platform, datetime.now(UTC))
@@ -34,7 +34,7 @@ class Cloud:
 
         self.owner: OwnerKey = create_owner_key(self.key_file)
         self.log = (directory / "cas.log").open("w")
-        self.start()
+        self.start(listen)
         self.trust_file = directory / "cas.json"
         self.attest()
 

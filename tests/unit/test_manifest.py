@@ -53,7 +53,7 @@ def test_parse_when_all_keys_are_right_gives_the_values() -> None:
     assert manifest.session.name == "acme/digits"
     assert trainer.command == ("python", "/app/train.py", "--epochs", "3")
     assert trainer.working_directory == "/"
-    assert manifests.mounts(trainer) == {
+    assert manifests.mounts(manifest, "trainer") == {
         "code": ("/app", False), "train-data": ("/data", False), "model": ("/model", True),
     }  # fmt: skip
     assert manifests.secret_places(trainer) == {
@@ -121,7 +121,7 @@ REFUSALS = [
     ('update = ["creator"]', 'update = ["creator"]\n[board]\napprove = 2', "`board` is not a known key", "remove"),
     ('["python", "/app/train.py", "--epochs", "3"]', "[]", "`workloads.trainer.command` is an empty list", "name"),
     ('["python", "/app/train.py", "--epochs", "3"]', '[""]', "starts with an empty word", "program"),
-    ('command = ["python"', 'instances = 2\ncommand = ["python"', "`workloads.trainer.instances`", "remove"),
+    ('command = ["python"', 'instances = 2\ncommand = ["python"', "`workloads.trainer.instances` is an integer, expected a table", "as a table"),
     ("[volumes.train-data]", '[volumes."a/b"]', '`volumes."a/b"` is "a/b"', "correct"),
     ("[volumes.train-data]", "[volumes.train-data]\nprotection = 1979-05-27", 'expected "encrypted"', "expected"),
     (f'root = "sha256:{"1" * 64}"', 'root = "sha256:11"', "`volumes.code.root`", "correct"),

@@ -25,6 +25,7 @@ SECTIONS = {
     "[appraisal.sgx]": types.SgxPolicy,
     "[appraisal.sev_snp]": types.SnpPolicy,
     "[appraisal.nitro]": types.PcrPolicy,
+    "[network]": types.Network,
     "[secrets.NAME]": types.Secret,
     "[volumes.NAME]": types.Volume,
     "[workloads.NAME]": types.Workload,

@@ -5,6 +5,8 @@
 mod anchor;
 mod convert;
 mod mount;
+mod network;
+mod network_values;
 mod values;
 mod volume;
 
@@ -20,8 +22,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<values::Finding>()?;
     module.add_class::<values::VolumeStatus>()?;
     module.add_class::<values::MountStats>()?;
+    module.add_class::<network::PyNetworkKey>()?;
+    module.add_class::<network::PyNetworkListener>()?;
+    module.add_class::<network::PyNetworkShield>()?;
+    module.add_class::<network_values::PyDenial>()?;
     module.add_function(wrap_pyfunction!(mount::enter_mount_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(mount::mount_tmpfs, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::cover_file, module)?)?;
     module.add_function(wrap_pyfunction!(mount::unmount, module)?)?;
     Ok(())
 }

@@ -73,6 +73,11 @@ pub fn mount_tmpfs(py: Python<'_>, path: PathBuf, size_bytes: u64, mode: u32) ->
 }
 
 #[pyfunction]
+pub fn cover_file(py: Python<'_>, source: PathBuf, path: PathBuf) -> PyResult<()> {
+    volume_fuse::cover_file(&source, &path).map_err(|error| of_mount(py, &error))
+}
+
+#[pyfunction]
 pub fn unmount(py: Python<'_>, path: PathBuf) -> PyResult<()> {
     py.detach(|| volume_fuse::unmount(Path::new(&path)))
         .map_err(|error| of_mount(py, &error))

@@ -72,3 +72,11 @@ pub struct ExternalRule {
     /// Virtual addresses that stand for it in the program's network.
     pub addresses: Vec<IpAddr>,
 }
+
+/// Reads the JSON form.
+///
+/// # Errors
+/// A text that names what is wrong.
+pub fn parse(json: &str) -> Result<Policy, String> {
+    serde_json::from_str(json).map_err(|error| format!("the network policy is not of the expected form: {error}"))
+}

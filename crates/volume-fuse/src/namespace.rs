@@ -75,6 +75,22 @@ pub fn mount_tmpfs(path: &Path, size_bytes: u64, mode: u32) -> Result<(), MountE
     })
 }
 
+/// Shows the file `source` at `path`, a file that exists, read-only, in the calling thread's namespace.
+///
+/// # Errors
+/// [`MountError`] says what the kernel refused.
+pub fn cover_file(source: &Path, path: &Path) -> Result<(), MountError> {
+    let bind = MsFlags::MS_BIND;
+    let read_only =
+        bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some(source), path, None::<&str>, bind, None::<&str>)
+        .and_then(|()| mount(None::<&str>, path, None::<&str>, read_only, None::<&str>))
+        .map_err(|errno| {
+            let what = format!("cannot cover {} by {}", path.display(), source.display());
+            MountError::unfit(&what, errno, NEEDS_ADMIN)
+        })
+}
+
 /// Removes the topmost mount at `path` from the calling thread's namespace; a mount in use is detached.
 ///
 /// # Errors
@@ -142,9 +158,10 @@ impl Namespace {
     }
 }
 
-/// Moves the calling server thread to the namespace of the process's main thread, so that it cannot reach the
-/// mount that it serves (and then wait for itself). Without the right to move, the thread stays: it opens no paths.
-pub(crate) fn leave_for_main() {
+/// Moves the calling thread, which must be a new one of ours, to the mount namespace of the process's main thread, so
+/// that it cannot reach a mount that it serves (and then wait for itself), and sees the machine's files, not the
+/// program's. Without the right to move, the thread stays.
+pub fn leave_for_main() {
     let (Ok(here), Ok(main)) = (Namespace::of_this_thread(), Namespace::open(MAIN_THREAD)) else {
         return;
     };

@@ -1,24 +1,37 @@
 """Requests to a CAS: each is sent only after the CAS's key has been compared with the pinned one."""
 
-import hashlib
 import os
 import threading
 import time
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 from securetf import errors
 from securetf import manifest as manifests
 from securetf.attester import Attester
+from securetf.cas_client.membership import (
+    AttestedKeys,
+    Denial,
+    Who,
+    attest_fields,
+    check_network,
+    check_provision,
+    denial_reports,
+    segment,
+    session_path,
+)
 from securetf.cas_client.transport import Transport
 from securetf.cas_client.trust import CasTrust
 from securetf.errors import CasProtocolError, CasUnreachableError, LimitError, SecuretfError, UsageError
-from securetf.evidence import binding
 from securetf.keys.owner import OwnerKey
 from securetf.keys.signature import NONCE_BYTES, Signer, sign
 from securetf.keys.workload import WorkloadKey
 from securetf.manifest import Manifest
 from securetf.provisioning import (
     HpkeKeyPair,
+    NetworkGrant,
     Provision,
     VolumeGrant,
     grant_transcript,
@@ -37,6 +50,9 @@ from securetf.wire import (
     Done,
     ErrorDocument,
     GrantRequest,
+    MembersView,
+    RenewRequest,
+    RenewResponse,
     SealedResponse,
     SecretImportRequest,
     SessionCreateRequest,
@@ -66,6 +82,7 @@ class CasClient:
         self.trust = trust
         self._transport = Transport(trust.url, trust.spki_sha256, deadline_s=deadline_s)
         self._writers: dict[bytes, Signer] = {}  # volume id → who holds its lease through this client
+        self._member: dict[str, tuple[Who, AttestedKeys]] = {}  # session → what this client provisioned
         self._lock = threading.Lock()
 
     def __enter__(self) -> "CasClient":
@@ -94,17 +111,17 @@ class CasClient:
 
     def update_session(self, manifest_text: str, owner_key: OwnerKey) -> SessionView:
         """Submit the next version; it names the current hash as predecessor."""
-        target = _session(manifests.parse(manifest_text).session.name)
+        target = session_path(manifests.parse(manifest_text).session.name)
         message = SessionUpdateRequest(manifest=manifest_text)
         return self._call("PUT", target, message, SessionView, signer=owner_key)
 
     def read_session(self, session: str, owner_key: OwnerKey) -> SessionView:
         """Read the current version and the states of its volumes."""
-        return self._call("GET", _session(session), None, SessionView, signer=owner_key)
+        return self._call("GET", session_path(session), None, SessionView, signer=owner_key)
 
     def history(self, session: str, owner_key: OwnerKey) -> SessionHistory:
         """Read the chain of versions."""
-        return self._call("GET", f"{_session(session)}/history", None, SessionHistory, signer=owner_key)
+        return self._call("GET", f"{session_path(session)}/history", None, SessionHistory, signer=owner_key)
 
     def packing_grant(self, session: str, volume: str, owner_key: OwnerKey) -> VolumeGrant:
         """Become the writer of a volume: raises its epoch, fences the writer before. Later `advance` calls of
@@ -146,7 +163,7 @@ class CasClient:
             session=session, secret=secret, key_id=owner_key.key_id, cas_spki=self._cas_spki()
         )
         sealed = seal_secret(value, self.trust.hpke_public_key, transcript)
-        target = f"{_session(session)}/secrets/{_segment(secret)}"
+        target = f"{session_path(session)}/secrets/{segment(secret)}"
         self._call("PUT", target, SecretImportRequest(sealed=sealed), Done, signer=owner_key)
 
     def audit(self, session: str, owner_key: OwnerKey, *, first: int = 0) -> AuditPage:
@@ -156,7 +173,7 @@ class CasClient:
             AuditError: the head is not signed by the audit key in the trust file.
         """
         page = self._call(
-            "GET", f"{_session(session)}/audit?first={first}", None, AuditPage, signer=owner_key
+            "GET", f"{session_path(session)}/audit?first={first}", None, AuditPage, signer=owner_key
         )
         check_head(
             page.head, cas=self.trust.spki_sha256, public_key=bytes.fromhex(self.trust.audit_public_key)
@@ -164,52 +181,117 @@ class CasClient:
         return page
 
     def provision(
-        self, session: str, workload: str, manifest: Manifest, attester: Attester, instance: int = 0
+        self,
+        session: str,
+        workload: str,
+        manifest: Manifest,
+        attester: Attester,
+        instance: int = 0,
+        network_spki: bytes | None = None,
+        endpoint: str | None = None,
     ) -> tuple[str, Provision]:
         """Attest this workload: challenge, Evidence bound to fresh keys, then (EAR token, opened Provision).
 
-        Later `advance` calls for its writable volumes are signed by the attested key.
+        Later `advance` calls for its writable volumes, `renew`, `members` and `report_denials` are signed by
+        the attested key. network_spki: of the network shield's key, for a certificate. endpoint: "ip:port"
+        where it listens.
         """
+        keys = AttestedKeys(WorkloadKey.generate(), HpkeKeyPair.generate())
+        who = Who(session, workload, instance, manifests.manifest_hash(manifest))
+        fields, transcript = self._prove(who, keys, attester, network_spki, endpoint)
+        response = self._call("POST", "/v1/attest", AttestRequest(**fields), AttestResponse)
+        provision = open_sealed(response.sealed_provision, keys.hpke, transcript)
+        check_provision(provision, who, network_spki)
+        with self._lock:
+            self._writers.update((grant.volume_id, keys.tls) for grant in provision.volumes if grant.writable)
+            self._member[session] = (who, keys)
+        return response.token, provision
+
+    def renew(
+        self,
+        session: str,
+        workload: str,
+        manifest: Manifest,
+        attester: Attester,
+        instance: int,
+        network_spki: bytes,
+        endpoint: str | None,
+    ) -> NetworkGrant:
+        """Attest again for the next certificate, which may be for another network key. Nothing else changes.
+
+        Raises:
+            ManifestHashError: the Manifest was replaced: no longer a member. FencedError: another process
+            attested as this instance. UsageError: this client did not provision it.
+        """
+        _, keys = self._membership(session)
+        who = Who(session, workload, instance, manifests.manifest_hash(manifest))
+        fields, _ = self._prove(who, keys, attester, network_spki, endpoint)
+        answer = self._call("POST", "/v1/renew", RenewRequest(**fields), RenewResponse, signer=keys.tls)
+        grant = NetworkGrant(**msgspec.structs.asdict(answer))
+        check_network(grant, network_spki)
+        return grant
+
+    def members(self, session: str, owner_key: OwnerKey | None = None) -> MembersView:
+        """Read who the members are: as an owner who may read, or as the member that this client provisioned.
+
+        Raises:
+            ManifestHashError, FencedError: no longer a member. UsageError: no key, and nothing provisioned.
+        """
+        target = f"{session_path(session)}/members"
+        if owner_key is not None:
+            return self._call("GET", target, None, MembersView, signer=owner_key)
+        who, keys = self._membership(session)
+        target += f"?workload={segment(who.workload)}&instance={who.instance}"
+        return self._call("GET", target, None, MembersView, signer=keys.tls, repeatable=True)
+
+    def report_denials(self, session: str, denials: Sequence[Denial], dropped: int = 0) -> None:
+        """Have what the network shield refused written to the audit log; too long texts are cut.
+
+        dropped: how many more there were that the shield could not keep.
+        """
+        who, keys = self._membership(session)
+        target = f"{session_path(session)}/denials"
+        for message in denial_reports(who, denials, dropped):
+            self._call("POST", target, message, Done, signer=keys.tls)
+
+    def _membership(self, session: str) -> tuple[Who, AttestedKeys]:
+        with self._lock:
+            found = self._member.get(session)
+        if found is None:
+            raise UsageError(
+                f"this client provisioned no workload of {session}", "provision it first, with this client"
+            )
+        return found
+
+    def _prove(
+        self,
+        who: Who,
+        keys: AttestedKeys,
+        attester: Attester,
+        network_spki: bytes | None,
+        endpoint: str | None,
+    ) -> tuple[dict[str, Any], bytes]:
+        """Return the fields of an AttestRequest with Evidence for a new challenge, and the transcript."""
         challenge = self._call(
             "POST",
             "/v1/challenge",
-            ChallengeRequest(session=session, workload=workload, instance=instance),
+            ChallengeRequest(session=who.session, workload=who.workload, instance=who.instance),
             ChallengeResponse,
             repeatable=True,
         )
-        tls_key, hpke_key = WorkloadKey.generate(), HpkeKeyPair.generate()
-        manifest_hash = manifests.manifest_hash(manifest)
-        transcript = binding.transcript(
-            role=binding.Role.WORKLOAD,
+        return attest_fields(
+            who,
+            keys,
+            attester,
             nonce=challenge.nonce,
-            tls_spki=tls_key.spki,
-            hpke_public_key=hpke_key.public,
             cas_spki=self._cas_spki(),
-            exporter=None,
-            manifest_hash=manifest_hash,
+            network_spki=network_spki,
+            endpoint=endpoint,
         )
-        evidence = attester.attest(hashlib.sha512(transcript).digest())
-        request = AttestRequest(
-            session=session,
-            workload=workload,
-            instance=instance,
-            nonce=challenge.nonce,
-            manifest_hash=manifest_hash,
-            platform=evidence.platform.value,
-            evidence=evidence.raw,
-            tls_spki=tls_key.spki,
-            hpke_public_key=hpke_key.public,
-        )
-        response = self._call("POST", "/v1/attest", request, AttestResponse)
-        provision = open_sealed(response.sealed_provision, hpke_key, transcript)
-        _check_provision(provision, request)
-        with self._lock:
-            self._writers.update((grant.volume_id, tls_key) for grant in provision.volumes if grant.writable)
-        return response.token, provision
 
     def _grant(self, kind: str, session: str, volume: str, owner_key: OwnerKey) -> VolumeGrant:
         ephemeral = HpkeKeyPair.generate()
-        target = f"{_session(session)}/volumes/{_segment(volume)}/{kind}-grant"
+        target = f"{session_path(session)}/volumes/{segment(volume)}/{kind}-grant"
         answer = self._call(
             "POST", target, GrantRequest(hpke_public_key=ephemeral.public), SealedResponse, signer=owner_key
         )
@@ -256,17 +338,6 @@ class CasClient:
         raise refusal_of(status, raw)
 
 
-def _check_provision(provision: Provision, request: AttestRequest) -> None:
-    asked = (request.session, request.workload, request.instance, request.manifest_hash)
-    got = (provision.session, provision.workload, provision.instance, provision.manifest_hash)
-    if asked != got:
-        raise CasProtocolError(
-            f"the CAS provisioned {got[1]}/{got[2]} of {got[0]}, asked was {asked[1]}/{asked[2]} of "
-            f"{asked[0]}",
-            "report it; this CAS does not follow the protocol",
-        )
-
-
 def decode_answer(raw: bytes, kind: type[_M]) -> _M:
     """Read an answer of the CAS. Raises CasProtocolError when it is not of this kind."""
     try:
@@ -291,20 +362,3 @@ def _class_of(code: str) -> type[SecuretfError]:
         if isinstance(value, type) and issubclass(value, SecuretfError) and value.code == code:
             return value
     return SecuretfError
-
-
-def _session(name: str) -> str:
-    tenant, slash, rest = name.partition("/")
-    if not slash:
-        raise UsageError(f"{name!r} is not tenant/session", "name a session as tenant/name")
-    return f"/v1/sessions/{_segment(tenant)}/{_segment(rest)}"
-
-
-def _segment(name: str) -> str:
-    """Return a name that may stand in a path as it is."""
-    if not name or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name) or name in (".", ".."):
-        raise UsageError(
-            f"{name!r} cannot be a name",
-            "use letters, digits, dots, dashes and underscores as in the Manifest",
-        )
-    return name

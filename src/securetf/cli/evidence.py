@@ -26,7 +26,7 @@ def command() -> None:
 @click.argument("file", type=_FILE)
 @_JSON
 def show(file: Path, as_json: bool) -> None:
-    """Print the fields of the quote or report in FILE (raw bytes). They are not authenticated."""
+    """Print the fields of the quote, report (raw) or RA-TLS certificate (PEM) in FILE; not authenticated."""
     found = facts(_read(file))
     if as_json:
         click.echo(json.dumps(found))

@@ -31,6 +31,7 @@ def check(file: Path, as_json: bool) -> None:
         "workloads": sorted(manifest.workloads),
         "volumes": sorted(manifest.volumes),
         "secrets": sorted(manifest.secrets),
+        **_network(manifest),
     }
     remarks = _remarks(manifest)
     if as_json:
@@ -39,7 +40,7 @@ def check(file: Path, as_json: bool) -> None:
     click.echo(f"{file}: valid")
     for key, value in facts.items():
         shown = (", ".join(value) or "none") if isinstance(value, list) else value
-        click.echo(f"  {key}: {shown or 'none (first version)'}")
+        click.echo(f"  {key.replace('_', ' ')}: {shown or 'none (first version)'}")
     for remark in remarks:
         click.echo(f"  note: {remark}")
     click.echo(
@@ -69,6 +70,15 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
         click.echo("\n".join(lines) or "no difference")
 
 
+def _network(manifest: manifests.Manifest) -> dict[str, list[str]]:
+    connections, clusters = [], set()
+    for name, workload in sorted(manifest.workloads.items()):
+        connections += [f"{name} to {peer}" for peer in sorted(workload.connect)]
+        connections += [f"{name} to {outside} (unshielded)" for outside in sorted(workload.external)]
+        clusters |= {workload.tensorflow_cluster} - {None}
+    return {"connections": connections, "tensorflow_clusters": sorted(map(str, clusters))}
+
+
 def _remarks(manifest: manifests.Manifest) -> list[str]:
     remarks = []
     if not manifest.appraisal:
@@ -84,6 +94,12 @@ def _remarks(manifest: manifests.Manifest) -> list[str]:
             )
         if not policy.platform_ids and platform != "insecure_simulation":
             remarks.append(f"`appraisal.{platform}.platform_ids` is absent: any genuine machine is accepted")
+    for name, workload in manifest.workloads.items():
+        if workload.external:
+            remarks.append(
+                f"`workloads.{name}.external` leaves the session: the program must speak TLS itself, and the "
+                "host sees to whom and how much"
+            )
     if not manifest.access.update:
         remarks.append("`access.update` is empty: this version can never be replaced")
     return remarks

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,17 +36,50 @@ _PATH = click.Path(path_type=Path)
     metavar="PLATFORM_DIR",
     help="Use a simulated platform: it proves nothing about any machine.",
 )
+@click.option(
+    "--instance", type=int, default=0, show_default=True, help="Which instance of WORKLOAD this is."
+)
+@click.option(
+    "--tunnel",
+    metavar="IP:PORT",
+    default="127.0.0.1:0",
+    show_default=True,
+    help="Where other members' shields reach this one; port 0 takes a free one.",
+)
+@click.option(
+    "--advertise",
+    metavar="IP:PORT",
+    help="What the others are told instead, such as an address outside a NAT.",
+)
+@click.option(
+    "--interceptor",
+    type=click.Choice(["auto", "namespace", "seccomp"]),
+    default="auto",
+    show_default=True,
+    help="How the program's connections are caught; auto: namespace where it can be made.",
+)
+@click.option(
+    "--members-deadline",
+    type=click.FloatRange(min=0),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the members of the program's cluster.",
+)
+@click.option("--progress-fd", type=int, hidden=True, help="Descriptor for JSON lines of progress.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen and what was not checked; do nothing.")
 @click.option("--report", "report_file", type=_PATH, help="Write times and memory as JSON to this file.")
-def command(
+def command(  # noqa: PLR0913, PLR0917  (one per option)
     workload: str,
     manifest_file: Path,
     cas: Path | None,
     volumes: Path | None,
     volume: tuple[str, ...],
     simulation: Path | None,
+    instance: int,
     dry_run: bool,
     report_file: Path | None,
+    **network: Any,
 ) -> int:
     """Run the program of WORKLOAD as the Manifest says; the exit status is the program's."""
     report = Report()
@@ -57,6 +90,7 @@ def command(
             manifest,
             workload,
             host_environment=os.environ,
+            instance=instance,
             volumes=volumes,
             directories=_directories(volume),
         )
@@ -68,10 +102,13 @@ def command(
     if report_file is not None:
         report.write(report_file)  # now, so that a wrong path is found before the program runs
     report.facts.update(
-        session=manifest.session.name, workload=workload, manifest=manifests.hash_text(manifest)
+        session=manifest.session.name,
+        workload=workload,
+        instance=instance,
+        manifest=manifests.hash_text(manifest),
     )
     try:
-        return _run(planned, cas, simulation, report)
+        return _run(planned, cas, simulation, report, network)
     except SecuretfError as error:
         report.failed(error)
         raise
@@ -88,18 +125,30 @@ def _write_at_end(report: Report, path: Path) -> None:
         print(f"securetf: error [{error.code}]: {error.problem}", file=sys.stderr)
 
 
-def _run(planned: LaunchPlan, cas: Path, simulation: Path | None, report: Report) -> int:
+def _run(
+    planned: LaunchPlan, cas: Path, simulation: Path | None, report: Report, options: dict[str, Any]
+) -> int:
     with report.step("import"):
         from securetf.cas_client import load_trust  # noqa: PLC0415  (not needed for --dry-run and errors)
+        from securetf.launcher.network import Stages  # noqa: PLC0415
+        from securetf.launcher.progress import Progress  # noqa: PLC0415
         from securetf.launcher.real import CasProvisioner, FilesystemShield  # noqa: PLC0415
         from securetf.launcher.run import check_host, run  # noqa: PLC0415
+        from securetf.shields.network import ProgramNetwork  # noqa: PLC0415
     check_host(planned)
     trust = load_trust(cas)
     report.facts["simulated"] = simulation is not None or trust.simulated
     if report.facts["simulated"]:
         print("securetf: INSECURE SIMULATION: nothing is proved about any machine", file=sys.stderr)
     provisioner = CasProvisioner(planned, trust, _attester(planned, simulation), report)
-    outcome = run(planned, provisioner=provisioner, shield=FilesystemShield(), report=report)
+    network = Stages(
+        network=ProgramNetwork(
+            tunnel=options["tunnel"], advertise=options["advertise"], interceptor=options["interceptor"]
+        ),
+        progress=Progress(options["progress_fd"]),
+        members_deadline_s=options["members_deadline"],
+    )
+    outcome = run(planned, provisioner=provisioner, shield=FilesystemShield(), network=network, report=report)
     if not outcome.started:
         print("securetf: stopped by a signal before the program was started", file=sys.stderr)
     for problem in outcome.problems:

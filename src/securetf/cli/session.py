@@ -1,6 +1,8 @@
-"""`securetf session create|update|show|history`."""
+"""`securetf session create|update|show|history|members`."""
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +89,39 @@ def history(session: str, trust_file: Path, key_file: Path, as_json: bool) -> No
         return
     for version in answer.versions:
         click.echo(f"{version.version}  {version.manifest_hash}  {version.time}  {version.signed_by}")
+
+
+@command.command()
+@click.argument("session")
+@_CAS
+@_KEY
+@_JSON
+def members(session: str, trust_file: Path, key_file: Path, as_json: bool) -> None:
+    """List the members of SESSION that attested with its current Manifest, and who is missing."""
+    client, key = _client(trust_file, key_file)
+    with client:
+        view = client.members(session, key)
+        simulated = client.trust.simulated
+    if as_json:
+        found = [{name: getattr(one, name) for name in one.__struct_fields__} for one in view.members]
+        facts = {"manifest_hash": view.manifest_hash, "ready": view.ready, "missing": view.missing}
+        click.echo(json.dumps({"session": session, **facts, "members": found, "simulated": simulated}))
+        return
+    click.echo(f"{session}: {len(view.members)} members, {view.manifest_hash}")
+    now_s = int(time.time())
+    for one in view.members:
+        state = "valid until" if one.expires_at > now_s else "EXPIRED at"
+        click.echo(
+            f"  {one.workload}/{one.instance}: last attested {_time(one.last_attested_at)}, certificate "
+            f"{state} {_time(one.expires_at)}, generation {one.generation}, at {one.endpoint or 'no address'}"
+        )
+    click.echo(f"  missing: {', '.join(view.missing) or 'none'}")
+    if simulated:
+        click.echo("SIMULATION: this CAS runs on no TEE")
+
+
+def _time(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _text(path: Path) -> str:

@@ -84,8 +84,8 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
     "NotFoundError": "check the name and that the key may read the session.",
     "ConflictError": "read the current state and decide again; nothing was changed.",
     "FencedError": (
-        "end this program: what it had committed before is kept. Find out who else mounted the volume for "
-        "writing."
+        "end this program: what it had committed before is kept. Find out who else started this instance, or "
+        "mounted the volume for writing."
     ),
     "LimitError": "send less or less often; the message names the limit.",
     "CasUnreachableError": (
@@ -128,6 +128,14 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
     ),
     "CommitFailedError": (
         "do not take the result for saved. Make the CAS reachable and run again from the last commit."
+    ),
+    "NetworkShieldError": (
+        "the message names the step. Interceptor `namespace` needs root and the packages nftables and "
+        "iproute2; `seccomp` needs Linux 6.7 with Landlock. docs/how-to/distributed-training.md tells more."
+    ),
+    "MembersMissingError": (
+        "start the members that are named, or see in their logs why they were refused; "
+        "`securetf session members` shows who attested when. `--members-deadline` waits longer."
     ),
     "DemoError": "`securetf demo` shows the step; run it again, and report the output if it repeats.",
 }

@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from securetf.errors import BindingError
 
-LABEL = b"securetf evidence binding v1"
-NONE = b"none"  # stands for an absent exporter or Manifest hash; no present one has four bytes
+LABEL = b"securetf evidence binding v2"
+NONE = b"none"  # stands for an absent field; no present one has four bytes
 NONCE_SIZE = 32  # bytes
 EXPORTER_SIZE = 32  # bytes; RFC 8446 section 7.5
 MANIFEST_HASH_SIZE = 32  # bytes; SHA-256
@@ -34,6 +34,7 @@ def transcript(
     cas_spki: bytes,
     exporter: bytes | None,
     manifest_hash: bytes | None,
+    network_spki: bytes | None = None,
 ) -> bytes:
     """Return the transcript: each field after its length (4 bytes, big endian), in the order of the
     arguments.
@@ -41,7 +42,8 @@ def transcript(
     nonce: 32 bytes from the verifying side, used once. tls_spki, cas_spki: DER SubjectPublicKeyInfo of the
     attester's TLS key and of the CAS (equal when the CAS attests). hpke_public_key: raw, as the KEM defines
     it. exporter: 32 bytes of TLS exporter under `EXPORTER_LABEL`, None for `binding: key`. manifest_hash:
-    SHA-256, None where no Manifest is meant (a CAS).
+    SHA-256, None where no Manifest is meant (a CAS). network_spki: DER SubjectPublicKeyInfo of the network
+    shield's key, None without one.
 
     Raises:
         BindingError: a field has the wrong size, or is all zero where that means it was never filled in.
@@ -53,6 +55,11 @@ def transcript(
                 f"{name} has {len(key)} bytes, expected {NONCE_SIZE} to {KEY_SIZE_LIMIT}",
                 "give the public key in the encoding that docs/formats/evidence-binding.md names",
             )
+    if network_spki is not None and not NONCE_SIZE <= len(network_spki) <= KEY_SIZE_LIMIT:
+        raise BindingError(
+            f"network key has {len(network_spki)} bytes, expected {NONCE_SIZE} to {KEY_SIZE_LIMIT}",
+            "give the SubjectPublicKeyInfo in DER",
+        )
     if exporter is not None:
         _exact("TLS exporter", exporter, EXPORTER_SIZE)
     if manifest_hash is not None:
@@ -66,6 +73,7 @@ def transcript(
         cas_spki,
         NONE if exporter is None else exporter,
         NONE if manifest_hash is None else manifest_hash,
+        NONE if network_spki is None else network_spki,
     )
     return b"".join(len(part).to_bytes(4, "big") + part for part in fields)
 
@@ -79,6 +87,7 @@ def report_data(
     cas_spki: bytes,
     exporter: bytes | None,
     manifest_hash: bytes | None,
+    network_spki: bytes | None = None,
 ) -> bytes:
     """Return the 64 bytes that the Evidence must carry: SHA-512 over `transcript` of the same arguments.
 
@@ -94,6 +103,7 @@ def report_data(
             cas_spki=cas_spki,
             exporter=exporter,
             manifest_hash=manifest_hash,
+            network_spki=network_spki,
         )
     ).digest()
 

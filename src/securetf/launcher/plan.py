@@ -8,7 +8,7 @@ from typing import Literal
 
 from securetf import manifest as manifests
 from securetf.errors import UsageError
-from securetf.manifest import Manifest
+from securetf.manifest import Manifest, network
 from securetf.manifest.rules import HOME_MEMORY
 
 HOME_MEMORY_SIZE = 1 << 30  # bytes at most; a tmpfs takes only what is written
@@ -43,7 +43,9 @@ class LaunchPlan:
 
     mounts: in the order in which they are mounted, so that a mount below another one comes after it.
     secret_files, secret_variables: path or variable to secret name. hexadecimal: the random secrets, which a
-    variable carries as hex text. environment: without the secret variables.
+    variable carries as hex text. environment: without the secret variables. networked: it has
+    network rules, so it gets a certificate. cluster: it waits for the members of this one and gets TF_CONFIG.
+    user_id: None = as the launcher, without capabilities.
     """
 
     manifest: Manifest = field(repr=False)
@@ -58,6 +60,10 @@ class LaunchPlan:
     secret_variables: Mapping[str, str]
     hexadecimal: frozenset[str]
     code_roots: Mapping[str, bytes]
+    instance: int = 0
+    networked: bool = False
+    cluster: str | None = None
+    user_id: int | None = None
 
 
 def plan(
@@ -65,6 +71,7 @@ def plan(
     workload_name: str,
     *,
     host_environment: Mapping[str, str],
+    instance: int = 0,
     volumes: Path | None = None,
     directories: Mapping[str, Path] | None = None,
 ) -> LaunchPlan:
@@ -74,10 +81,11 @@ def plan(
     directory per volume, of the volume's name. directories: volume name to directory, goes before `volumes`.
 
     Raises:
-        ManifestValueError: there is no such workload.
+        ManifestValueError: there is no such workload or instance.
         UsageError: a volume has no directory, or a directory is for no volume of this workload.
     """
     chosen = manifests.workload(manifest, workload_name)
+    manifests.check_instance(manifest, workload_name, instance)
     directories = directories or {}
     for name in directories:
         if name not in chosen.volumes:
@@ -85,16 +93,17 @@ def plan(
                 f"`--volume {name}=…`, but {workload_name} mounts no volume of this name",
                 f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
             )
+    own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
     mounts = [PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE)]
     mounts += [
         PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
     ]
-    for name, (path, writable) in manifests.mounts(chosen).items():
-        directory = directories.get(name) or (volumes / name if volumes else None)
+    for name, (path, writable) in manifests.mounts(manifest, workload_name, instance).items():
+        directory = directories.get(own[name]) or (volumes / name if volumes else None)
         if directory is None:
             raise UsageError(
                 f"no directory is given for the volume {name}",
-                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {name}=DIR`",
+                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
             )
         mounts.append(
             PlannedMount(
@@ -120,6 +129,10 @@ def plan(
         secret_variables=variables,
         hexadecimal=frozenset(name for name in chosen.secrets if manifest.secrets[name].kind == "random"),
         code_roots=manifests.code_roots(manifest, workload_name),
+        instance=instance,
+        networked=bool(chosen.listen or chosen.connect or chosen.external),
+        cluster=chosen.tensorflow_cluster,
+        user_id=chosen.user_id,
     )
 
 
@@ -133,7 +146,8 @@ def describe(planned: LaunchPlan, *, simulation: Path | None) -> list[str]:
     """Return the lines that `--dry-run` prints: what would happen, in order, and what was not checked."""
     session = planned.manifest.session.name
     lines = [
-        f"workload {planned.workload} of {session}, Manifest sha256:{planned.manifest_hash.hex()}",
+        f"workload {planned.workload}, instance {planned.instance}, of {session}, "
+        f"Manifest sha256:{planned.manifest_hash.hex()}",
         f"1. attest: INSECURE SIMULATION from {simulation}"
         if simulation
         else "1. attest: the TEE of this machine",
@@ -151,16 +165,43 @@ def describe(planned: LaunchPlan, *, simulation: Path | None) -> list[str]:
             what = "secrets" if one.kind == "secrets" else "memory"
             lines.append(f"   {one.path} (rw): {what}, at most {one.size_bytes} bytes, never on disk")
     lines += [f"   {path}: secret {name}" for path, name in sorted(planned.secret_files.items())]
-    lines.append(f"4. start in {planned.working_directory}: {_quoted(planned.command)}")
+    lines += _described_network(planned)
+    user = "" if planned.user_id is None else f" as user {planned.user_id}"
+    lines.append(f"5. start in {planned.working_directory}{user}: {_quoted(planned.command)}")
     lines += [f"   {name}={value}" for name, value in sorted(planned.environment.items())]
     lines += [f"   {name}=<secret {secret}>" for name, secret in sorted(planned.secret_variables.items())]
     lines += [f"   {name} is not set on this host" for name in planned.absent_environment]
     lines.append(
-        "5. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status"
+        "6. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status"
     )
     lines.append(
-        "not checked: CAS, attestation, whether this Manifest is current, volumes, the program, root, FUSE"
+        "not checked: CAS, attestation, if this Manifest is current, volumes, network, program, root, FUSE"
     )
+    return lines
+
+
+def _described_network(planned: LaunchPlan) -> list[str]:
+    chosen = manifests.workload(planned.manifest, planned.workload)
+    if not planned.networked:
+        return ["4. shield the network: the program has none but its own loopback"]
+    own = ", ".join(network.address(planned.manifest, planned.workload, planned.instance))
+    lines = [f"4. shield the network; the program's own addresses: {own}"]
+    lines += [
+        f"   port {rule.port} ({name}): from {', '.join(rule.sources) or 'nobody'}"
+        for name, rule in sorted(chosen.listen.items())
+    ]
+    for peer in chosen.connect:
+        workload, _, rule_name = peer.partition(":")
+        port = planned.manifest.workloads[workload].listen[rule_name].port
+        lines += [
+            f"   to {workload}-{instance}:{port} at "
+            + ", ".join(network.address(planned.manifest, workload, instance))
+            for instance in range(planned.manifest.workloads[workload].instances.maximum)
+            if (workload, instance) != (planned.workload, planned.instance)
+        ]
+    lines += [f"   to {name}: UNSHIELDED, {how}" for name, how in sorted(chosen.external.items())]
+    if planned.cluster:
+        lines.append(f"   wait for the cluster {planned.cluster}; the CAS issues TF_CONFIG")
     return lines
 
 

@@ -1,16 +1,15 @@
-"""Starts the unmodified program, hands signals on to it, waits for it and for what it left behind."""
+"""Hands signals on to the running program, waits for it and ends what it left behind."""
 
 import os
 import select
 import shutil
 import signal
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Mapping
 from types import FrameType
 
-from securetf.errors import EnvironmentUnfitError, LaunchError
+from securetf.errors import LaunchError
 
 FORWARDED = (
     signal.SIGTERM,
@@ -22,7 +21,6 @@ FORWARDED = (
     signal.SIGWINCH,
 )
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)  # a terminal sends these to the whole group
-_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 CANCEL_S = 10  # seconds between a signal before the start of the program and the hard end
 
 
@@ -107,60 +105,51 @@ class Signals:
 class Program:
     """The running program, in a session of its own, so that Ctrl-C reaches it once: through us."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
 
     def send(self, number: int) -> None:
         """Send a signal: to the program, or to its whole process group where a terminal would do that."""
         try:
             if number in _FROM_TERMINAL:
-                os.killpg(self._process.pid, number)
+                os.killpg(self._pid, number)
             else:
-                os.kill(self._process.pid, number)
+                os.kill(self._pid, number)
         except ProcessLookupError:
             return  # it has just ended
+
+    def end(self, grace_s: float, ended: threading.Event) -> None:
+        """Ask it to end, and kill it if it has not (`ended`) after `grace_s` seconds."""
+        self.send(signal.SIGTERM)
+        if not ended.wait(grace_s):
+            self.send(signal.SIGKILL)
 
     def wait(self) -> int:
         """Wait for the program; return its exit status, 128 + signal when a signal ended it."""
         while True:
             pid, status = os.waitpid(-1, 0)  # orphans of the program come to us: reap them, too
-            if pid == self._process.pid:
+            if pid == self._pid:
                 code = os.waitstatus_to_exitcode(status)
-                self._process.returncode = code
                 return code if code >= 0 else 128 - code
 
 
-def start(command: tuple[str, ...], environment: Mapping[bytes, bytes], working_directory: str) -> Program:
-    """Start `command` from this thread, in its namespace, with exactly this environment.
-
-    The program dies when this thread does (PR_SET_PDEATHSIG) and gains no privileges (PR_SET_NO_NEW_PRIVS).
+def check_program(name: str, environment: Mapping[bytes, bytes], working_directory: str) -> None:
+    """See whether the program could be started from its directory: with words that `execve` does not have.
 
     Raises:
         LaunchError: the program or the working directory does not exist.
-        EnvironmentUnfitError: `setpriv` is missing.
     """
-    setpriv = shutil.which("setpriv", path=_SYSTEM_PATH)
-    if setpriv is None:
-        raise EnvironmentUnfitError("the program setpriv is missing", "install the package util-linux")
     try:
-        # Not `Popen(cwd=…)`: its child would wait for a volume's native threads while this thread holds the
-        # GIL, which their anchor needs. This thread's directory is its own (CLONE_FS); the child inherits it.
-        os.chdir(working_directory)
+        os.chdir(working_directory)  # this thread's directory is its own (CLONE_FS)
     except OSError as error:
         raise LaunchError(
             f"the working directory {working_directory} cannot be entered: {error.strerror}",
             "correct `working_directory`, or mount a volume that holds it",
         ) from None
     try:
-        _find(command[0], environment[b"PATH"].decode(errors="surrogateescape"))
-        process = subprocess.Popen(  # noqa: S603  (the Manifest's command is the purpose; no shell)
-            [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", *command],
-            env=environment,
-            start_new_session=True,
-        )
+        _find(name, environment[b"PATH"].decode(errors="surrogateescape"))
     finally:
         os.chdir("/")  # else this thread would keep the mount busy
-    return Program(process)
 
 
 def end_descendants() -> None:

@@ -1,6 +1,6 @@
 """The stages as `securetf run` uses them: the CAS, the platform's attester and the file-system shield."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from securetf.attester import Attester
@@ -9,9 +9,10 @@ from securetf.claims import Evidence, Platform
 from securetf.errors import LaunchError
 from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.report import Report
-from securetf.launcher.stages import Anchor, Mounted
-from securetf.provisioning import Provision, VolumeGrant
+from securetf.launcher.stages import Anchor, Denial, Mounted, Offer
+from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
 from securetf.shields import filesystem
+from securetf.wire import MembersView
 
 
 class CasProvisioner:
@@ -28,15 +29,45 @@ class CasProvisioner:
         """Make the attester, which measures this software."""
         self._attester = _TimedAttester(self._make_attester(), self._report)
 
-    def provision(self) -> Provision:
+    def provision(self, offer: Offer | None) -> Provision:
         """Ask the CAS for what the Manifest gives to this workload."""
+        _token, provision = self._client.provision(
+            self._plan.manifest.session.name,
+            self._plan.workload,
+            self._plan.manifest,
+            self._measured(),
+            self._plan.instance,
+            network_spki=offer.spki if offer else None,
+            endpoint=offer.endpoint if offer else None,
+        )
+        if offer is None:
+            self._attester = None  # nothing will be renewed
+        return provision
+
+    def renew(self, offer: Offer) -> NetworkGrant:
+        """Attest anew for the next certificate."""
+        return self._client.renew(
+            self._plan.manifest.session.name,
+            self._plan.workload,
+            self._plan.manifest,
+            self._measured(),
+            self._plan.instance,
+            offer.spki,
+            offer.endpoint,
+        )
+
+    def members(self) -> MembersView:
+        """Ask who attested; signed by this member's key."""
+        return self._client.members(self._plan.manifest.session.name)
+
+    def report_denials(self, denials: Sequence[Denial], dropped: int) -> None:
+        """Report refused connections; signed by this member's key."""
+        self._client.report_denials(self._plan.manifest.session.name, denials, dropped)
+
+    def _measured(self) -> Attester:
         if self._attester is None:
             raise LaunchError("nothing was measured", "call `measure` first")
-        _token, provision = self._client.provision(
-            self._plan.manifest.session.name, self._plan.workload, self._plan.manifest, self._attester
-        )
-        self._attester = None
-        return provision
+        return self._attester
 
     def anchor(self, grant: VolumeGrant) -> Anchor:
         """Return `advance` for the volume of `grant`."""
@@ -81,6 +112,10 @@ class FilesystemShield:
     def unmount_memory(self, path: str) -> None:
         """Unmount a tmpfs."""
         filesystem.unmount(path)
+
+    def cover_file(self, source: str, path: str) -> None:
+        """Bind a file of ours over one of the machine's."""
+        filesystem.cover_file(source, path)
 
     def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
         """Open and mount one volume; if it cannot be mounted, it is closed again."""

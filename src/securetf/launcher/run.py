@@ -18,8 +18,10 @@ from securetf.errors import (
 from securetf.launcher import secrets, watchdog
 from securetf.launcher.hardening import harden
 from securetf.launcher.mountpoints import REGISTRY, MountPoints, make_directory
+from securetf.launcher.network import LaunchNetwork, Stages, give_to
 from securetf.launcher.plan import LaunchPlan, PlannedMount
-from securetf.launcher.program import Cancelled, Signals, end_descendants, start
+from securetf.launcher.program import Cancelled, Program, Signals, check_program, end_descendants
+from securetf.launcher.progress import Progress
 from securetf.launcher.report import Report
 from securetf.launcher.stages import Mounted, Provisioner, Shield
 from securetf.manifest.rules import HOME_MEMORY
@@ -31,11 +33,15 @@ _FUSE_FIX = "load the kernel module fuse (`modprobe fuse`); in a container, pass
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended. status: of the program, or 128 + signal. problems: what failed after it had ended."""
+    """How a run ended. status: of the program, or 128 + signal. problems: what failed after it had ended.
+
+    revoked: why the program was ended by us.
+    """
 
     status: int = 0
     started: bool = False
     problems: list[SecuretfError] = field(default_factory=list)
+    revoked: SecuretfError | None = None
 
 
 def check_host(
@@ -77,6 +83,7 @@ def run(
     *,
     provisioner: Provisioner,
     shield: Shield,
+    network: Stages,
     report: Report,
     registry: Path = REGISTRY,
 ) -> Outcome:
@@ -86,6 +93,7 @@ def run(
         SecuretfError: what stopped it before the program ran; all that was done is undone.
         VolumeIntegrityError: the program ended with 0, but was refused data that does not authenticate.
         CommitFailedError: the program ended with 0, but its last writes could not be anchored.
+        ManifestHashError, FencedError, …: the program was ended, because its membership has.
     """
     harden()
     signals = Signals()
@@ -95,7 +103,10 @@ def run(
 
     def work() -> None:
         try:
-            _Launch(planned, shield, report, signals, outcome).run(provisioner, registry)
+            launched = _Launch(
+                planned, shield, LaunchNetwork(planned, network, report), report, signals, outcome
+            )
+            launched.run(provisioner, network.progress, registry)
         except BaseException as error:  # noqa: BLE001  (carried to the main thread)
             failure.append(error)
         finally:
@@ -110,6 +121,8 @@ def run(
         raise failure[0]
     if failure:
         outcome.status = 128 + (signals.cancelled or 0)
+    if outcome.revoked is not None:
+        raise outcome.revoked
     if outcome.problems and outcome.status == 0:
         raise _failure(outcome.problems)
     return outcome
@@ -122,23 +135,25 @@ class _Launch:
         self,
         planned: LaunchPlan,
         shield: Shield,
+        network: LaunchNetwork,
         report: Report,
         signals: Signals,
         outcome: Outcome,
     ) -> None:
-        self._plan, self._shield, self._report = planned, shield, report
+        self._plan, self._shield, self._network, self._report = planned, shield, network, report
         self._signals, self._outcome = signals, outcome
         self._mounted: list[PlannedMount] = []
 
-    def run(self, provisioner: Provisioner, registry: Path) -> None:
+    def run(self, provisioner: Provisioner, progress: Progress, registry: Path) -> None:
         """Do all steps; the ExitStack undoes them."""
         with ExitStack() as undo:
             undo.callback(provisioner.close)
+            progress.state("attesting")
             with self._report.step("measure"):
                 provisioner.measure()
             self._signals.check()
             with self._report.step("provision"):
-                provision = provisioner.provision()
+                provision = provisioner.provision(self._network.offer())
                 self._check(provision)
             self._signals.check()
             with self._report.step("mount"):
@@ -146,24 +161,40 @@ class _Launch:
                 self._shield.enter_namespace()
                 self._mount_all(provisioner, provision, points, undo)
             self._signals.check()
+            with self._report.step("network"):
+                self._network.raise_shield(provision, provisioner, self._shield, undo)
+            self._signals.check()
             with self._report.step("secrets"):
                 environment = self._hand_over(provision)
             del provision
+            with self._report.step("members"):
+                environment |= self._network.wait_for_members(self._signals.check)
             self._signals.check()
             with self._report.step("start"):
                 undo.callback(end_descendants)
                 self._watchdog = watchdog.start()  # ends when this is dropped
-                program = start(self._plan.command, environment, self._plan.working_directory)
-                self._signals.running(program)
-                self._outcome.started = True
+                program = self._start(environment, undo)
             del environment
             self._report.started()
+            progress.state("running")
             with self._report.step("program"):
                 self._outcome.status = program.wait()
                 self._signals.ended()
+                self._network.program_ended()
+            self._outcome.revoked = self._network.revoked
             self._report.ended(self._outcome.status)
             with self._report.step("unmount and commit"):
                 undo.close()
+
+    def _start(self, environment: dict[bytes, bytes], undo: ExitStack) -> Program:
+        check_program(self._plan.command[0], environment, self._plan.working_directory)
+        program = Program(
+            self._network.spawn([os.fsencode(word) for word in self._plan.command], environment)
+        )
+        self._signals.running(program)
+        self._outcome.started = True
+        self._network.watch(program, undo)
+        return program
 
     def _check(self, provision: Provision) -> None:
         """The CAS answered for this Manifest and this workload, or the plan does not fit what it released."""
@@ -201,9 +232,21 @@ class _Launch:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
                 self._shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
                 undo.callback(self._shield.unmount_memory, one.path)
-                for name in ("home", "tmp") if one.path == HOME_MEMORY else ():
-                    os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
+                self._fill_memory(one)
             self._mounted.append(one)
+        self._give_away()
+
+    def _fill_memory(self, one: PlannedMount) -> None:
+        for name in ("home", "tmp") if one.path == HOME_MEMORY else ():
+            os.mkdir(f"{HOME_MEMORY}/{name}", 0o700)
+
+    def _give_away(self) -> None:
+        """Let the program's own user, if it has one, write where the program may write."""
+        if self._plan.user_id is None:
+            return
+        own = [f"{HOME_MEMORY}/{name}" for name in ("home", "tmp")]
+        writable = [one.path for one in self._mounted if one.writable and one.path != HOME_MEMORY]
+        give_to(self._plan.user_id, own + writable)
 
     def _mount_point(self, one: PlannedMount, points: MountPoints, undo: ExitStack) -> None:
         """See to it that the mount point exists: on the host's file system, or inside a mount of ours."""
@@ -231,6 +274,8 @@ class _Launch:
     def _hand_over(self, provision: Provision) -> dict[bytes, bytes]:
         """Write the secret files; return the program's whole environment."""
         secrets.write_files(self._plan.secret_files, provision.secrets)
+        if self._plan.user_id is not None:
+            give_to(self._plan.user_id, list(self._plan.secret_files))
         environment = {name.encode(): os.fsencode(value) for name, value in self._plan.environment.items()}
         found = secrets.variables(self._plan.secret_variables, provision.secrets, self._plan.hexadecimal)
         return {**environment, **found}

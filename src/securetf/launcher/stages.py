@@ -1,10 +1,12 @@
 """What the launcher needs of the stages before it, as Protocols: they are given as arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from securetf.provisioning import Provision, VolumeGrant
+from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
+from securetf.wire import MembersView
 
 Anchor = Callable[[int, int, bytes, int, bytes], None]  # (epoch, seq, root, new_seq, new_root), or it raises
 
@@ -16,8 +18,20 @@ class Provisioner(Protocol):
         """Measure this software and make the attester ready."""
         ...
 
-    def provision(self) -> Provision:
-        """Challenge, Evidence, and the opened Provision."""
+    def provision(self, offer: "Offer | None") -> Provision:
+        """Challenge, Evidence, and the opened Provision; with an offer, a certificate for the relay, too."""
+        ...
+
+    def renew(self, offer: "Offer") -> NetworkGrant:
+        """Attest anew and return the next certificate."""
+        ...
+
+    def members(self) -> MembersView:
+        """Return who attested for this session, and this member's TF_CONFIG once all are there."""
+        ...
+
+    def report_denials(self, denials: "Sequence[Denial]", dropped: int) -> None:
+        """Put refused connections into the CAS's audit log; `dropped` more could not be kept."""
         ...
 
     def anchor(self, grant: VolumeGrant) -> Anchor:
@@ -60,6 +74,102 @@ class Shield(Protocol):
         """Unmount the tmpfs on `path`."""
         ...
 
+    def cover_file(self, source: str, path: str) -> None:
+        """Show the file `source` at `path`, a file that exists, read-only."""
+        ...
+
     def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
         """Open the volume whose ciphertext is in `directory` and mount it on `path`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a member brings to an attestation: its relay's public key (DER SPKI), where its tunnel listens."""
+
+    spki: bytes
+    endpoint: str
+
+
+def offer_of(network: "Network") -> Offer:
+    """Return an offer with a fresh key."""
+    return Offer(network.new_key(), network.endpoint())
+
+
+class Denial(Protocol):
+    """One refused connection. direction: `outbound` or `inbound`; process: `pid name`, empty if not known."""
+
+    @property
+    def time_s(self) -> int: ...
+    @property
+    def direction(self) -> str: ...
+    @property
+    def process(self) -> str: ...
+    @property
+    def destination(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Network(Protocol):
+    """The network shield of one program. Calls come from the launcher's thread and from the membership's."""
+
+    def endpoint(self) -> str:
+        """Listen for tunnels, if that was not done yet; return the address that others are told.
+
+        Raises PortInUseError.
+        """
+        ...
+
+    def new_key(self) -> bytes:
+        """Make the relay's next key; return its public half, DER. The old one is used until `install`."""
+        ...
+
+    def raise_shield(self, policy: str, grant: NetworkGrant | None) -> None:
+        """Raise it with the last new key, self-test included; without a grant nothing is reachable.
+
+        Raises NetworkShieldError.
+        """
+        ...
+
+    def hosts(self) -> str:
+        """Return the text of the program's /etc/hosts."""
+        ...
+
+    def resolv_conf(self) -> str:
+        """Return the text of the program's /etc/resolv.conf."""
+        ...
+
+    def spawn(
+        self, command: list[bytes], environment: Mapping[bytes, bytes], directory: str, uid: int | None
+    ) -> int:
+        """Start the program confined, as a child of the calling thread; return its process id."""
+        ...
+
+    def set_endpoints(self, endpoints: list[tuple[str, int, str]]) -> None:
+        """Say where the tunnels of (workload, instance) are; replaces what was said before."""
+        ...
+
+    def install(self, grant: NetworkGrant) -> None:
+        """Go on with the last new key and its certificate."""
+        ...
+
+    def revoke(self, reason: str) -> None:
+        """Cut all connections, and refuse new ones for ever."""
+        ...
+
+    def denials(self) -> tuple[Sequence[Denial], int]:
+        """Return the refusals since the last call, and how many more there were."""
+        ...
+
+    def fallback(self) -> str | None:
+        """Return why `auto` did not take the namespace."""
+        ...
+
+    def stats(self) -> Mapping[str, object]:
+        """Return what the report shows."""
+        ...
+
+    def lower(self) -> None:
+        """Take it down; a second call, or one before it was raised, does nothing."""
         ...

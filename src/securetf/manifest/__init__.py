@@ -1,24 +1,41 @@
 """Manifests: a strict TOML file: what a session keeps, whom it trusts, what it runs. Pure but for `load`."""
 
-import hashlib
 import tomllib
 from pathlib import Path
 
-import msgspec
-
 from securetf.errors import ManifestSyntaxError, ManifestValueError
-from securetf.manifest import rules
-from securetf.manifest.convert import dotted, nearest, struct
+from securetf.manifest import network_rules, rules
+from securetf.manifest.canonical import canonical, hash_text, manifest_hash
+from securetf.manifest.convert import dotted, struct
 from securetf.manifest.diff import diff
+from securetf.manifest.lookup import (
+    check_instance,
+    code_roots,
+    instance_volume,
+    mounts,
+    secret_places,
+    volume_rule,
+    workload,
+)
 from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy, SnpTcbMinimum
-from securetf.manifest.rules import split_mount, split_secret
-from securetf.manifest.types import Access, Manifest, PlatformPolicy, Secret, Session, Volume, Workload
+from securetf.manifest.types import (
+    Access,
+    Instances,
+    Listen,
+    Manifest,
+    Network,
+    PlatformPolicy,
+    Secret,
+    Session,
+    Volume,
+    Workload,
+)
 
 __all__ = [
-    "MAX_SIZE", "Access", "Manifest", "PcrPolicy", "PlatformPolicy", "Secret", "Session", "SgxPolicy",
-    "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload",
-    "canonical", "code_roots", "diff", "hash_text", "load", "manifest_hash", "mounts", "parse",
-    "secret_places", "workload",
+    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PcrPolicy", "PlatformPolicy",
+    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "canonical",
+    "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load", "manifest_hash",
+    "mounts", "parse", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
 
 MAX_SIZE = 256 * 1024  # bytes of the file
@@ -47,6 +64,7 @@ def parse(text: str) -> Manifest:
     _refuse_later_freshness(tree)
     manifest = struct(tree, Manifest)
     rules.check(manifest)
+    network_rules.check(manifest)
     return manifest
 
 
@@ -71,56 +89,6 @@ def load(path: Path) -> Manifest:
     return parse(text.replace("\r\n", "\n"))
 
 
-def canonical(manifest: Manifest) -> bytes:
-    """Return the canonical JSON form: defaults included, keys sorted, no spaces, UTF-8."""
-    return msgspec.json.encode(manifest, order="sorted")
-
-
-def manifest_hash(manifest: Manifest) -> bytes:
-    """Return the SHA-256 of the canonical form, 32 bytes."""
-    return hashlib.sha256(canonical(manifest)).digest()
-
-
-def hash_text(manifest: Manifest) -> str:
-    """Return the Manifest hash as a `predecessor` names it: "sha256:" and 64 hex digits."""
-    return "sha256:" + manifest_hash(manifest).hex()
-
-
-def workload(manifest: Manifest, name: str) -> Workload:
-    """Return the workload `name`. Raises ManifestValueError naming those that exist."""
-    found = manifest.workloads.get(name)
-    if found is None:
-        near = nearest(name, manifest.workloads)
-        raise ManifestValueError(
-            f'{manifest.session.name} has no workload "{name}"; it has {_listed(manifest.workloads)}',
-            f'did you mean "{near}"?' if near else f"add `[{dotted('workloads', name)}]`, or name another",
-        )
-    return found
-
-
-def mounts(chosen: Workload) -> dict[str, tuple[str, bool]]:
-    """Return volume name to (path, writable) of a workload."""
-    return {name: split_mount(mount, name) for name, mount in chosen.volumes.items()}
-
-
-def secret_places(chosen: Workload) -> dict[str, tuple[str, str]]:
-    """Return secret name to ("file", path) or ("env", name) of a workload."""
-    return {name: split_secret(target, name) for name, target in chosen.secrets.items()}
-
-
-def code_roots(manifest: Manifest, workload_name: str) -> dict[str, bytes]:
-    """Return volume name to root (32 bytes) of the workload's volumes that have a root in the Manifest.
-
-    They are measured into RTMR 3 (`securetf.claims.code_register`), so that changed code is another workload.
-    """
-    roots = {}
-    for name in workload(manifest, workload_name).volumes:
-        root = manifest.volumes[name].root
-        if root is not None:
-            roots[name] = bytes.fromhex(root.removeprefix("sha256:"))
-    return roots
-
-
 def _refuse_later_freshness(tree: dict[str, object]) -> None:
     volumes = tree.get("volumes")
     for name, volume in volumes.items() if isinstance(volumes, dict) else ():
@@ -130,7 +98,3 @@ def _refuse_later_freshness(tree: dict[str, object]) -> None:
                 f'`{dotted("volumes", name, "freshness")}` is "{freshness}", which is not in this release',
                 'use "group" or "pinned"',
             )
-
-
-def _listed(names: dict[str, Workload]) -> str:
-    return ", ".join(sorted(names)) or "none"

@@ -69,7 +69,7 @@ def _struct(table: dict[str, object], kind: type[msgspec.Struct], path: tuple[st
     values = {}
     for name, field in fields.items():
         if name in table:
-            values[name] = _convert(table[name], field.type, (*path, name))
+            values[field.name] = _convert(table[name], field.type, (*path, name))
         elif field.required:
             raise ManifestValueError(
                 f"`{dotted(*path, name)}` is missing", "add it; docs/reference/manifest.md shows how"

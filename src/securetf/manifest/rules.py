@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from securetf.errors import ManifestValueError
 from securetf.manifest.convert import dotted, nearest
-from securetf.manifest.types import Manifest, Workload
+from securetf.manifest.types import Manifest, Volume, Workload
 
 HOME_MEMORY = "/run/securetf"  # the launcher's own memory file system: HOME and TMPDIR of the program
 
@@ -46,6 +46,33 @@ def _volumes(manifest: Manifest) -> None:
                 "owners with `access.update` take the key by packing",
                 "remove `export`, or name the `writer`",
             )
+        if volume.per_instance:
+            _per_instance(manifest, name, volume)
+
+
+def _per_instance(manifest: Manifest, name: str, volume: Volume) -> None:
+    if volume.root is not None:
+        _refuse(
+            f"`{dotted('volumes', name, 'root')}` is set for a volume of which each instance has its own",
+            "remove `root`, or `per_instance`",
+        )
+    for other in manifest.volumes:
+        base, _, number = other.rpartition(".")
+        if base == name and number.isdigit():
+            _refuse(
+                f"`{dotted('volumes', other)}` is also what instance {number}'s own {name} is called",
+                "rename one of the two",
+            )
+    if volume.writer is None:
+        return
+    written = manifest.workloads[volume.writer].instances.maximum
+    for reader, workload in manifest.workloads.items():
+        if name in workload.volumes and workload.instances.maximum > written:
+            _refuse(
+                f"`{dotted('workloads', reader, 'volumes', name)}` is per instance, but {reader} has up to "
+                f"{workload.instances.maximum} instances and its writer {volume.writer} {written}",
+                "each instance sees the volume of its own number: give the writer as many instances",
+            )
 
 
 def _workload(manifest: Manifest, name: str, workload: Workload) -> None:
@@ -69,6 +96,12 @@ def _workload(manifest: Manifest, name: str, workload: Workload) -> None:
             _refuse(
                 f'`{key}` is "{mount}", but {who}',
                 f'mount it "{path}:ro", or set `{dotted("volumes", volume, "writer")} = "{name}"`',
+            )
+        if writable and workload.instances.maximum > 1 and not manifest.volumes[volume].per_instance:
+            _refuse(
+                f'`{key}` is "{mount}", but {name} has up to {workload.instances.maximum} instances and '
+                "a volume has one writer",
+                f"set `{dotted('volumes', volume, 'per_instance')} = true`: each instance then has its own",
             )
     for directory in workload.memory:
         key = dotted(*base, "memory", directory)

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of volumes, secrets and workloads; also segments of a SPIFFE ID
 REGISTER_HEX = r"^[0-9a-f]{96}$"  # 48 bytes
 MAX_ENTRIES = 256  # of any one table or list
+MAX_INSTANCES = 1024  # of one workload
 
 Hash = Annotated[
     str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description='"sha256:" and 64 hex digits in lower case')
@@ -31,6 +32,20 @@ Name = Annotated[
     str, Meta(pattern=rf"^{NAME}$", description="1 to 64 letters, digits, dots, dashes, underscores")
 ]
 Argument = Annotated[str, Meta(max_length=65536, pattern=r"^[^\x00]*$", description="text without a NUL")]
+Peer = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{NAME}:{NAME}$",
+        description='"workload:rule", the name of a workload and of one of its `listen` rules',
+    ),
+]
+Outside = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?:[1-9][0-9]{0,4}$",
+        description='"name:port", a DNS name in lower case and a TCP port',
+    ),
+]
 EnvironmentName = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$", description="letters, digits and underscores")
 ]
@@ -105,7 +120,8 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     freshness: `group` (commits are anchored in groups) or `pinned` (never written by a workload).
     root: the one version that may be mounted, only with `pinned`. export: owners' keys that may take out the
-    volume key of a volume that a workload writes.
+    volume key of a volume that a workload writes. per_instance: each instance of a workload has its own,
+    known as NAME.INSTANCE.
     """
 
     protection: Literal["encrypted"] = "encrypted"
@@ -113,6 +129,27 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     freshness: Literal["group", "pinned"] = "group"
     root: Hash | None = None
     export: Annotated[tuple[KeyId, ...], Meta(max_length=MAX_ENTRIES)] = ()
+    per_instance: bool = False
+
+
+class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds for the certificates of all members; they are renewed at half of their lifetime."""
+
+    certificate_lifetime_s: Annotated[int, Meta(ge=10, le=604_800)] = 3600
+
+
+class Instances(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many run: 0 to `minimum` - 1 are always needed, those below `maximum` may come and go."""
+
+    minimum: Annotated[int, Meta(ge=1, le=MAX_INSTANCES)] = 1
+    maximum: Annotated[int, Meta(ge=1, le=MAX_INSTANCES)] = 1
+
+
+class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A TCP port of the program, and the workloads whose members may connect to it."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    sources: Annotated[tuple[Name, ...], Meta(max_length=MAX_ENTRIES)] = field(name="from", default=())
 
 
 class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +157,10 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     volumes: volume name to "/path:ro" or "/path:rw". secrets: secret name to "file:/path" or "env:NAME".
     memory: directory to size in bytes of a private file system in memory that the program may write.
+    listen: rule's name to port; connect: "workload:rule"; external: "name:port" outside of the session, to
+    which the program speaks TLS itself. Without them the program has no network but its own loopback.
+    tensorflow_cluster: the cluster for which the CAS issues TF_CONFIG; tensorflow_task: its task type, None =
+    the workload's name. user_id: who the program runs as, None = as the launcher, without capabilities.
     """
 
     command: Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=1024)]
@@ -129,6 +170,13 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     secrets: dict[Name, str] = {}
     memory: dict[str, Annotated[int, Meta(ge=4096, le=2**50)]] = {}
     working_directory: str = "/"
+    instances: Instances = Instances()
+    listen: Annotated[dict[Name, Listen], Meta(max_length=MAX_ENTRIES)] = {}
+    connect: Annotated[tuple[Peer, ...], Meta(max_length=MAX_ENTRIES)] = ()
+    external: dict[Outside, Literal["tls passthrough"]] = {}
+    tensorflow_cluster: Name | None = None
+    tensorflow_task: Literal["chief", "worker", "ps", "evaluator"] | None = None
+    user_id: Annotated[int, Meta(ge=1, le=2**32 - 2)] | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +185,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session: Session
     access: Access = Access()
     appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
+    network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}
     workloads: dict[Name, Workload] = {}

@@ -13,11 +13,12 @@ from securetf.provisioning.sealing import (
     seal_secret,
     secret_transcript,
 )
-from securetf.provisioning.values import Provision, VolumeGrant
+from securetf.provisioning.values import NetworkGrant, Provision, VolumeGrant
 
 __all__ = [
     "HPKE_PUBLIC_KEY_SIZE",
     "HpkeKeyPair",
+    "NetworkGrant",
     "Provision",
     "VolumeGrant",
     "check_public_key",

@@ -35,10 +35,25 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         )
 
 
+class NetworkGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A member's certificate (docs/formats/x509-svid.md); nothing in it is secret.
+
+    trust_domain: of the CAS. chain: DER, leaf first, without the root. trust_root: DER, the session's
+    authority. not_after: end of the leaf, Unix seconds. lifetime_s: from now to there; renew at half of it.
+    """
+
+    trust_domain: str
+    chain: list[bytes]
+    trust_root: bytes
+    not_after: int
+    lifetime_s: int
+
+
 class Provision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the CAS released to one attested workload.
 
-    manifest_hash: 32 bytes. secrets: name to value; values are never shown.
+    manifest_hash: 32 bytes. secrets: name to value; values are never shown. network: None when no network key
+    was attested.
     """
 
     session: str
@@ -47,6 +62,7 @@ class Provision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     manifest_hash: Bytes32
     volumes: list[VolumeGrant]
     secrets: dict[str, bytes]
+    network: NetworkGrant | None = None
 
     def __repr__(self) -> str:
         sizes = {name: f"<{len(value)} bytes>" for name, value in self.secrets.items()}

@@ -18,6 +18,7 @@ from securetf.endorsements.dcap import strict_json
 from securetf.errors import EndorsementError, EvidenceError, TcbError
 from securetf.verifier import dcap_diagnosis, pck
 from securetf.verifier.dcap_rules import Rules
+from securetf.verifier.known import Known
 from securetf.verifier.steps import step
 
 STEPS = (
@@ -40,6 +41,7 @@ def authenticate(
     endorsements_for: EndorsementsFor,
     minimum_tcb_evaluation: int,
     now: datetime,
+    known: Known,
 ) -> "Facts":
     """Verify steps 2 to 6 of a parsed quote: signatures, chain, collateral, TCB, configuration. Not the
     binding.
@@ -48,9 +50,9 @@ def authenticate(
         EvidenceError: the exact subclass names the leg that failed.
     """
     with step(2):  # PCK chain: three certificates, self-signed root with a pinned key.
-        chain = pck.parse_chain(rules.quote.pck_chain, anchors)
+        chain = known.parse_chain(rules.quote.pck_chain, anchors)
     with step(3):  # Collateral of this platform; its signers are Intel's TCB signer, not a PCK.
-        endorsements = _collateral(chain, anchors, endorsements_for)
+        endorsements = _collateral(chain, anchors, endorsements_for, known)
     with step(4):  # Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
         facts = _verify_signatures(rules, chain, endorsements, now)
     with step(5):  # What dcap-qvl leaves open about the collateral.
@@ -73,16 +75,18 @@ class Facts:
     valid_until: datetime
 
 
-def _collateral(chain: pck.Chain, anchors: TrustAnchors, endorsements_for: EndorsementsFor) -> Endorsements:
+def _collateral(
+    chain: pck.Chain, anchors: TrustAnchors, endorsements_for: EndorsementsFor, known: Known
+) -> Endorsements:
     endorsements = endorsements_for(chain.fmspc)
     if endorsements is None:
         raise EndorsementError(
             f"no collateral for the platform with FMSPC {chain.fmspc}",
             "fetch the collateral of this platform and give it to the verifier",
         )
-    pck.check_signer_chain("TCB info", endorsements.tcb_info_issuer_chain, anchors)
+    known.check_signer_chain("TCB info", endorsements.tcb_info_issuer_chain, anchors)
     if endorsements.qe_identity_issuer_chain != endorsements.tcb_info_issuer_chain:
-        pck.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
+        known.check_signer_chain("QE identity", endorsements.qe_identity_issuer_chain, anchors)
     return endorsements
 
 

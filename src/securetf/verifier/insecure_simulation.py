@@ -6,6 +6,7 @@ from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.errors import SimulationRefusedError, UnsupportedPlatformError
 from securetf.verifier import Verifier, tdx
+from securetf.verifier.known import Known
 
 
 def verifier(anchors: TrustAnchors, endorsements: Endorsements) -> Verifier:
@@ -26,7 +27,7 @@ def verifier(anchors: TrustAnchors, endorsements: Endorsements) -> Verifier:
 
 class _InsecureSimulationVerifier:
     def __init__(self, anchors: TrustAnchors, endorsements: Endorsements) -> None:
-        self._anchors, self._endorsements = anchors, endorsements
+        self._anchors, self._endorsements, self._known = anchors, endorsements, Known()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         if evidence.platform is not Platform.INSECURE_SIMULATION:
@@ -41,4 +42,5 @@ class _InsecureSimulationVerifier:
             expected_report_data=expected_report_data,
             minimum_tcb_evaluation=0,
             now=now,
+            known=self._known,
         )

@@ -1,6 +1,6 @@
 """The structs of version 1. Sizes are in bytes before base64."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -12,6 +12,8 @@ EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=65536)]
 SessionName = Annotated[
     str, Meta(min_length=3, max_length=129, pattern=r"^[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}$")
 ]
+VolumeName = Annotated[str, Meta(min_length=1, max_length=70, pattern=r"^[A-Za-z0-9._-]{1,70}$")]
+Endpoint = Annotated[str, Meta(min_length=3, max_length=64)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Instance = Annotated[int, Meta(ge=0, lt=65536)]
 Epoch = Annotated[int, Meta(ge=0, lt=2**32)]
@@ -82,7 +84,8 @@ class AttestRequest(Message, frozen=True, kw_only=True):
     """Evidence of a workload, the keys it binds, and the Manifest that the workload was given.
 
     tls_spki: P-256 SubjectPublicKeyInfo, DER; signs `advance`. hpke_public_key: ML-KEM-768 (1184) then X25519
-    (32).
+    (32). network_spki: P-256 too, of the network shield; None = no certificate is wanted. endpoint: "ip:port"
+    where the shield listens, as the untrusted host says.
     """
 
     session: SessionName
@@ -94,6 +97,75 @@ class AttestRequest(Message, frozen=True, kw_only=True):
     tls_spki: Spki
     hpke_public_key: HpkePublicKey
     instance: Instance = 0
+    network_spki: Spki | None = None
+    endpoint: Endpoint | None = None
+
+
+class RenewRequest(AttestRequest, frozen=True, kw_only=True):
+    """As AttestRequest, by the current member: the same tls_spki, which also signs the request."""
+
+
+class RenewResponse(Message, frozen=True, kw_only=True):
+    """The member's next certificate; see `provisioning.NetworkGrant`. Certificates are DER, leaf first.
+
+    not_after: Unix seconds.
+    """
+
+    trust_domain: str
+    chain: list[bytes]
+    trust_root: bytes
+    not_after: int
+    lifetime_s: int
+
+
+class MemberView(Message, frozen=True, kw_only=True):
+    """One member. Times are Unix seconds by the CAS's clock. endpoint: as the untrusted host advertised it.
+
+    generation: counts the attestations of this instance. last_attested_at: counts renewals too. expires_at:
+    end of its certificate.
+    """
+
+    workload: Name
+    instance: Instance
+    endpoint: str | None
+    generation: int
+    attested_at: int
+    last_attested_at: int
+    expires_at: int
+
+
+class MembersView(Message, frozen=True, kw_only=True):
+    """Members that attested with the current Manifest, also those whose certificate has ended since.
+
+    missing: "workload/instance" that the caller's TensorFlow cluster (for an owner: the session) still needs.
+    tf_config: for a member of a cluster, once nobody is missing.
+    """
+
+    manifest_hash: str
+    members: list[MemberView]
+    ready: bool
+    missing: list[str]
+    tf_config: str | None
+
+
+class DenialItem(Message, frozen=True, kw_only=True):
+    """A connection that a network shield refused, `count` times. time_s: Unix seconds by its own clock."""
+
+    time_s: Annotated[int, Meta(ge=0, lt=2**48)]
+    direction: Literal["outbound", "inbound"]
+    process: Annotated[str, Meta(max_length=64)]
+    destination: Annotated[str, Meta(max_length=300)]
+    reason: Annotated[str, Meta(max_length=300)]
+    count: Annotated[int, Meta(ge=1, lt=2**32)] = 1
+
+
+class DenialReport(Message, frozen=True, kw_only=True):
+    """What a member's shield refused since its last report. dropped: how many it could not keep."""
+
+    workload: Name
+    instance: Instance
+    denials: Annotated[list[DenialItem], Meta(max_length=64)]
+    dropped: Annotated[int, Meta(ge=0, lt=2**48)] = 0
 
 
 class AttestResponse(Message, frozen=True, kw_only=True):
@@ -122,7 +194,7 @@ class SessionUpdateRequest(Message, frozen=True, kw_only=True):
 class VolumeState(Message, frozen=True, kw_only=True):
     """Where a volume stands. The key is not here: keys leave only sealed."""
 
-    name: Name
+    name: VolumeName
     volume_id: VolumeIdText
     key_version: int
     epoch: Epoch

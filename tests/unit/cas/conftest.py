@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from securetf import manifest as manifests
 from securetf.attester.insecure_simulation import (
@@ -37,7 +38,16 @@ from securetf.provisioning import (
     secret_transcript,
 )
 from securetf.verifier import insecure_simulation as simulation
-from securetf.wire import AdvanceRequest, AttestRequest, AttestResponse, ChallengeRequest, SessionView
+from securetf.wire import (
+    AdvanceRequest,
+    AttestRequest,
+    AttestResponse,
+    ChallengeRequest,
+    MembersView,
+    RenewRequest,
+    RenewResponse,
+    SessionView,
+)
 
 SESSION = "acme/digits"
 STORE_ID = b"test store id 16"
@@ -83,6 +93,7 @@ class Workload:
 
     tls: WorkloadKey = field(default_factory=WorkloadKey.generate)
     hpke: HpkeKeyPair = field(default_factory=HpkeKeyPair.generate)
+    network: WorkloadKey | None = None
     provision: Provision | None = None
     response: AttestResponse | None = None
 
@@ -208,12 +219,15 @@ class Cas:
         """A request with Evidence bound to what it says; `changes` are applied after the Evidence is made."""
         name = changes.pop("named", "trainer")
         manifest = manifests.parse(text or self.read().manifest)
-        challenge = self.service.attestation.challenge(ChallengeRequest(session=SESSION, workload=name))
+        instance = changes.pop("instance", 0)
+        asked = ChallengeRequest(session=SESSION, workload=name, instance=instance)
+        challenge = self.service.attestation.challenge(asked)
         fields: dict[str, Any] = {
             "nonce": changes.pop("nonce", challenge.nonce),
             "tls_spki": workload.tls.spki,
             "hpke_public_key": workload.hpke.public,
             "manifest_hash": manifests.manifest_hash(manifest),
+            "network_spki": changes.pop("bound_network", workload.network and workload.network.spki),
         }
         report_data = binding.report_data(
             role=changes.pop("role", binding.Role.WORKLOAD),
@@ -226,6 +240,7 @@ class Cas:
             **{
                 "session": SESSION,
                 "workload": name,
+                "instance": instance,
                 "platform": evidence.platform.value,
                 "evidence": evidence.raw,
                 **fields,
@@ -233,8 +248,8 @@ class Cas:
             }
         )
 
-    def attest(self, **changes: Any) -> Workload:
-        workload = Workload()
+    def attest(self, *, network: bool = False, **changes: Any) -> Workload:
+        workload = Workload(network=WorkloadKey.generate() if network else None)
         request = self.attest_request(workload, **changes)
         return self.send(workload, request)
 
@@ -248,9 +263,20 @@ class Cas:
             cas_spki=self.context.identity.spki,
             exporter=None,
             manifest_hash=request.manifest_hash,
+            network_spki=request.network_spki,
         )
         workload.provision = open_sealed(workload.response.sealed_provision, workload.hpke, transcript)
         return workload
+
+    def renew(self, workload: Workload, *, signer: Signer | None = None, **changes: Any) -> RenewResponse:
+        request = self.attest_request(workload, **changes)
+        request = RenewRequest(**structs.asdict(request))
+        signed = self.signed(signer or workload.tls)
+        return self.service.attestation.renew(signed, request, AuditDraft(action="renew"))
+
+    def members(self, workload: Workload, name: str = "trainer", instance: int = 0) -> MembersView:
+        draft = AuditDraft(action="members")
+        return self.service.members.of_member(self.signed(workload.tls), draft, SESSION, name, instance)
 
     def import_secret(self, name: str, value: bytes, key: OwnerKey | None = None, **changes: str) -> None:
         key = key or self.key

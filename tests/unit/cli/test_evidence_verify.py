@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.attester.insecure_simulation import SimulatedTdx, create_platform, load_endorsements
 from securetf.attester.measurement import software_measurement
@@ -219,3 +220,12 @@ def test_show_when_sgx_quote_then_fields_have_the_released_names(tmp_path: Path)
     assert {name: found[name] for name in found if name not in differing} == {
         name: golden[name] for name in golden if name not in differing
     }
+
+
+def test_show_when_certificates_are_not_one_of_ra_tls_then_refused(tmp_path: Path) -> None:
+    (tmp_path / "two").write_text("text\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" * 2)
+    assert "has 2 certificates" in str(run("show", tmp_path / "two").exception)
+    machine = SgxPlatform.make()
+    pem = machine.keys.root.certificate.public_bytes(Encoding.PEM)
+    (tmp_path / "other").write_bytes(pem)
+    assert "has 0 extensions 2.23.133.5.4.9" in str(run("show", tmp_path / "other").exception)

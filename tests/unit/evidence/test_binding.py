@@ -20,20 +20,22 @@ FIELDS: dict[str, Any] = {
     "cas_spki": b"C" * 91,
     "exporter": b"E" * 32,
     "manifest_hash": b"M" * 32,
+    "network_spki": b"N" * 91,
 }
 
 
-def test_transcript_when_made_from_the_documents_vector_then_equals_it() -> None:
-    vector = dict(re.findall(r"^([a-z_ ]+): +([0-9a-z]+)$", DOCUMENT.read_text(), re.MULTILINE))
-    fields: dict[str, Any] = {
-        "role": Role(vector["role"]),
-        "nonce": bytes.fromhex(vector["nonce"]),
-        "tls_spki": bytes.fromhex(vector["tls_spki"]),
-        "hpke_public_key": bytes.fromhex(vector["hpke_public_key"]),
-        "cas_spki": bytes.fromhex(vector["cas_spki"]),
-        "exporter": None if vector["exporter"] == "none" else bytes.fromhex(vector["exporter"]),
-        "manifest_hash": bytes.fromhex(vector["manifest_hash"]),
-    }
+VECTORS = re.findall(r"^```\n(role: .*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", VECTORS, ids=["without network key", "with network key"])
+def test_transcript_when_made_from_the_documents_vector_then_equals_it(text: str) -> None:
+    vector = dict(re.findall(r"^([a-z_ ]+): +([0-9a-z]+)$", text, re.MULTILINE))
+
+    def value(name: str) -> bytes | None:
+        return None if vector[name] == "none" else bytes.fromhex(vector[name])
+
+    names = set(FIELDS) - {"role"}
+    fields: dict[str, Any] = {"role": Role(vector["role"]), **{name: value(name) for name in names}}
     assert transcript(**fields).hex() == vector["transcript"]
     assert report_data(**fields).hex() == vector["report_data"]
     assert EXPORTER_LABEL in DOCUMENT.read_text()
@@ -52,6 +54,7 @@ def test_report_data_when_any_field_differs_then_differs() -> None:
         "cas_spki": [b"c" * 91],
         "exporter": [None, b"e" * 32],
         "manifest_hash": [None, b"m" * 32],
+        "network_spki": [None, b"n" * 91],
     }
     variants = [FIELDS | {name: value} for name, values in changes.items() for value in values]
     made = [report_data(**fields) for fields in [FIELDS, *variants]]
@@ -76,6 +79,7 @@ def test_transcript_when_bytes_move_between_fields_then_differs() -> None:
         ("exporter", b"", "TLS exporter has 0 bytes"),
         ("exporter", bytes(32), "TLS exporter is all zero"),
         ("manifest_hash", b"none", "Manifest hash has 4 bytes"),
+        ("network_spki", b"none", "network key has 4 bytes"),
     ],
 )
 def test_transcript_when_a_field_has_the_wrong_size_or_was_never_filled_then_refused(

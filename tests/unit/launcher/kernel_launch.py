@@ -6,21 +6,26 @@ argv[1]: a JSON file with manifest, workload, volumes {name: directory}, secrets
 import ctypes
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from securetf import manifest as manifests
-from securetf.errors import CasUnreachableError, SecuretfError
+from securetf.errors import CasUnreachableError, ManifestHashError, NetworkShieldError, SecuretfError
 from securetf.launcher import program
+from securetf.launcher.network import Stages
 from securetf.launcher.plan import plan
+from securetf.launcher.progress import Progress
 from securetf.launcher.report import Report
 from securetf.launcher.run import check_host, run
 from securetf.launcher.stages import Anchor
-from securetf.provisioning import Provision, VolumeGrant
+from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_RDONLY = 2, 4, 32, 4096, 16384, 1 << 18, 1
+GRANT = NetworkGrant(trust_domain="cas.test", chain=[b"leaf"], trust_root=b"root", not_after=0, lifetime_s=4)
 CLONE_NEWNS, CLONE_FS, MNT_DETACH = 0x20000, 0x200, 2
 
 
@@ -35,13 +40,13 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 class FixedProvisioner:
     def __init__(self, config: dict, planned) -> None:
-        self.config, self.planned = config, planned
+        self.config, self.planned, self.polls = config, planned, 0
 
     def measure(self) -> None:
         event("measure")
 
-    def provision(self) -> Provision:
-        event("provision")
+    def provision(self, offer) -> Provision:
+        event("provision" if offer is None else f"provision {offer.spki.decode()} {offer.endpoint}")
         time.sleep(self.config.get("provision_seconds", 0))
         if self.config.get("unreachable"):
             raise CasUnreachableError("nobody listens on 127.0.0.1:1", "start the CAS")
@@ -61,7 +66,29 @@ class FixedProvisioner:
             manifest_hash=bytes.fromhex(self.config.get("manifest_hash", self.planned.manifest_hash.hex())),
             volumes=grants,
             secrets={name: bytes.fromhex(value) for name, value in self.config.get("secrets", {}).items()},
+            network=GRANT if offer is not None else None,
         )
+
+    def members(self):
+        event("members")
+        if self.config.get("revoked_after", 99) <= self.polls:
+            raise ManifestHashError("the Manifest was replaced", "take the current one")
+        self.polls += 1
+        ready = self.polls > self.config.get("not_ready", 0)
+        return SimpleNamespace(
+            members=[],
+            ready=ready,
+            missing=[] if ready else ["worker-1"],
+            tf_config=self.config.get("tf_config"),
+        )
+
+    def renew(self, offer):
+        event(f"renew {offer.spki.decode()}")
+        return GRANT
+
+    def report_denials(self, denials, _dropped: int) -> None:
+        for one in denials:
+            event(f"denied {one.destination}")
 
     def anchor(self, grant: VolumeGrant) -> Anchor:
         def advance(*_: object) -> None:
@@ -91,6 +118,9 @@ class KernelShield:
         done(LIBC.umount2(path.encode(), MNT_DETACH))
         event(f"unmount {path}")
 
+    def cover_file(self, source: str, path: str) -> None:
+        mount(source, path, "none", MS_BIND)
+
     def mount_volume(self, grant: VolumeGrant, _anchor: Anchor, directory: Path, path: str) -> "BindMount":
         if grant.name == self.config.get("broken_volume"):
             raise CasUnreachableError(f"volume {grant.name} cannot be opened", "start the CAS")
@@ -119,6 +149,62 @@ class BindMount:
             raise CasUnreachableError("the CAS was lost", "start the CAS")
 
 
+class NoNetwork:
+    """Stands for the native shield: the program is started with setpriv and keeps the machine's network."""
+
+    def __init__(self, config: dict) -> None:
+        self.config, self.keys = config, 0
+
+    def endpoint(self) -> str:
+        return "127.0.0.1:1"
+
+    def new_key(self) -> bytes:
+        self.keys += 1
+        return b"key%d" % self.keys
+
+    def raise_shield(self, policy: str, grant: NetworkGrant | None) -> None:
+        event(f"raise {json.loads(policy)['me']['names'][0]} {grant and grant.trust_domain}")
+        if "unraisable" in self.config:
+            raise NetworkShieldError(self.config["unraisable"], "use another machine")
+
+    def hosts(self) -> str:
+        return "127.0.0.1 localhost of-the-shield\n"
+
+    def resolv_conf(self) -> str:
+        return "nameserver 127.0.0.1\n"
+
+    def spawn(self, command, environment, directory, uid) -> int:
+        confined = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--no-new-privs"]
+        confined += [] if uid is None else ["--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+        self.process = subprocess.Popen(
+            [*confined, "--", *command], env=environment, cwd=directory, start_new_session=True
+        )
+        return self.process.pid
+
+    def set_endpoints(self, endpoints) -> None:
+        pass
+
+    def install(self, _grant: NetworkGrant) -> None:
+        event("install")
+
+    def revoke(self, reason: str) -> None:
+        event(f"revoke {reason}")
+
+    def denials(self):
+        found = [SimpleNamespace(**one) for one in self.config.get("denials", [])]
+        self.config["denials"] = []
+        return found, 0
+
+    def fallback(self) -> None:
+        return None
+
+    def stats(self) -> dict:
+        return {"interceptor": "none"}
+
+    def lower(self) -> None:
+        event("lower")
+
+
 def event(what: str) -> None:
     if "events" in config:
         with open(config["events"], "a") as file:
@@ -137,10 +223,19 @@ try:
     check_host(
         planned, fuse=Path(config.get("fuse", "/dev/null")), device_number=os.stat("/dev/null").st_rdev
     )
+    progress = os.open(config["progress"], os.O_WRONLY | os.O_CREAT) if "progress" in config else None
     report = Report()
     report.add_start_of_process()
     outcome = run(
-        planned, provisioner=FixedProvisioner(config, planned), shield=KernelShield(config), report=report
+        planned,
+        provisioner=FixedProvisioner(config, planned),
+        shield=KernelShield(config),
+        network=Stages(
+            network=NoNetwork(config),
+            progress=Progress(progress),
+            members_deadline_s=config.get("deadline_s", 600),
+        ),
+        report=report,
     )
     if "report" in config:
         report.write(Path(config["report"]))

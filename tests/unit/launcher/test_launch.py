@@ -11,6 +11,7 @@ import pytest
 
 from support.launching import GIVEN, Launch, alive, until
 
+COVERED = ("/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts")
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts")]
 
 
@@ -94,6 +95,7 @@ def test_run_when_mounts_are_nested_mounts_the_longest_last_and_undoes_in_revers
     assert result.returncode == 0, result.stderr
     assert launch.events == [
         "measure", "provision", "mount /run/securetf", f"mount {base}/m", f"mount {base}/o", f"mount {base}/o/x/i",
+        "raise trainer-0 None", *(f"unmount {os.path.realpath(file)}" for file in COVERED), "lower",
         f"unmount {base}/o/x/i", f"commit {base}/o/x/i", f"unmount {base}/o", f"commit {base}/o",
         f"unmount {base}/m", "unmount /run/securetf", "close",
     ]  # fmt: skip

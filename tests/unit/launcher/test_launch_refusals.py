@@ -190,10 +190,11 @@ def test_report_when_the_program_ended_has_times_of_all_steps_and_memory(launch:
     report = launch.report
     steps = {step["name"]: step["seconds"] for step in report["steps"]}
     assert list(steps) == [
-        "load", "measure", "provision", "mount", "secrets", "start", "program", "unmount and commit",
+        "load", "measure", "provision", "mount", "network", "secrets", "members", "start", "program",
+        "unmount and commit",
     ]  # fmt: skip
     assert 0.2 <= steps["program"] < 5
-    before = ("load", "measure", "provision", "mount", "secrets", "start")
+    before = ("load", "measure", "provision", "mount", "network", "secrets", "members", "start")
     assert report["until_program_seconds"] == pytest.approx(sum(steps[name] for name in before), abs=0.001)
     assert 1 << 20 < report["resident_memory"]["at_start_bytes"] <= report["resident_memory"]["peak_bytes"]
 

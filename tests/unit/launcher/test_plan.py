@@ -87,7 +87,7 @@ def test_describe_when_printed_shows_every_step_what_is_not_checked_and_the_simu
     planned = plan(MANIFEST, "trainer", host_environment=HOST, volumes=Path("/v"))
     lines = describe(planned, simulation=Path("/platform"))
     assert lines == [
-        f"workload trainer of acme/digits, Manifest {manifests.hash_text(MANIFEST)}",
+        f"workload trainer, instance 0, of acme/digits, Manifest {manifests.hash_text(MANIFEST)}",
         "1. attest: INSECURE SIMULATION from /platform",
         f"   measured code: code sha256:{'1' * 64}",
         "2. receive from the CAS: keys of the volumes code, model; the secrets licence, token",
@@ -98,7 +98,8 @@ def test_describe_when_printed_shows_every_step_what_is_not_checked_and_the_simu
         "   /run/securetf (rw): memory, at most 1073741824 bytes, never on disk",
         "   /app/out/model (rw): volume model, ciphertext in /v/model",
         "   /run/secrets/token: secret token",
-        "4. start in /: python /app/train.py 'two words'",
+        "4. shield the network: the program has none but its own loopback",
+        "5. start in /: python /app/train.py 'two words'",
         "   HOME=/model",
         "   LANG=C.UTF-8",
         "   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -107,8 +108,8 @@ def test_describe_when_printed_shows_every_step_what_is_not_checked_and_the_simu
         "   TMPDIR=/run/securetf/tmp",
         "   LICENCE=<secret licence>",
         "   WORLD is not set on this host",
-        "5. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status",
-        "not checked: CAS, attestation, whether this Manifest is current, volumes, the program, root, FUSE",
+        "6. wait, unmount, commit what was written, anchor it at the CAS, return the program's exit status",
+        "not checked: CAS, attestation, if this Manifest is current, volumes, network, program, root, FUSE",
     ]
     assert describe(plan(MANIFEST, "idle", host_environment={}), simulation=None)[2] == (
         "2. receive from the CAS: nothing"

@@ -10,7 +10,7 @@ from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.access import OwnerRequest
 from securetf.cas.service.context import Refused
 from securetf.errors import UsageError
-from securetf.keys.signature import SignedRequest
+from securetf.keys.signature import SignedRequest, is_owner_key_id
 from securetf.wire import (
     AdvanceRequest,
     AttestRequest,
@@ -20,8 +20,12 @@ from securetf.wire import (
     CasEvidenceResponse,
     ChallengeRequest,
     ChallengeResponse,
+    DenialReport,
     Done,
     GrantRequest,
+    MembersView,
+    RenewRequest,
+    RenewResponse,
     SealedResponse,
     SecretImportRequest,
     SessionCreateRequest,
@@ -42,6 +46,8 @@ class Signed(StrEnum):
     NOBODY = "nobody"
     OWNER = "owner"
     LEASE_HOLDER = "holder of the volume's lease"
+    MEMBER = "member"
+    OWNER_OR_MEMBER = "owner or member"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,39 @@ def _attest(incoming: Incoming) -> Message:
     return incoming.service.attestation.attest(_as(incoming, AttestRequest), incoming.draft)
 
 
+def _renew(incoming: Incoming) -> Message:
+    request = _as(incoming, RenewRequest)
+    return incoming.service.attestation.renew(_signature(incoming), request, incoming.draft)
+
+
+def _members(incoming: Incoming) -> Message:
+    members, signed = incoming.service.members, _signature(incoming)
+    if is_owner_key_id(signed.key_id):
+        return members.of_owner(incoming.owner(), incoming.draft, incoming.session)
+    workload, number = incoming.query.get("workload", ""), incoming.query.get("instance", "")
+    if (
+        not number.isascii()
+        or not number.isdigit()
+        or len(number) > 5
+        or int(number) > 65535
+        or len(workload) > 64
+    ):
+        raise UsageError("a member names itself: ?workload=NAME&instance=NUMBER", "add both to the request")
+    return members.of_member(signed, incoming.draft, incoming.session, workload, int(number))
+
+
+def _denials(incoming: Incoming) -> Message:
+    report = _as(incoming, DenialReport)
+    incoming.service.members.denials(_signature(incoming), incoming.draft, incoming.session, report)
+    return Done()
+
+
+def _signature(incoming: Incoming) -> SignedRequest:
+    if incoming.signed is None:
+        raise AssertionError("the table says that this call is signed")
+    return incoming.signed
+
+
 def _create(incoming: Incoming) -> Message:
     text = _as(incoming, SessionCreateRequest).manifest
     return incoming.service.sessions.create(incoming.owner(), incoming.draft, text)
@@ -155,8 +194,7 @@ def _begin_advance(incoming: Incoming) -> "Future[Refused | None]":
 
 
 def _advance_arguments(incoming: Incoming) -> tuple[SignedRequest, AuditDraft, bytes, AdvanceRequest]:
-    if incoming.signed is None:
-        raise AssertionError("the table says that this call is signed")
+    signed = _signature(incoming)
     text = incoming.parameters["volume_id"]
     try:
         volume_id = bytes.fromhex(text)
@@ -164,7 +202,7 @@ def _advance_arguments(incoming: Incoming) -> tuple[SignedRequest, AuditDraft, b
         volume_id = b""
     if len(volume_id) != 16 or volume_id.hex() != text:
         raise UsageError("the volume id is not 32 lower-case hex digits", "send the id that the grant named")
-    return incoming.signed, incoming.draft, volume_id, _as(incoming, AdvanceRequest)
+    return signed, incoming.draft, volume_id, _as(incoming, AdvanceRequest)
 
 
 def _audit(incoming: Incoming) -> Message:
@@ -217,6 +255,36 @@ CALLS = (
         request=AttestRequest,
         response=AttestResponse,
         handler=_attest,
+    ),
+    Call(
+        action="renew",
+        method="POST",
+        path="/v1/renew",
+        summary="Evidence in, the member's next certificate out.",
+        request=RenewRequest,
+        response=RenewResponse,
+        handler=_renew,
+        signed=Signed.MEMBER,
+    ),
+    Call(
+        action="members",
+        method="GET",
+        path=f"{_SESSION}/members",
+        summary="Who attested when as what, who is missing, and for a member TF_CONFIG.",
+        response=MembersView,
+        handler=_members,
+        signed=Signed.OWNER_OR_MEMBER,
+        query=("workload", "instance"),
+    ),
+    Call(
+        action="network.denied",
+        method="POST",
+        path=f"{_SESSION}/denials",
+        summary="What a member's network shield refused, for the audit log.",
+        request=DenialReport,
+        response=Done,
+        handler=_denials,
+        signed=Signed.MEMBER,
     ),
     Call(
         action="session.create",

@@ -9,6 +9,7 @@ from securetf.cas.service.audit import AuditLog
 from securetf.cas.service.context import Clock, Context
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.identity import CasIdentity, load_or_create
+from securetf.cas.service.members import Members
 from securetf.cas.service.secrets import Secrets
 from securetf.cas.service.sessions import Sessions
 from securetf.cas.service.volumes import Volumes
@@ -28,6 +29,7 @@ class CasService:
     volumes: Volumes
     secrets: Secrets
     attestation: Attestation
+    members: Members
     audit: AuditLog
 
     @classmethod
@@ -40,6 +42,7 @@ class CasService:
             volumes=Volumes(context),
             secrets=Secrets(context),
             attestation=Attestation(context),
+            members=Members(context),
             audit=AuditLog(context),
         )
 

@@ -1,45 +1,81 @@
 """Challenge and attest: the one way by which a workload receives anything."""
 
+import hashlib
 import os
 import time
 from dataclasses import dataclass
+from datetime import datetime
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from msgspec.structs import replace
 
 from securetf import manifest as manifests
 from securetf.appraisal import AttestationResult, appraise, ear
+from securetf.cas.service import certificates
+from securetf.cas.service.access import check_window
 from securetf.cas.service.challenges import LIFETIME_S, Challenges
 from securetf.cas.service.context import Context
 from securetf.cas.service.entries import AuditDraft
-from securetf.cas.service.rows import Lease, SecretRow, SessionRow, find, secret_key, session_of, volume_of
-from securetf.cas.service.volumes import raise_epoch, read_grant
+from securetf.cas.service.members import check_endpoint, check_member, enter, renewed
+from securetf.cas.service.rows import (
+    AuthorityRow,
+    Lease,
+    MemberRow,
+    SecretRow,
+    SessionRow,
+    find,
+    member_key,
+    secret_key,
+    session_of,
+)
+from securetf.cas.service.volumes import raise_epoch, reach, read_grant
 from securetf.cas.store import Transaction
 from securetf.claims import Evidence, Platform, code_register
 from securetf.errors import (
+    BindingError,
     ConflictError,
     ManifestHashError,
     NotFoundError,
     PlatformNotAllowedError,
     SecuretfError,
     UnsupportedPlatformError,
+    UsageError,
 )
 from securetf.evidence import binding
 from securetf.identity import SpiffeId
+from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key, thumbprint
 from securetf.manifest import Manifest
-from securetf.provisioning import Provision, VolumeGrant, check_public_key, seal
+from securetf.provisioning import NetworkGrant, Provision, VolumeGrant, check_public_key, seal
 from securetf.verifier import verify
-from securetf.wire import AttestRequest, AttestResponse, ChallengeRequest, ChallengeResponse
+from securetf.wire import (
+    AttestRequest,
+    AttestResponse,
+    ChallengeRequest,
+    ChallengeResponse,
+    RenewRequest,
+    RenewResponse,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What the cheap checks found."""
+    """What the cheap checks found. network_key: None when no certificate is asked for."""
 
     session: SessionRow
     manifest: Manifest
     platform: Platform
     tls_key: EllipticCurvePublicKey
+    network_key: EllipticCurvePublicKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A member as it was written; authority: None when it gets no certificate."""
+
+    member: MemberRow
+    authority: AuthorityRow | None
 
 
 class Attestation:
@@ -62,14 +98,11 @@ class Attestation:
             cannot succeed. NonceError: stale. EvidenceError, AppraisalError: not proved. ConflictError: state
             does not fit.
         """
-        draft.session, draft.workload, draft.instance = request.session, request.workload, request.instance
-        draft.platform = request.platform[:32]
-        draft.manifest_hash = f"sha256:{request.manifest_hash.hex()}"
+        _describe(draft, request)
         started = time.perf_counter_ns()
         try:
             checked = self._check(request)
             draft.actor = f"p256:{thumbprint(checked.tls_key)}"
-            self._challenges.consume(request.nonce, request.session, request.workload, request.instance)
             verified, result = self._prove(request, checked, draft)
         except SecuretfError as error:
             self._context.record_refusal(draft, error)
@@ -83,6 +116,42 @@ class Attestation:
             release=(released - appraised) // 1000,
         )
         return response
+
+    def renew(self, signed: SignedRequest, request: RenewRequest, draft: AuditDraft) -> RenewResponse:
+        """Attest a member again for its next certificate; nothing else is released, no epoch is raised.
+
+        Raises:
+            As `attest`. NotFoundError, FencedError, NotAuthorisedError: not the current member's request.
+        """
+        _describe(draft, request)
+        try:
+            draft.actor = signed.key_id
+            check_window(self._context, signed)
+            checked = self._check(request)
+            if checked.network_key is None:
+                raise UsageError("a renewal without network key", "send `network_spki`")
+            member = find(
+                self._context.store,
+                MemberRow,
+                member_key(request.session, request.workload, request.instance),
+            )
+            check_member(checked.session, member, signed, request.workload, request.instance)
+            self._prove(request, checked, draft)
+        except SecuretfError as error:
+            self._context.record_refusal(draft, error)
+            raise
+        now = self._context.clock.now()
+
+        def operation(transaction: Transaction) -> _Entered:
+            session = _still_current(transaction, checked)
+            authority, end = self._term(transaction, checked, now)
+            row = renewed(transaction, session, request, signed, now=now, expires_at=end)
+            draft.released = ["certificate"]
+            draft.details["generation"] = str(row.generation)
+            return _Entered(row, authority)
+
+        grant = self._certificate(checked, self._context.decide(draft, operation), now)
+        return RenewResponse(**msgspec.structs.asdict(grant))
 
     def _check(self, request: AttestRequest) -> _Checked:
         context = self._context
@@ -100,6 +169,13 @@ class Attestation:
                 f"{session.name} has no workload {request.workload}",
                 "name one of `[workloads]` in the Manifest",
             )
+        maximum = manifest.workloads[request.workload].instances.maximum
+        if request.instance >= maximum:
+            raise NotFoundError(
+                f"{session.name} has no instance {request.instance} of {request.workload}, only 0 to "
+                f"{maximum - 1}",
+                "name one of these, or raise `instances.maximum` in the Manifest",
+            )
         platform = self._platform(request.platform)
         if platform.value not in manifest.appraisal:
             raise PlatformNotAllowedError(
@@ -107,7 +183,11 @@ class Attestation:
                 "add Reference Values for this platform, or run the workload on one that the Manifest names",
             )
         check_public_key(request.hpke_public_key)
-        return _Checked(session, manifest, platform, public_key(request.tls_spki))
+        check_endpoint(request.endpoint)
+        network_key = None if request.network_spki is None else public_key(request.network_spki)
+        if request.network_spki == request.tls_spki:
+            raise BindingError("network key and attested TLS key are the same", "make two key pairs")
+        return _Checked(session, manifest, platform, public_key(request.tls_spki), network_key)
 
     def _platform(self, name: str) -> Platform:
         try:
@@ -122,16 +202,9 @@ class Attestation:
     def _prove(
         self, request: AttestRequest, checked: _Checked, draft: AuditDraft
     ) -> tuple[int, AttestationResult]:
+        self._challenges.consume(request.nonce, request.session, request.workload, request.instance)
         now = self._context.clock.now()
-        expected = binding.report_data(
-            role=binding.Role.WORKLOAD,
-            nonce=request.nonce,
-            tls_spki=request.tls_spki,
-            hpke_public_key=request.hpke_public_key,
-            cas_spki=self._context.identity.spki,
-            exporter=None,
-            manifest_hash=request.manifest_hash,
-        )
+        expected = hashlib.sha512(self._transcript(request)).digest()
         claims = verify(
             Evidence(checked.platform, request.evidence),
             verifiers=self._context.verifiers,
@@ -154,55 +227,125 @@ class Attestation:
         self, request: AttestRequest, checked: _Checked, result: AttestationResult, draft: AuditDraft
     ) -> AttestResponse:
         context, identity = self._context, self._context.identity
+        now = context.clock.now()
         lease = Lease(
             key_id=draft.actor,
             spki=request.tls_spki,
             holder=f"workload {request.workload}/{request.instance} {draft.actor}",
         )
-        provision = context.decide(
-            draft, lambda transaction: _provision(transaction, request, checked, lease, draft)
-        )
-        transcript = binding.transcript(
-            role=binding.Role.WORKLOAD,
-            nonce=request.nonce,
-            tls_spki=request.tls_spki,
-            hpke_public_key=request.hpke_public_key,
-            cas_spki=identity.spki,
-            exporter=None,
-            manifest_hash=request.manifest_hash,
-        )
-        trust_domain = identity.spki_sha256
+
+        def operation(transaction: Transaction) -> tuple[Provision, _Entered]:
+            session = _still_current(transaction, checked)
+            provision = _provision(transaction, session, request, checked, lease, draft)
+            authority, end = self._term(transaction, checked, now)
+            row = enter(transaction, session, request, key_id=draft.actor, now=now, expires_at=end)
+            draft.details["generation"] = str(row.generation)
+            if request.endpoint is not None:
+                draft.details["endpoint"] = request.endpoint
+            if checked.network_key is not None:
+                draft.released.append("certificate")
+            return provision, _Entered(row, authority)
+
+        provision, entered = context.decide(draft, operation)
+        if checked.network_key is not None:
+            provision = replace(provision, network=self._certificate(checked, entered, now))
         token = ear.issue(
             result,
             key=identity.token_key,
             issuer=f"securetf-cas:{identity.spki_sha256}",
             audience=f"securetf-session:{request.session}",
-            subject=str(SpiffeId(trust_domain, request.session, request.workload, request.instance)),
+            subject=str(self._spiffe_id(checked.session, entered.member)),
             nonce=request.nonce,
             confirmation_jwk=ear.confirmation_jwk(checked.tls_key),
             binding=ear.Binding.KEY,
             token_id=os.urandom(16).hex(),
             now=result.appraised_at,
         )
-        sealed = seal(provision, request.hpke_public_key, transcript)
+        sealed = seal(provision, request.hpke_public_key, self._transcript(request))
         return AttestResponse(token=token, sealed_provision=sealed, timings_us={})
 
+    def _transcript(self, request: AttestRequest) -> bytes:
+        return binding.transcript(
+            role=binding.Role.WORKLOAD,
+            nonce=request.nonce,
+            tls_spki=request.tls_spki,
+            hpke_public_key=request.hpke_public_key,
+            cas_spki=self._context.identity.spki,
+            exporter=None,
+            manifest_hash=request.manifest_hash,
+            network_spki=request.network_spki,
+        )
 
-def _provision(
-    transaction: Transaction, request: AttestRequest, checked: _Checked, lease: Lease, draft: AuditDraft
-) -> Provision:
-    """Decide what is released; raises the epochs of volumes that the workload may write."""
-    session = session_of(transaction, request.session)
+    def _spiffe_id(self, session: SessionRow, member: MemberRow) -> SpiffeId:
+        domain = self._context.identity.spki_sha256
+        return SpiffeId(domain, session.name, member.workload, member.instance)
+
+    def _term(
+        self, transaction: Transaction, checked: _Checked, now: datetime
+    ) -> tuple[AuthorityRow | None, int]:
+        """Return the authority and the end of a certificate from now on; None and 0 when none is wanted."""
+        if checked.network_key is None:
+            return None, 0
+        domain = self._context.identity.spki_sha256
+        row = certificates.authority(transaction, checked.session.name, trust_domain=domain, now=now)
+        lifetime_s = checked.manifest.network.certificate_lifetime_s
+        return row, certificates.not_after(row, lifetime_s=lifetime_s, now=now)
+
+    def _certificate(self, checked: _Checked, entered: _Entered, now: datetime) -> NetworkGrant:
+        """Sign the certificate that the transaction decided on; outside of it, since that takes a while."""
+        if checked.network_key is None or entered.authority is None:
+            raise AssertionError("decided without a network key")
+        member = entered.member
+        leaf = certificates.issue(
+            entered.authority,
+            spiffe_id=self._spiffe_id(checked.session, member),
+            key=checked.network_key,
+            manifest_hash=member.manifest_hash,
+            generation=member.generation,
+            now=now,
+            end=member.expires_at,
+        )
+        return NetworkGrant(
+            trust_domain=self._context.identity.spki_sha256,
+            chain=[leaf],
+            trust_root=entered.authority.certificate,
+            not_after=member.expires_at,
+            lifetime_s=member.expires_at - int(now.timestamp()),
+        )
+
+
+def _describe(draft: AuditDraft, request: AttestRequest) -> None:
+    draft.session, draft.workload, draft.instance = request.session, request.workload, request.instance
+    draft.platform = request.platform[:32]
+    draft.manifest_hash = f"sha256:{request.manifest_hash.hex()}"
+
+
+def _still_current(transaction: Transaction, checked: _Checked) -> SessionRow:
+    """Return the session as it is now. Raises ManifestHashError when its Manifest was replaced meanwhile."""
+    session = session_of(transaction, checked.session.name)
     if session.manifest_hash != checked.session.manifest_hash:
         raise ManifestHashError(
             f"the Manifest of {session.name} was replaced while the workload attested",
             "start it with the current Manifest: `securetf session show`",
         )
+    return session
+
+
+def _provision(
+    transaction: Transaction,
+    session: SessionRow,
+    request: AttestRequest,
+    checked: _Checked,
+    lease: Lease,
+    draft: AuditDraft,
+) -> Provision:
+    """Decide what is released; raises the epochs of volumes that the workload may write."""
     manifest = checked.manifest
     workload = manifest.workloads[request.workload]
     grants: list[VolumeGrant] = []
-    for name, (path, writable) in sorted(manifests.mounts(workload).items()):
-        volume, rule = volume_of(transaction, session, name), manifest.volumes[name]
+    mounts = manifests.mounts(manifest, request.workload, request.instance)
+    for name, (path, writable) in sorted(mounts.items()):
+        session, volume, rule = reach(transaction, session, manifest, name)
         if writable:
             grants.append(raise_epoch(transaction, volume, lease, rule, path))
         else:

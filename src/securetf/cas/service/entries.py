@@ -1,6 +1,7 @@
 """Audit entries: what one says, and how it gets into the log. docs/formats/wire-v1.md, "Audit"."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from securetf.cas.store import LogEntry, Transaction
 from securetf.errors import SecuretfError
+from securetf.wire import DenialItem
 
 _MAX_TEXT = 2000  # characters of a reason
 _SALT_SIZE = 16  # bytes; keeps entries that a reader may not see from being guessed by their digest
@@ -95,6 +97,63 @@ def record(
         )
 
     return transaction.append(text)
+
+
+def record_denials(
+    transaction: Transaction,
+    draft: AuditDraft,
+    denials: Sequence[DenialItem],
+    dropped: int,
+    *,
+    now: datetime,
+    simulated: bool,
+) -> None:
+    """Append one entry for each connection that a member's shield refused; `dropped` counts further ones.
+
+    The member says what it refused, and when; nothing of it was seen by the CAS.
+    """
+    for number, denial in enumerate(denials or [None]):
+        details = {} if denial is None else _denial_details(denial)
+        reason = "not written: too many" if denial is None else _printable(denial.reason)
+        suppressed = dropped if number == 0 else 0
+
+        def text(
+            seq: int, details: dict[str, str] = details, reason: str = reason, more: int = suppressed
+        ) -> bytes:
+            return msgspec.json.encode(
+                AuditEntry(
+                    seq=seq,
+                    time=timestamp(now),
+                    salt=os.urandom(_SALT_SIZE).hex(),
+                    action="network.denied",
+                    verdict="refused",
+                    simulated=simulated,
+                    session=draft.session,
+                    actor=draft.actor,
+                    workload=draft.workload,
+                    instance=draft.instance,
+                    reason=reason,
+                    details=details,
+                    suppressed=more,
+                )
+            )
+
+        transaction.append(text)
+
+
+def _denial_details(denial: DenialItem) -> dict[str, str]:
+    return {
+        "at": str(denial.time_s),
+        "direction": denial.direction,
+        "process": _printable(denial.process),
+        "destination": _printable(denial.destination),
+        "count": str(denial.count),
+    }
+
+
+def _printable(text: str) -> str:
+    """Return text of a program's making without what could steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def timestamp(moment: datetime) -> str:

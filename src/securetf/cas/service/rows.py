@@ -91,6 +91,37 @@ class OwnerRow(Row, frozen=True, kw_only=True):
     sessions: int
 
 
+class AuthorityRow(Row, frozen=True, kw_only=True):
+    """The certificate authority of a session. Table `authority`, key its name.
+
+    private: PKCS#8 DER. certificate: DER; the trust root of all members.
+    """
+
+    private: bytes
+    certificate: bytes
+
+
+class MemberRow(Row, frozen=True, kw_only=True):
+    """Who attested last as one instance. Table `member`, key session ‖ NUL ‖ workload ‖ NUL ‖ instance (2).
+
+    generation: counts the attestations of this instance. key_id, tls_spki: the attested key. network_spki,
+    endpoint: empty when it has no network. Times are Unix seconds; expires_at is the certificate's end, 0
+    without one.
+    """
+
+    workload: str
+    instance: int
+    generation: int
+    manifest_hash: bytes
+    key_id: str
+    tls_spki: bytes
+    network_spki: bytes
+    endpoint: str
+    attested_at: int
+    last_attested_at: int
+    expires_at: int
+
+
 _R = TypeVar("_R", bound=Row)
 _TABLES: dict[type[Row], str] = {
     IdentityRow: "identity",
@@ -99,6 +130,8 @@ _TABLES: dict[type[Row], str] = {
     VolumeRow: "volume",
     SecretRow: "secret",
     OwnerRow: "owner",
+    AuthorityRow: "authority",
+    MemberRow: "member",
 }
 
 
@@ -110,6 +143,17 @@ def version_key(session: str, version: int) -> bytes:
 def secret_key(session: str, name: str) -> bytes:
     """Return the key of a row of table `secret`."""
     return session.encode() + b"\0" + name.encode()
+
+
+def member_key(session: str, workload: str, instance: int) -> bytes:
+    """Return the key of a row of table `member`."""
+    return f"{session}\0{workload}\0".encode() + instance.to_bytes(2, "big")
+
+
+def rows_of(store: Store, kind: type[_R], prefix: bytes) -> list[_R]:
+    """Read the rows whose keys begin with `prefix`, in the order of their keys."""
+    found = (find(store, kind, key) for key in store.keys(_TABLES[kind], prefix))
+    return [row for row in found if row is not None]
 
 
 def find(source: Store | Transaction, kind: type[_R], key: bytes) -> _R | None:

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from securetf import manifest as manifests
+from securetf.cas.service import certificates
 from securetf.cas.service.access import OwnerRequest, require_read, require_update
 from securetf.cas.service.context import Context
 from securetf.cas.service.entries import AuditDraft, timestamp
 from securetf.cas.service.rows import (
-    DEFAULT_CHUNK_SIZE,
-    VIRGIN_ROOT,
     OwnerRow,
     SecretRow,
     SessionRow,
     VersionRow,
-    VolumeRow,
     find,
     put,
     secret_key,
@@ -24,6 +22,7 @@ from securetf.cas.service.rows import (
     version_key,
     volume_of,
 )
+from securetf.cas.service.volumes import check_count, make_volume, rule_of
 from securetf.cas.store import Transaction
 from securetf.errors import ConflictError, LimitError, ManifestPredecessorError, ManifestValueError
 from securetf.manifest import Manifest
@@ -31,8 +30,6 @@ from securetf.wire import SessionHistory, SessionView, VersionView, VolumeState
 
 MAX_SESSIONS_PER_OWNER = 1000
 MAX_VERSIONS = 10_000
-MAX_VOLUMES = 1024  # of one session, all versions together
-_VOLUME_KEY_SIZE = 32  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +148,12 @@ class Sessions:
     ) -> SessionView:
         session, version, digest = before.name, before.version + 1, manifests.manifest_hash(manifest)
         volumes = dict(before.volumes)
-        for name in manifest.volumes:
-            if name not in volumes:
-                volumes[name] = _make_volume(transaction, session, name)
-        if len(volumes) > MAX_VOLUMES:
-            raise LimitError(
-                f"{session} has had {len(volumes)} volumes, the limit is {MAX_VOLUMES}", "make a new session"
-            )
+        for name, rule in manifest.volumes.items():
+            if name not in volumes and not rule.per_instance:
+                volumes[name] = make_volume(transaction, session, name)
+        check_count(session, volumes)
+        domain, now = self.context.identity.spki_sha256, self.context.clock.now()
+        certificates.authority(transaction, session, trust_domain=domain, now=now)
         for name, secret in manifest.secrets.items():
             _make_secret(transaction, session, name, secret.kind, secret.size_bytes)
         row = SessionRow(
@@ -177,7 +173,7 @@ class Sessions:
                 manifest_hash=digest,
                 predecessor=manifest.session.predecessor,
                 signed_by=key_id,
-                time=timestamp(self.context.clock.now()),
+                time=timestamp(now),
                 manifest=text,
             ),
         )
@@ -188,7 +184,7 @@ class Sessions:
         """End the leases of volumes whose writer the new version changes or which it no longer has."""
         old = self.context.manifest_of(row)
         for name in row.volumes:
-            before, after = old.volumes.get(name), manifest.volumes.get(name)
+            before, after = rule_of(old, name), rule_of(manifest, name)
             if before is None or (after is not None and after.writer == before.writer):
                 continue
             volume = volume_of(transaction, row, name)
@@ -198,7 +194,7 @@ class Sessions:
     def _view(self, transaction: Transaction, row: SessionRow) -> SessionView:
         manifest = manifests.parse(row.manifest)
         states = []
-        for name in sorted(manifest.volumes):
+        for name in sorted(one for one in row.volumes if rule_of(manifest, one) is not None):
             volume = volume_of(transaction, row, name)
             states.append(
                 VolumeState(
@@ -220,27 +216,6 @@ class Sessions:
             volumes=states,
             secrets=sorted(manifest.secrets),
         )
-
-
-def _make_volume(transaction: Transaction, session: str, name: str) -> str:
-    volume_id = os.urandom(16)
-    put(
-        transaction,
-        volume_id,
-        VolumeRow(
-            volume_id=volume_id,
-            session=session,
-            name=name,
-            key=os.urandom(_VOLUME_KEY_SIZE),
-            key_version=1,
-            epoch=0,
-            seq=0,
-            root=VIRGIN_ROOT,
-            chunk_size=DEFAULT_CHUNK_SIZE,
-            lease=None,
-        ),
-    )
-    return volume_id.hex()
 
 
 def _make_secret(transaction: Transaction, session: str, name: str, kind: str, size_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """Volumes: grants of keys, leases, and the compare-and-swap that keeps every volume fresh."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from securetf.cas.service.access import OwnerRequest, check_window, names, requi
 from securetf.cas.service.context import Context, Refused, settled
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.rows import (
+    DEFAULT_CHUNK_SIZE,
+    VIRGIN_ROOT,
     Lease,
     SessionRow,
     VolumeRow,
@@ -20,13 +23,22 @@ from securetf.cas.service.rows import (
     volume_of,
 )
 from securetf.cas.store import Transaction
-from securetf.errors import ConflictError, FencedError, LimitError, NotAuthorisedError, SecuretfError
+from securetf.errors import (
+    ConflictError,
+    FencedError,
+    LimitError,
+    NotAuthorisedError,
+    NotFoundError,
+    SecuretfError,
+)
 from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key
-from securetf.manifest import Manifest, Volume
+from securetf.manifest import Manifest, Volume, volume_rule
 from securetf.provisioning import VolumeGrant, check_public_key, grant_transcript, seal_grant
 from securetf.wire import AdvanceRequest
 
+MAX_VOLUMES = 1024  # of one session, all versions together
+_VOLUME_KEY_SIZE = 32  # bytes
 _MAX_EPOCH = 2**32 - 1
 
 
@@ -48,8 +60,7 @@ class Volumes:
         def operation(transaction: Transaction) -> VolumeGrant:
             row = session_of(transaction, session)
             require_update(self.context, row, owner.key_id)
-            rule = _rule(self.context.manifest_of(row), row, name)
-            volume = volume_of(transaction, row, name)
+            _, volume, rule = reach(transaction, row, self.context.manifest_of(row), name)
             if rule.writer is not None:
                 raise ConflictError(
                     f"volume {name} is written by workload {rule.writer}, not by packing",
@@ -75,7 +86,7 @@ class Volumes:
         def operation(transaction: Transaction) -> VolumeGrant:
             row = session_of(transaction, session)
             require_read(self.context, row, owner.key_id)
-            rule = _rule(self.context.manifest_of(row), row, name)
+            _, volume, rule = reach(transaction, row, self.context.manifest_of(row), name)
             if not names(row, rule.export, owner.key_id):
                 if rule.writer is not None:
                     raise NotAuthorisedError(
@@ -85,7 +96,7 @@ class Volumes:
                     )
                 require_update(self.context, row, owner.key_id)
             draft.released = [f"volume-key:{name}"]
-            return read_grant(volume_of(transaction, row, name), rule, "")
+            return read_grant(volume, rule, "")
 
         return self._grant("export", owner, draft, (session, name, public), operation)
 
@@ -233,11 +244,64 @@ def _swap(transaction: Transaction, volume: VolumeRow, request: AdvanceRequest) 
     put(transaction, volume.volume_id, replace(volume, seq=request.new_seq, root=request.new_root))
 
 
-def _rule(manifest: Manifest, session: SessionRow, name: str) -> Volume:
-    rule = manifest.volumes.get(name)
+def rule_of(manifest: Manifest, name: str) -> Volume | None:
+    """Return the rule for a volume, NAME or NAME.INSTANCE of a `per_instance` one; None if there is none."""
+    base = volume_rule(manifest, name)
+    return None if base is None else manifest.volumes[base]
+
+
+def reach(
+    transaction: Transaction, session: SessionRow, manifest: Manifest, name: str
+) -> tuple[SessionRow, VolumeRow, Volume]:
+    """Return the session, a volume of it and its rule; an instance's own volume is made when first asked for.
+
+    Raises:
+        NotFoundError: the Manifest has no such volume. LimitError: the session has too many.
+    """
+    rule = rule_of(manifest, name)
+    if rule is None and name in manifest.volumes:
+        raise NotFoundError(
+            f"each instance has its own volume {name} in {session.name}",
+            f"name one of them, such as {name}.0",
+        )
     if rule is None:
         raise no_volume(session.name, name)
-    return rule
+    if rule.per_instance and name not in session.volumes:
+        volumes = {**session.volumes, name: make_volume(transaction, session.name, name)}
+        check_count(session.name, volumes)
+        session = replace(session, volumes=volumes)
+        put(transaction, session.name.encode(), session)
+    return session, volume_of(transaction, session, name), rule
+
+
+def check_count(session: str, volumes: dict[str, str]) -> None:
+    """Raise LimitError when a session has more volumes than it may, all versions together."""
+    if len(volumes) > MAX_VOLUMES:
+        raise LimitError(
+            f"{session} has had {len(volumes)} volumes, the limit is {MAX_VOLUMES}", "make a new session"
+        )
+
+
+def make_volume(transaction: Transaction, session: str, name: str) -> str:
+    """Make an empty volume with a new key; return its id in hex."""
+    volume_id = os.urandom(16)
+    put(
+        transaction,
+        volume_id,
+        VolumeRow(
+            volume_id=volume_id,
+            session=session,
+            name=name,
+            key=os.urandom(_VOLUME_KEY_SIZE),
+            key_version=1,
+            epoch=0,
+            seq=0,
+            root=VIRGIN_ROOT,
+            chunk_size=DEFAULT_CHUNK_SIZE,
+            lease=None,
+        ),
+    )
+    return volume_id.hex()
 
 
 def _lease(volume: VolumeRow | None, key_id: str) -> Lease | None:
