@@ -76,9 +76,7 @@ class ManifestSyntaxError(ManifestError):
 
 
 class ManifestValueError(ManifestError):
-    """A key is unknown, missing, of the wrong type or out of range, or names something that is not
-    defined.
-    """
+    """A key is unknown, missing, of the wrong type or out of range, or names something undefined."""
 
     code = "STF-1102"
 
