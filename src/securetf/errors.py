@@ -76,9 +76,7 @@ class ManifestSyntaxError(ManifestError):
 
 
 class ManifestValueError(ManifestError):
-    """A key is unknown, missing, of the wrong type or out of range, or names something that is not
-    defined.
-    """
+    """A key is unknown, missing, of the wrong type or out of range, or names something undefined."""
 
     code = "STF-1102"
 
@@ -125,9 +123,7 @@ class SignatureError(EvidenceError):
 
 
 class EndorsementError(EvidenceError):
-    """The collateral (TCB info, identities, CRLs) is missing, expired, not yet valid or for another
-    platform.
-    """
+    """The collateral (TCB info, identities, CRLs) is missing, out of date or for another platform."""
 
     code = "STF-1204"
 
@@ -145,9 +141,7 @@ class ConfigurationError(EvidenceError):
 
 
 class BindingError(EvidenceError):
-    """The report data is not the digest of this nonce, these keys and this CAS: replayed, relayed or
-    altered.
-    """
+    """The report data is not the digest of this nonce, keys and CAS: replayed, relayed or altered."""
 
     code = "STF-1207"
 
@@ -174,13 +168,7 @@ class TpmResponseError(AttesterError):
     """The TPM refused a command. Its response code is in TPM 2.0 Library, Part 2, section 6.6."""
 
     code = "STF-1211"
-
-    def __init__(self, command: str, response_code: int) -> None:
-        super().__init__(
-            f"the TPM refused {command} with response code {response_code:#05x}",
-            "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty",
-        )
-        self.response_code = response_code
+    response_code = 0
 
 
 # --- appraisal: exit 11 ------------------------------------------------------------------------------------
@@ -194,9 +182,7 @@ class AppraisalError(SecuretfError):
 
 
 class MeasurementError(AppraisalError):
-    """A measured register differs from each Reference Value: other software, other code, or other
-    configuration.
-    """
+    """A measured register differs from each Reference Value: other software, code or configuration."""
 
     code = "STF-1301"
 
@@ -230,9 +216,7 @@ class CasRefusedError(SecuretfError):
 
 
 class NotAuthorisedError(CasRefusedError):
-    """The request is not signed by a key that the session's `[access]` names, or the signature does not
-    hold.
-    """
+    """No key that the session's `[access]` names signed the request, or the signature does not hold."""
 
     code = "STF-1401"
 
@@ -250,9 +234,7 @@ class ConflictError(CasRefusedError):
 
 
 class FencedError(CasRefusedError):
-    """Another writer holds the volume's lease, or another process is this instance now: this one must
-    stop.
-    """
+    """Another writer holds the volume's lease, or another process is this instance now: stop this one."""
 
     code = "STF-1404"
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,10 +125,12 @@ class Job:
         with closing(open_volume(self.volumes / volume, grant, None)) as opened:
             return opened.cat(path)
 
-    def start(self, *options: str, cas: Path | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *options: str, cas: Path | None = None, before: Sequence[str] = ()
+    ) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [
-                *SECUR_ETF, "run", "trainer", "--manifest", str(self.manifest), "--volumes", str(self.volumes),
+                *before, *SECUR_ETF, "run", "trainer", "--manifest", str(self.manifest), "--volumes", str(self.volumes),
                 "--cas", str(cas or self.cloud.trust_file), "--insecure-simulation", str(self.cloud.platform),
                 "--report", str(self.directory / "report.json"), *options,
             ],

@@ -24,6 +24,7 @@ SECTIONS = {
     "[appraisal.PLATFORM]": types.PlatformPolicy,
     "[appraisal.sgx]": types.SgxPolicy,
     "[appraisal.sev_snp]": types.SnpPolicy,
+    "[appraisal.nitro]": types.PcrPolicy,
     "[network]": types.Network,
     "[secrets.NAME]": types.Secret,
     "[volumes.NAME]": types.Volume,
@@ -94,6 +95,8 @@ def test_exit_codes_page_when_compared_with_the_errors_has_each_code_and_no_othe
 def test_run_page_when_compared_with_the_command_has_each_option() -> None:
     page = (DOCS / "how-to/run-a-program.md").read_text()
     for parameter in run_command.command.params:
+        if isinstance(parameter, click.Option) and parameter.hidden:
+            continue
         name = (
             parameter.opts[0]
             if isinstance(parameter, click.Option)

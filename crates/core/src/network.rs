@@ -77,7 +77,12 @@ impl PyNetworkShield {
     fn raised(&self, py: Python<'_>) -> PyResult<Arc<Shield>> {
         let shield = self.shield.lock().unwrap_or_else(PoisonError::into_inner);
         shield.clone().ok_or_else(|| {
-            exception(py, "NetworkShieldError", "the network shield was lowered", DEFECT)
+            exception(
+                py,
+                "NetworkShieldError",
+                "the network shield was lowered",
+                DEFECT,
+            )
         })
     }
 }
@@ -103,11 +108,18 @@ impl PyNetworkShield {
             _ => Choice::Seccomp,
         };
         let tunnel = tunnel.and_then(|one| {
-            let mut listener = one.get().listener.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut listener = one
+                .get()
+                .listener
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             listener.take()
         });
         let grant = key.zip(tunnel).map(|(key, tunnel)| Grant {
-            identity: Identity { key: key.get().0.clone(), chain },
+            identity: Identity {
+                key: key.get().0.clone(),
+                chain,
+            },
             trust_root,
             tunnel,
         });
@@ -118,7 +130,9 @@ impl PyNetworkShield {
                     volume_fuse::leave_for_main();
                     Shield::raise(&policy, grant, choice)
                 });
-                raiser.join().map_err(|_| "the thread that raises the shield ended")
+                raiser
+                    .join()
+                    .map_err(|_| "the thread that raises the shield ended")
             })
         });
         let shield = raised
@@ -169,7 +183,7 @@ impl PyNetworkShield {
             .map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)))
             .collect();
         let started = py.detach(|| {
-            shield.spawn(Spawn {
+            shield.spawn(&Spawn {
                 argv: &argv,
                 env: &env,
                 cwd: OsStr::new(directory),
@@ -184,11 +198,7 @@ impl PyNetworkShield {
             .map_err(|error| exception(py, error.kind(), error.problem(), error.fix()))
     }
 
-    fn set_endpoints(
-        &self,
-        py: Python<'_>,
-        endpoints: Vec<(String, u16, String)>,
-    ) -> PyResult<()> {
+    fn set_endpoints(&self, py: Python<'_>, endpoints: Vec<(String, u16, String)>) -> PyResult<()> {
         let read = |(workload, instance, text): (String, u16, String)| {
             socket_address(py, &text).map(|address| (workload, instance, address))
         };
@@ -206,7 +216,8 @@ impl PyNetworkShield {
     ) -> PyResult<()> {
         let shield = self.raised(py)?;
         let key = key.map(|one| one.get().0.clone());
-        py.detach(|| shield.install(chain, key)).map_err(|error| of_shield(py, &error))
+        py.detach(|| shield.install(chain, key))
+            .map_err(|error| of_shield(py, &error))
     }
 
     fn revoke(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
@@ -238,14 +249,22 @@ impl PyNetworkShield {
     }
 
     fn lower(&self, py: Python<'_>) {
-        let taken = self.shield.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self
+            .shield
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         py.detach(|| drop(taken));
     }
 }
 
 impl Drop for PyNetworkShield {
     fn drop(&mut self) {
-        let taken = self.shield.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self
+            .shield
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         Python::try_attach(|py| py.detach(|| drop(taken)));
     }
 }
@@ -263,10 +282,14 @@ fn of_shield(py: Python<'_>, error: &ShieldError) -> PyErr {
 
 fn of_net(py: Python<'_>, error: &NetError) -> PyErr {
     let (kind, fix) = match error {
-        NetError::Listen(cause) if cause.kind() == ErrorKind::AddrInUse => {
-            ("PortInUseError", "end the other process, or use another port in `--tunnel`; 0 takes a free one")
-        }
-        NetError::Listen(_) => ("EnvironmentUnfitError", "use an address of this machine in `--tunnel`"),
+        NetError::Listen(cause) if cause.kind() == ErrorKind::AddrInUse => (
+            "PortInUseError",
+            "end the other process, or use another port in `--tunnel`; 0 takes a free one",
+        ),
+        NetError::Listen(_) => (
+            "EnvironmentUnfitError",
+            "use an address of this machine in `--tunnel`",
+        ),
         _ => ("NetworkShieldError", DEFECT),
     };
     exception(py, kind, &error.to_string(), fix)

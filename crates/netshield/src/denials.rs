@@ -58,7 +58,10 @@ mod tests {
         }
         let (kept, dropped) = denials.take();
         assert_eq!((kept.len(), dropped), (KEPT, 7));
-        assert_eq!(kept.last().map(|one| one.destination.as_str()), Some("1023"));
+        assert_eq!(
+            kept.last().map(|one| one.destination.as_str()),
+            Some("1023")
+        );
         assert_eq!(denials.take(), (Vec::new(), 0));
     }
 }

@@ -78,5 +78,6 @@ pub struct ExternalRule {
 /// # Errors
 /// A text that names what is wrong.
 pub fn parse(json: &str) -> Result<Policy, String> {
-    serde_json::from_str(json).map_err(|error| format!("the network policy is not of the expected form: {error}"))
+    serde_json::from_str(json)
+        .map_err(|error| format!("the network policy is not of the expected form: {error}"))
 }

@@ -53,8 +53,11 @@ impl From<NamespaceError> for ShieldError {
 }
 
 impl From<SuperviseError> for ShieldError {
-    fn from(SuperviseError { problem, fix }: SuperviseError) -> Self {
-        Self { problem, fix }
+    fn from(error: SuperviseError) -> Self {
+        Self {
+            problem: error.problem().to_owned(),
+            fix: error.fix().to_owned(),
+        }
     }
 }
 
@@ -70,7 +73,7 @@ impl From<NetError> for ShieldError {
 }
 
 enum Interceptor {
-    Namespace(Namespace),
+    Namespace(Box<Namespace>),
     Seccomp(Supervisor),
 }
 
@@ -101,6 +104,7 @@ impl Shield {
         let denials = Arc::new(Denials::default());
         let relay = RelaySlot::default();
         let (interceptor, fallback) = intercept(policy, choice, &denials)?;
+        denials.take(); // those of the self-test
         let mut shield = Self {
             interceptor,
             relay,
@@ -170,13 +174,18 @@ impl Shield {
     ///
     /// # Errors
     /// As [`confine::spawn`].
-    pub fn spawn(&self, what: Spawn<'_>) -> Result<Pid, ConfineError> {
+    pub fn spawn(&self, what: &Spawn<'_>) -> Result<Pid, ConfineError> {
         match &self.interceptor {
             Interceptor::Namespace(namespace) => confine::spawn(&Spawn {
+                argv: what.argv,
+                env: what.env,
+                cwd: what.cwd,
+                uid: what.uid,
+                gid: what.gid,
                 netns: Some(namespace.netns()),
-                ..what
+                extra: what.extra,
             }),
-            Interceptor::Seccomp(supervisor) => supervisor.spawn(&what),
+            Interceptor::Seccomp(supervisor) => supervisor.spawn(what),
         }
     }
 
@@ -206,6 +215,7 @@ impl Shield {
     }
 
     /// Refusals since the last call, and how many more there were.
+    #[must_use]
     pub fn denials(&self) -> (Vec<crate::event::Denial>, u64) {
         self.denials.take()
     }
@@ -247,7 +257,7 @@ fn intercept(
     let mut fallback = None;
     if choice != Choice::Seccomp {
         match Namespace::raise(policy, denials.clone()) {
-            Ok(namespace) => return Ok((Interceptor::Namespace(namespace), None)),
+            Ok(namespace) => return Ok((Interceptor::Namespace(Box::new(namespace)), None)),
             Err(error) if choice == Choice::Namespace => return Err(error.into()),
             Err(error) => fallback = Some(error.problem),
         }
@@ -256,8 +266,8 @@ fn intercept(
         (Ok(supervisor), fallback) => Ok((Interceptor::Seccomp(supervisor), fallback)),
         (Err(error), None) => Err(error.into()),
         (Err(error), Some(first)) => Err(ShieldError {
-            problem: format!("{first}; and {}", error.problem),
-            fix: error.fix,
+            problem: format!("{first}; and {}", error.problem()),
+            fix: error.fix().to_owned(),
         }),
     }
 }

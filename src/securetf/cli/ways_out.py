@@ -57,6 +57,9 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "data."
     ),
     "AttesterError": "run inside a TEE of docs/platforms.md, or use `--insecure-simulation` for development.",
+    "TpmResponseError": (
+        "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty."
+    ),
     "AppraisalError": (
         "compare what was expected and found. Change the software to what was approved, or approve it in "
         "a new version of the Manifest."

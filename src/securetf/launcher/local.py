@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -21,6 +22,12 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 30.0  # between the signal that ends a member and its hard end: it commits its volumes meanwhile
 DRAIN_S = 1.0  # for the output of a member that has ended, if something else still holds it open
 LINE_LIMIT = 64 * 1024  # bytes; a longer line is cut in two
+HINTS = {  # what a program prints → what it means; each is told once
+    re.compile(
+        rb"unsupported type .*PerReplica"
+    ): "Keras 3 cannot `fit` under MultiWorkerMirroredStrategy, securetf "
+    "or not: use a custom loop, or tf_keras with TF_USE_LEGACY_KERAS=1 (docs/how-to/distributed-training.md)",
+}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -103,6 +110,7 @@ class Local:
         self._width = max((len(one.name) for one in found), default=0)
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
+        self._hints = set(HINTS)
         self._status: int | None = None
         self._ending = self._interrupted = False
 
@@ -211,6 +219,10 @@ class Local:
     def _show(self, one: Member, line: bytes, to: IO[bytes]) -> None:
         to.write(f"{one.name:<{self._width}} | ".encode() + line + b"\n")
         to.flush()
+        for pattern, hint in HINTS.items():
+            if pattern in self._hints and pattern.search(line):
+                self._hints.remove(pattern)
+                print(f"securetf: hint for {one.name}: {hint}", file=sys.stderr, flush=True)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (signal's signature)
         self._signals.append(number)

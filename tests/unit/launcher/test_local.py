@@ -82,6 +82,12 @@ def test_up_when_members_tell_their_state_shows_each_change_once() -> None:
     assert err.splitlines() == ["a-0 * waiting for b-0, c-0", "a-0 * exited 0"]
 
 
+def test_up_when_keras_3_fails_as_it_does_says_once_what_helps() -> None:
+    error = "(PerReplica:{) with an unsupported type (<class tensorflow.python.distribute.values.PerReplica>)"
+    _, _, err = run(a=f"for i in 1 2; do echo '{error}' >&2; done")
+    assert err.count("securetf: hint for a-0: Keras 3 cannot `fit`") == 1
+
+
 def test_up_when_a_member_fails_ends_the_others_and_returns_its_status() -> None:
     status, _, err = run(a="exec sleep 60", b="sleep 0.2; exit 7")
     assert status == 7

@@ -12,7 +12,7 @@ use super::external;
 use super::frame::{Answer, Frame, Open, StreamId};
 use super::handshake::{HandshakeError, connect};
 use super::peer::Instance;
-use super::state::State;
+use super::state::{State, expiry};
 use super::stats::add;
 use super::stream::{self, Renewal};
 use super::tunnel::{Tunnel, TunnelError, reset_on_close, tune};
@@ -210,7 +210,7 @@ pub async fn tunnel(state: &State, target: &Instance) -> Result<Tunnel, DialErro
         .session
         .generations
         .note(&peer.instance, peer.generation);
-    let expires = state.expiry(&installed, &peer);
+    let expires = expiry(&installed, &peer);
     Ok(Tunnel::new(tcp, established, peer, expires))
 }
 

@@ -103,7 +103,7 @@ impl Downward {
             }
             buffer.bytes().copy_within(used..filled, 0);
             filled -= used;
-            (held, self.size) = self.resize(buffer, filled, used, was_full);
+            (held, self.size) = resize(buffer, filled, used, was_full);
             turns += 1;
             if turns % TURNS == 0 {
                 tokio::task::yield_now().await;
@@ -122,35 +122,6 @@ impl Downward {
             .copy_from_slice(now);
         self.tunnel.received = later.to_vec();
         now.len()
-    }
-
-    /// Chooses the next buffer by how much came; a started record moves along.
-    fn resize(
-        &self,
-        mut buffer: Buffer,
-        filled: usize,
-        used: usize,
-        was_full: bool,
-    ) -> (Option<Buffer>, Size) {
-        let size = if was_full || used > 4 * MAX_RECORD {
-            Size::Large
-        } else {
-            Size::Small
-        };
-        if filled == 0 {
-            return (None, size);
-        }
-        if size == Size::Large && buffer.size() == Size::Small {
-            let mut larger = Buffer::take(size);
-            if let (Some(to), Some(from)) = (
-                larger.bytes().get_mut(..filled),
-                buffer.bytes().get(..filled),
-            ) {
-                to.copy_from_slice(from);
-            }
-            return (Some(larger), size);
-        }
-        (Some(buffer), size)
     }
 
     /// Opens every whole record and writes the plaintext; returns the bytes used and whether `close_notify` was among them.
@@ -269,4 +240,32 @@ async fn write_ranges(tcp: &TcpStream, bytes: &[u8], ranges: &[Range<usize>]) ->
         }
     }
     Ok(())
+}
+
+/// Chooses the next buffer by how much came; a started record moves along.
+fn resize(
+    mut buffer: Buffer,
+    filled: usize,
+    used: usize,
+    was_full: bool,
+) -> (Option<Buffer>, Size) {
+    let size = if was_full || used > 4 * MAX_RECORD {
+        Size::Large
+    } else {
+        Size::Small
+    };
+    if filled == 0 {
+        return (None, size);
+    }
+    if size == Size::Large && buffer.size() == Size::Small {
+        let mut larger = Buffer::take(size);
+        if let (Some(to), Some(from)) = (
+            larger.bytes().get_mut(..filled),
+            buffer.bytes().get(..filled),
+        ) {
+            to.copy_from_slice(from);
+        }
+        return (Some(larger), size);
+    }
+    (Some(buffer), size)
 }

@@ -82,6 +82,7 @@ impl Frame {
     }
 
     /// The bytes of the frame.
+    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, body) = match self {
             Self::Open(open) => (OPEN, open.encode()),
@@ -221,6 +222,7 @@ impl Switch {
     }
 
     /// The 9 bytes.
+    #[must_use]
     pub fn encode(self) -> [u8; 9] {
         let mut bytes = [0; 9];
         let (sent, flag) = bytes.split_at_mut(8);

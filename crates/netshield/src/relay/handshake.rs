@@ -46,6 +46,7 @@ fn plain(error: &Error) -> String {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "the peer does not speak TLS".into()
         }
+        Error::NoApplicationProtocol => "the peer does not speak securetf-net/1".into(),
         Error::PeerIncompatible(_) => {
             format!("the peer does not speak our TLS 1.3 profile: {error}")
         }
@@ -139,12 +140,9 @@ async fn drive<S: Side>(tcp: &TcpStream, mut side: S) -> Result<Established, Han
     loop {
         let UnbufferedStatus { discard, state } =
             side.process(incoming.get_mut(..shown).unwrap_or_default());
-        let (mut wants_more, mut is_done) = (false, false);
+        let (mut wants_more, mut is_done, mut failed) = (false, false, None);
         match state {
-            Err(error) => {
-                send_alert(tcp, &mut side).await;
-                return Err(error.into());
-            }
+            Err(error) => failed = Some(error),
             Ok(ConnectionState::EncodeTlsData(mut chunk)) => {
                 encode(&mut outgoing, |place| chunk.encode(place))?;
             }
@@ -159,6 +157,15 @@ async fn drive<S: Side>(tcp: &TcpStream, mut side: S) -> Result<Established, Han
         }
         incoming.drain(..discard);
         shown -= discard;
+        if let Some(error) = failed {
+            send_alert(
+                tcp,
+                &mut side,
+                incoming.get_mut(..shown).unwrap_or_default(),
+            )
+            .await;
+            return Err(error.into());
+        }
         if is_done {
             break;
         }
@@ -224,15 +231,14 @@ fn encode(
     }
 }
 
-/// Lets the peer know why; whether it hears of it is not our concern.
-async fn send_alert<S: Side>(tcp: &TcpStream, side: &mut S) {
+/// Lets the peer know why; whether it hears of it is not our concern. rustls wants to see the bytes again that it failed on.
+async fn send_alert<S: Side>(tcp: &TcpStream, side: &mut S, shown: &mut [u8]) {
     let mut outgoing = Vec::new();
-    while let Ok(ConnectionState::EncodeTlsData(mut chunk)) = side.process(&mut []).state {
-        if encode(&mut outgoing, |place| chunk.encode(place)).is_err() {
-            return;
-        }
+    if let Ok(ConnectionState::EncodeTlsData(mut chunk)) = side.process(shown).state
+        && encode(&mut outgoing, |place| chunk.encode(place)).is_ok()
+    {
+        let _ = write_all(tcp, &outgoing).await;
     }
-    let _ = write_all(tcp, &outgoing).await;
 }
 
 /// Writes all of `bytes`.

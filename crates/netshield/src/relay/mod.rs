@@ -164,6 +164,7 @@ impl Relay {
     }
 
     /// Where peers arrive.
+    #[must_use]
     pub fn tunnel_address(&self) -> SocketAddr {
         self.address
     }
@@ -221,6 +222,7 @@ impl Relay {
     }
 
     /// Counters since the start.
+    #[must_use]
     pub fn stats(&self) -> Snapshot {
         self.state.stats.snapshot()
     }

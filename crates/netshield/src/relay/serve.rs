@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::frame::{Answer, Frame, Open};
 use super::handshake::accept;
-use super::state::{Resumable, State, is_virtual};
+use super::state::{Resumable, State, expiry, is_virtual};
 use super::stats::add;
 use super::stream::{self, Renewal};
 use super::tunnel::{Tunnel, tune};
@@ -88,7 +88,7 @@ async fn authenticate(state: &State, tcp: TcpStream) -> Result<Tunnel, String> {
         .session
         .generations
         .note(&peer.instance, peer.generation);
-    let expires = state.expiry(&installed, &peer);
+    let expires = expiry(&installed, &peer);
     Ok(Tunnel::new(tcp, established, peer, expires))
 }
 

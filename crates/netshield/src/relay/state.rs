@@ -109,17 +109,6 @@ impl State {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When a tunnel between us and `peer` must end.
-    pub fn expiry(&self, installed: &Installed, peer: &Peer) -> Instant {
-        let not_after =
-            UNIX_EPOCH + Duration::from_secs(installed.not_after_s.min(peer.not_after_s));
-        let left = not_after
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
-        // The far future is not representable everywhere; a year is as good.
-        Instant::now() + left.min(Duration::from_secs(366 * 86_400))
-    }
-
     /// Notes a refusal by policy or identity.
     pub fn deny(&self, direction: &'static str, destination: String, reason: String) {
         add(&self.stats.denied, 1);
@@ -170,6 +159,16 @@ impl State {
             .copied()
             .find(|address| address.is_ipv4() == other.is_ipv4())
     }
+}
+
+/// When a tunnel between us and `peer` must end.
+pub fn expiry(installed: &Installed, peer: &Peer) -> Instant {
+    let not_after = UNIX_EPOCH + Duration::from_secs(installed.not_after_s.min(peer.not_after_s));
+    let left = not_after
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    // The far future is not representable everywhere; a year is as good.
+    Instant::now() + left.min(Duration::from_hours(366 * 24))
 }
 
 /// True for the ranges that members' virtual addresses come from: 100.64.0.0/10 and `fd00::/8`.
