@@ -20,8 +20,8 @@ PURE = ("appraisal", "evidence", "provisioning", "verifier")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # A simulated platform makes TDX quotes: they are read and verified by TDX's own files.
 READ_AS = {Platform.INSECURE_SIMULATION: "tdx"}
-# Attesters of hardware come later; until then only the simulation makes Evidence.
-WITHOUT_ATTESTER = {Platform.TDX, Platform.SGX, Platform.SEV_SNP, Platform.AZURE_VTPM, Platform.GCP_VTPM}
+# Composite Evidence: made by the attesters of its parts.
+WITHOUT_ATTESTER = {Platform.AZURE_VTPM, Platform.GCP_VTPM}
 REGISTRY_HOSTS = (
     "pypi" + ".org",
     "pythonhosted" + ".org",

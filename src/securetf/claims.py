@@ -78,8 +78,8 @@ class VerifiedClaims:
 
     @property
     def measurement(self) -> bytes:
-        """The register that tells which software was started."""
-        return self.registers[MEASUREMENT_REGISTERS[self.platform]]
+        """The register that tells which software was started; empty if a TPM's quote does not cover it."""
+        return self.registers.get(MEASUREMENT_REGISTERS[self.platform], b"")
 
 
 def code_register(roots: Mapping[str, bytes]) -> bytes:

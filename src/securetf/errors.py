@@ -168,13 +168,7 @@ class TpmResponseError(AttesterError):
     """The TPM refused a command. Its response code is in TPM 2.0 Library, Part 2, section 6.6."""
 
     code = "STF-1211"
-
-    def __init__(self, command: str, response_code: int) -> None:
-        super().__init__(
-            f"the TPM refused {command} with response code {response_code:#05x}",
-            "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty",
-        )
-        self.response_code = response_code
+    response_code = 0
 
 
 # --- appraisal: exit 11 ------------------------------------------------------------------------------------

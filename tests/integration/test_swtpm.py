@@ -2,20 +2,22 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from securetf.attester.tpm2 import Tpm2Attester
-from securetf.attester.tpm_client import TpmClient
+from securetf.attester.tpm2 import CertifiedTpm2Attester, Tpm2Attester
+from securetf.attester.tpm_client import ENDORSEMENT, OWNER, PASSWORD, TpmClient
 from securetf.attester.tpm_counter import TpmCounter, read_all
 from securetf.attester.tpm_transport import DeviceTransport, SocketTransport
 from securetf.claims import Evidence, VerifiedClaims
 from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.trust import spki_digest
 from securetf.errors import (
     AttesterError,
     BindingError,
@@ -24,12 +26,14 @@ from securetf.errors import (
     TpmResponseError,
 )
 from securetf.evidence import tpm2, tpm2_public
-from securetf.evidence.tpm2_quote import SHA256
+from securetf.evidence.tpm2_quote import RSASSA, SHA256
+from securetf.evidence.tpm2_wire import number, sized
 from securetf.verifier import tpm2_activation
 from securetf.verifier.tpm2 import Tpm2Verifier
 from securetf.verifier.tpm2_origin import KeyOrigins
 from support.authority import NOW, issue
 from support.swtpm import SoftwareTpm, make_tpm
+from support.tpm2 import TPM_KEY
 
 REPORT_DATA = bytes(range(64))
 SECRET = bytes(range(32))
@@ -204,6 +208,86 @@ def test_counter_when_the_index_is_something_else_then_refused(client: TpmClient
 def test_pcrs_when_the_bank_is_not_active_then_says_so(client: TpmClient) -> None:
     with pytest.raises(AttesterError, match=r"no PCR bank 0x0027|refused PCR_Read"):
         client.read_pcrs(0x0027, [0])
+
+
+def test_tpm_when_on_tcp_then_quotes_too(tpm: SoftwareTpm) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tpm.tcp_client(port) as client:
+        attester = Tpm2Attester(client)
+        assert verify(enrol(tpm, attester), attester.attest(REPORT_DATA)).report_data == REPORT_DATA
+
+
+def write_nv(client: TpmClient, index: int, content: bytes) -> None:
+    """Define an NV index that the owner may write and read, and fill it."""
+    public = (
+        number(index, 4) + number(SHA256, 2) + number(0x00020002, 4) + sized(b"") + number(len(content), 2)
+    )
+    client.command("NV_DefineSpace", 0x12A, number(OWNER, 4), sized(b"") + sized(public), [PASSWORD])
+    for start in range(0, len(content), 512):
+        parameters = sized(content[start : start + 512]) + number(start, 2)
+        client.command("NV_Write", 0x137, number(OWNER, 4) + number(index, 4), parameters, [PASSWORD])
+
+
+def test_machine_when_its_operator_certified_a_key_then_quotes_verify_under_the_root(tmp_path: Path) -> None:
+    """As Google Cloud's machines have it: template and certificate in NV memory."""
+    with make_tpm(tmp_path / "cloud").client() as client:
+        with pytest.raises(AttesterError, match="no certified key at NV 0x1c10001"):
+            CertifiedTpm2Attester(client)
+        template = tpm2_public.encode(
+            tpm2_public.Public(
+                kind=tpm2_public.RSA,
+                name_hash=SHA256,
+                attributes=0x50072,
+                auth_policy=b"",
+                aes_bits=0,
+                scheme=RSASSA,
+                scheme_hash=SHA256,
+                bits=2048,
+                unique=(bytes(256),),
+            )
+        )
+        handle, public = client.create_primary(ENDORSEMENT, template)
+        client.flush(handle)
+        root = issue("operator")
+        modulus = int.from_bytes(public.unique[0], "big")
+        leaf = root.issue(
+            "AK",
+            public_key=rsa.RSAPublicNumbers(65537, modulus).public_key(),
+            ca=False,
+            usage=("digital_signature",),
+            extensions=(TPM_KEY,),
+            end=datetime.now(UTC) + timedelta(days=1),
+            start=datetime.now(UTC) - timedelta(days=1),
+        )
+        write_nv(client, 0x01C10001, template)
+        write_nv(client, 0x01C10000, leaf.der)
+        evidence = CertifiedTpm2Attester(client, authorities=[root.der]).attest(REPORT_DATA)
+    verifier = Tpm2Verifier(KeyOrigins(root.anchors, lambda _: None), event_log_required=False)
+    claims = verifier.verify(evidence, expected_report_data=REPORT_DATA, now=NOW)
+    assert claims.platform_id == spki_digest(leaf.certificate)
+
+
+def test_transport_when_the_answer_is_no_response_then_refused(tmp_path: Path) -> None:
+    for answer, reason in (
+        (b"", "closed the connection"),
+        (bytes.fromhex("80010000000900000000"), "sent a response of 9 bytes"),
+        (bytes.fromhex("8001ffffffff00000000"), "sent a response of 4294967295 bytes"),
+        (bytes.fromhex("80010000000c0000"), "closed the connection"),
+    ):
+        path = tmp_path / "odd"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+            server.listen()
+            transport = SocketTransport(path)
+            peer, _ = server.accept()
+            peer.sendall(answer)
+            peer.close()
+            with pytest.raises(AttesterError, match=rf"{reason}|did not answer"):
+                transport.exchange(b"\x80\1")
+            transport.close()
+        path.unlink()
 
 
 def test_transport_when_nobody_is_there_then_says_so(tmp_path: Path) -> None:

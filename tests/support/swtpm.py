@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from securetf.attester.tpm_client import TpmClient
 from securetf.attester.tpm_transport import SocketTransport
 from securetf.endorsements import TrustAnchors
+from securetf.errors import AttesterError
 
 
 @dataclass(frozen=True)
 class SoftwareTpm:
-    """The state of one TPM. `start` runs it."""
+    """The state of one TPM. `client` runs it."""
 
     directory: Path
 
@@ -37,30 +38,47 @@ class SoftwareTpm:
         return TrustAnchors.chosen((self.directory / "swtpm-localca-rootca-cert.pem").read_bytes())
 
     @contextmanager
-    def start(self) -> Iterator[None]:
-        """Run the TPM on its socket until the block ends."""
-        arguments = ["--tpm2", "--tpmstate", f"dir={self.directory}/state"]
-        arguments += ["--server", f"type=unixio,path={self.socket}", "--flags", "not-need-init,startup-clear"]
+    def _run(self, address: str) -> Iterator[subprocess.Popen[bytes]]:
+        arguments = ["--tpm2", "--tpmstate", f"dir={self.directory}/state", "--server", address]
         process = subprocess.Popen(
-            ["swtpm", "socket", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["swtpm", "socket", *arguments, "--flags", "not-need-init,startup-clear"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            deadline = time.monotonic() + 10
-            while not self.socket.exists():
-                assert process.poll() is None, "swtpm ended"
-                assert time.monotonic() < deadline, "swtpm does not listen"
-                time.sleep(0.01)
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(10)
             self.socket.unlink(missing_ok=True)
 
     @contextmanager
+    def tcp_client(self, port: int) -> Iterator[TpmClient]:
+        """Run the TPM on a TCP port of this machine and connect."""
+        address = f"type=tcp,bindaddr=127.0.0.1,port={port}"
+        with self._run(address) as process:
+            transport = _connect(("127.0.0.1", port), process)
+            with TpmClient(transport) as client:
+                yield client
+
+    @contextmanager
     def client(self) -> Iterator[TpmClient]:
-        """Run the TPM and connect; each time is a reset of the TPM."""
-        with self.start(), TpmClient(SocketTransport(self.socket)) as client:
+        """Run the TPM on a Unix socket and connect; each time is a reset of the TPM."""
+        address = f"type=unixio,path={self.socket}"
+        with self._run(address) as process, TpmClient(_connect(self.socket, process)) as client:
             yield client
+
+
+def _connect(address: Path | tuple[str, int], process: subprocess.Popen[bytes]) -> SocketTransport:
+    """Connect as soon as the TPM listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return SocketTransport(address)
+        except AttesterError:
+            assert process.poll() is None, "swtpm ended"
+            assert time.monotonic() < deadline, "swtpm does not listen"
+            time.sleep(0.01)
 
 
 def make_tpm(directory: Path) -> SoftwareTpm:

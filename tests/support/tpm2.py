@@ -67,7 +67,7 @@ def make_log(*banks: int, count: int = 12) -> EventLog:
         Event(
             pcr=index % 10,
             kind=8,
-            digests=tuple((bank, bytes([index]) * tpm2_quote.DIGEST_SIZES[bank]) for bank in banks),
+            digests=tuple((bank, bytes([index % 256]) * tpm2_quote.DIGEST_SIZES[bank]) for bank in banks),
             data=f"event {index}".encode(),
         )
         for index in range(count)

@@ -24,6 +24,7 @@ SECTIONS = {
     "[appraisal.PLATFORM]": types.PlatformPolicy,
     "[appraisal.sgx]": types.SgxPolicy,
     "[appraisal.sev_snp]": types.SnpPolicy,
+    "[appraisal.nitro]": types.PcrPolicy,
     "[network]": types.Network,
     "[secrets.NAME]": types.Secret,
     "[volumes.NAME]": types.Volume,

@@ -17,7 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from securetf.claims import Platform, VerifiedClaims
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
 from securetf.endorsements.trust import spki_digest
-from securetf.errors import BindingError, ConfigurationError, EndorsementError, SignatureError
+from securetf.errors import (
+    BindingError,
+    ConfigurationError,
+    EndorsementError,
+    EvidenceError,
+    MalformedEvidenceError,
+    SignatureError,
+)
 from securetf.evidence import sev_snp, sev_snp_certificates
 from securetf.verifier.sev_snp import authenticate, authenticate_without_revocation
 from securetf.verifier.sev_snp_chain import verify_leaf
@@ -160,6 +167,23 @@ def test_genuine_report_when_altered_or_relayed_then_refused(entry: dict[str, An
     if not entry["parse"]["debug"]:
         with pytest.raises(BindingError, match="report data"):
             verify(entry, certificate, expected_report_data=bytes(range(64)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", entries("snp/", "report"))
+def test_genuine_report_when_truncated_anywhere_or_a_bit_of_any_byte_is_flipped_then_refused(
+    entry: dict[str, Any],
+) -> None:
+    raw, certificate = (VECTORS / entry["file"]).read_bytes(), certificate_of(entry)
+    known = endorsements(certificate)
+    for size in range(len(raw)):
+        with pytest.raises(MalformedEvidenceError):
+            sev_snp_certificates.parse(raw[:size])
+    for offset in range(len(raw)):
+        changed = bytearray(raw)
+        changed[offset] ^= 1 << offset % 8
+        with pytest.raises(EvidenceError):
+            verify(entry, certificate, raw=bytes(changed), endorsements_for=lambda _: known)
 
 
 @pytest.mark.parametrize("entry", entries("snp/", "report"))

@@ -139,3 +139,26 @@ def test_genuine_quote_when_altered_relayed_or_under_a_floor_then_refused() -> N
                 "at": "2025-06-20T00:00:00Z",
             },
         )
+
+
+def accepted() -> list[Any]:
+    return [case for case in cases() if case.values[1]["result"] != "REJECT"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "verdict"), accepted())
+def test_genuine_quote_when_truncated_anywhere_or_a_bit_of_signed_bytes_is_flipped_then_refused(
+    entry: dict[str, Any], verdict: dict[str, Any]
+) -> None:
+    raw = (VECTORS / entry["file"]).read_bytes()[: entry["parse"]["declared_end"]]
+    for size in range(len(raw)):
+        with pytest.raises(MalformedEvidenceError):
+            sgx.parse(raw[:size])
+    start = raw.index(sgx.parse(raw).signature)
+    qe = raw.index(sgx.parse(raw).qe_report)
+    unsigned = {*range(start - 4, start), *range(start + 128, qe), *range(qe + 448, qe + 450)}  # sizes, types
+    for offset in sorted({*range(qe + 482)} - unsigned):
+        changed = bytearray(raw)
+        changed[offset] ^= 1 << offset % 8
+        with pytest.raises(EvidenceError):
+            verify(bytes(changed), entry, verdict)

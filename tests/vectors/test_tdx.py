@@ -158,3 +158,22 @@ def test_genuine_quote_when_altered_relayed_or_under_a_floor_then_refused(
 def test_intel_root_when_compared_with_the_pin_then_equal() -> None:
     der = (VECTORS / "roots/intel_sgx_root_ca.der").read_bytes()
     assert TrustAnchors.intel().find(x509.load_der_x509_certificate(der))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "verdict"), accepted())
+def test_genuine_quote_when_truncated_anywhere_or_a_bit_of_signed_bytes_is_flipped_then_refused(
+    entry: dict[str, Any], verdict: dict[str, Any]
+) -> None:
+    raw = (VECTORS / entry["file"]).read_bytes()[: entry["parse"]["declared_end"]]
+    for size in range(len(raw)):
+        with pytest.raises(MalformedEvidenceError):
+            tdx.parse(raw[:size])
+    start = raw.index(tdx.parse(raw).signature)
+    qe = raw.index(tdx.parse(raw).qe_report)
+    unsigned = {*range(start - 4, start), *range(start + 128, qe), *range(qe + 448, qe + 450)}  # sizes, types
+    for offset in sorted({*range(qe + 482)} - unsigned):
+        changed = bytearray(raw)
+        changed[offset] ^= 1 << offset % 8
+        with pytest.raises(EvidenceError):
+            verify(bytes(changed), entry, verdict)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from securetf.appraisal import sev_snp, sgx
+from securetf.appraisal import pcrs, sev_snp, sgx
 from securetf.appraisal.comparison import Mismatch, machine, register, tcb_status
 from securetf.claims import Platform, VerifiedClaims
 from securetf.errors import (
@@ -19,7 +19,7 @@ from securetf.errors import (
     PlatformNotAllowedError,
     TcbNotAcceptedError,
 )
-from securetf.manifest.platforms import SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
 
 _FIXES: dict[type[AppraisalError], str] = {
     MeasurementError: "start the reviewed software and code, or accept these values in the Manifest",
@@ -27,12 +27,20 @@ _FIXES: dict[type[AppraisalError], str] = {
     PlatformNotAllowedError: "use a platform and a machine that the Manifest names, or name this one",
     AppraisalError: "attest again with current collateral",
 }
-_POLICIES = {Platform.SGX: SgxPolicy, Platform.SEV_SNP: SnpPolicy}  # the others have TDX's registers
+_POLICIES = MappingProxyType(  # the others have TDX's registers
+    {
+        Platform.SGX: SgxPolicy,
+        Platform.SEV_SNP: SnpPolicy,
+        Platform.NITRO: PcrPolicy,
+        Platform.TPM2: PcrPolicy,
+        Platform.GCP_VTPM: PcrPolicy,
+    }
+)
 _GOOD = {"UpToDate", "Committed"}  # TCB statuses that leave nothing to be desired
 _RTMRS = ("rtmr0", "rtmr1", "rtmr2")
 
 # AR4SI trustworthiness claims (draft-ietf-rats-ar4si, section 2.3)
-_AFFIRMING, _WARNING, _UNRECOGNISED = 2, 32, 97
+_AFFIRMING, _WARNING, _CONTRAINDICATED, _UNRECOGNISED = 2, 32, 96, 97
 _TIERS = ((96, "contraindicated"), (32, "warning"), (2, "affirming"))
 
 
@@ -76,7 +84,7 @@ class AttestationResult:
     appraised_at: datetime
 
 
-AnyPolicy = Policy | SgxPolicy | SnpPolicy
+AnyPolicy = Policy | SgxPolicy | SnpPolicy | PcrPolicy
 
 
 def appraise(
@@ -114,7 +122,7 @@ def appraise(
 
 def _mismatches(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes, now: datetime) -> Iterator[Mismatch]:
     kind = _POLICIES.get(claims.platform)
-    others = tuple(one for one in _POLICIES.values() if one is not kind)
+    others = tuple({one for one in _POLICIES.values() if one is not kind})
     if claims.simulated and claims.platform is not Platform.INSECURE_SIMULATION:
         yield PlatformNotAllowedError, f"simulated claims call themselves {claims.platform.value}"
     if isinstance(policy, others) or (kind is not None and not isinstance(policy, kind)):
@@ -123,6 +131,8 @@ def _mismatches(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes, now: da
         yield from sgx.mismatches(claims, policy)
     elif isinstance(policy, SnpPolicy):
         yield from sev_snp.mismatches(claims, policy)
+    elif isinstance(policy, PcrPolicy):
+        yield from pcrs.mismatches(claims, policy)
     else:
         yield from _tdx(claims, policy, rtmr3)
     if now > claims.valid_until:
@@ -151,6 +161,8 @@ def _vector(claims: VerifiedClaims, policy: AnyPolicy) -> dict[str, int]:
         "hardware": hardware,
         "runtime-opaque": _UNRECOGNISED if claims.simulated else _AFFIRMING,
     }
+    if claims.platform in pcrs.NO_TEE:
+        vector["runtime-opaque"] = _CONTRAINDICATED
     if policy.platform_ids:
         vector["instance-identity"] = _UNRECOGNISED if claims.simulated else _AFFIRMING
     return vector
@@ -158,7 +170,7 @@ def _vector(claims: VerifiedClaims, policy: AnyPolicy) -> dict[str, int]:
 
 def _policy_id(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes) -> str:
     """Hash the policy as canonical JSON: names sorted, no spaces, UTF-8."""
-    if isinstance(policy, SgxPolicy | SnpPolicy):
+    if isinstance(policy, SgxPolicy | SnpPolicy | PcrPolicy):
         return _digest({"platform": claims.platform.value, **msgspec.to_builtins(policy)})
     content = {
         "platform": claims.platform.value,

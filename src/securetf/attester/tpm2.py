@@ -16,6 +16,9 @@ EK_CERTIFICATE_RSA, EK_CERTIFICATE_ECC = (
     0x01C00002,
     0x01C0000A,
 )  # NV; TCG EK Credential Profile, section 2.2.2.4
+# Google Cloud (go-tpm-tools, client/handles.go)
+GCE_CERTIFICATE_RSA, GCE_TEMPLATE_RSA = 0x01C10000, 0x01C10001
+GCE_CERTIFICATE_ECC, GCE_TEMPLATE_ECC = 0x01C10002, 0x01C10003
 QUOTED_PCRS = tuple(range(24))
 _ATTEMPTS = 5
 _AGAIN = "run this on the machine whose TPM is to be attested"
@@ -54,48 +57,18 @@ def _template(*, kind: int, ek: bool) -> bytes:
     )
 
 
-class Tpm2Attester:
-    """An attestation key under the TPM's endorsement key, loaded for as long as the client is open."""
+class _Quoting:
+    """Quotes PCRs of the SHA-256 bank with one attestation key, loaded for as long as the client is open."""
 
     platform = Platform.TPM2
 
     def __init__(
-        self,
-        client: TpmClient,
-        *,
-        ek_kind: int = tpm2_public.RSA,
-        ak_kind: int = tpm2_public.ECC,
-        pcrs: Sequence[int] = QUOTED_PCRS,
-        certificates: Sequence[bytes] = (),
-        event_log: bytes = b"",
-        stored: bytes | None = None,
+        self, client: TpmClient, pcrs: Sequence[int], certificates: Sequence[bytes], event_log: bytes
     ) -> None:
-        """Make the endorsement key, and make or load the attestation key.
-
-        ek_kind, ak_kind: `tpm2_public.RSA` (2048 bits) or `ECC` (P-256); all TPMs have the RSA EK. pcrs: of
-        the SHA-256 bank, what is quoted. certificates: DER chain of the AK, where its issuer gave one;
-        without, the key must be enrolled. event_log: of this boot, whole. stored: what `stored` returned
-        before, so that the key stays the same; None makes a new key.
-
-        Raises:
-            AttesterError: the TPM refused.
-        """
         self._client, self._pcrs = client, tuple(sorted(pcrs))
         self._certificates, self._event_log = tuple(certificates), event_log
-        self._ek_kind = ek_kind
-        ek, self.ek_public = client.create_primary(ENDORSEMENT, _template(kind=ek_kind, ek=True))
-        session = client.endorsement_session()
-        if stored is None:
-            private, public = client.create(ek, _template(kind=ak_kind, ek=False), session)
-            client.flush(session)
-            session = client.endorsement_session()
-        else:
-            private, public = _split(stored)
-        self._ak = client.load(ek, private, public, session)
-        client.flush(session)
-        client.flush(ek)  # a TPM without resource manager has room for three objects
-        self.stored = sized(private) + sized(public)
-        self.ak_public = client.read_public(self._ak)
+        self._ak: int
+        self.ak_public: Public
 
     def attest(self, report_data: bytes) -> Evidence:
         """As `Attester.attest`; the quote carries a digest of `report_data`."""
@@ -129,6 +102,45 @@ class Tpm2Attester:
         )
         return Evidence(Platform.TPM2, tpm2.encode(evidence))
 
+
+class Tpm2Attester(_Quoting):
+    """Quotes with a key of its own under the TPM's endorsement key: it must be enrolled once."""
+
+    def __init__(
+        self,
+        client: TpmClient,
+        *,
+        ek_kind: int = tpm2_public.RSA,
+        ak_kind: int = tpm2_public.ECC,
+        pcrs: Sequence[int] = QUOTED_PCRS,
+        event_log: bytes = b"",
+        stored: bytes | None = None,
+    ) -> None:
+        """Make the endorsement key, and make or load the attestation key.
+
+        ek_kind, ak_kind: `tpm2_public.RSA` (2048 bits) or `ECC` (P-256); all TPMs have the RSA EK. pcrs: of
+        the SHA-256 bank, what is quoted. event_log: of this boot, whole. stored: what `stored` returned
+        before, so that the key stays the same; None makes a new key.
+
+        Raises:
+            AttesterError: the TPM refused.
+        """
+        super().__init__(client, pcrs, (), event_log)
+        self._ek_kind = ek_kind
+        ek, self.ek_public = client.create_primary(ENDORSEMENT, _template(kind=ek_kind, ek=True))
+        session = client.endorsement_session()
+        if stored is None:
+            private, public = client.create(ek, _template(kind=ak_kind, ek=False), session)
+            client.flush(session)
+            session = client.endorsement_session()
+        else:
+            private, public = _split(stored)
+        self._ak = client.load(ek, private, public, session)
+        client.flush(session)
+        client.flush(ek)  # a TPM without resource manager has room for three objects
+        self.stored = sized(private) + sized(public)
+        self.ak_public = client.read_public(self._ak)
+
     def ek_certificate(self) -> bytes | None:
         """Return the manufacturer's certificate of the endorsement key, DER; None if the TPM holds none."""
         index = EK_CERTIFICATE_RSA if self._ek_kind == tpm2_public.RSA else EK_CERTIFICATE_ECC
@@ -147,6 +159,40 @@ class Tpm2Attester:
         finally:
             self._client.flush(session)
             self._client.flush(ek)
+
+
+class CertifiedTpm2Attester(_Quoting):
+    """Quotes with a key that the cloud's operator certified: its template and certificate stand in NV
+    memory.
+    """
+
+    def __init__(
+        self,
+        client: TpmClient,
+        *,
+        template_index: int = GCE_TEMPLATE_RSA,
+        certificate_index: int = GCE_CERTIFICATE_RSA,
+        authorities: Sequence[bytes] = (),
+        pcrs: Sequence[int] = QUOTED_PCRS,
+        event_log: bytes = b"",
+    ) -> None:
+        """Load the key.
+
+        template_index, certificate_index: of NV memory; the defaults are Google Cloud's. authorities: DER
+        certificates above the key's, the root last, unless the verifier has them. pcrs, event_log: as for
+        `Tpm2Attester`.
+
+        Raises:
+            AttesterError: there is no such template or certificate, or the TPM refused.
+        """
+        template, certificate = read_all(client, template_index), read_all(client, certificate_index)
+        if template is None or certificate is None:
+            raise AttesterError(
+                f"the TPM has no certified key at NV {template_index:#x} and {certificate_index:#x}",
+                "run this on a machine whose operator certifies its TPM, or enrol a key of your own",
+            )
+        super().__init__(client, pcrs, (certificate, *authorities), event_log)
+        self._ak, self.ak_public = client.create_primary(ENDORSEMENT, template)
 
 
 def _split(stored: bytes) -> tuple[bytes, bytes]:

@@ -174,7 +174,7 @@ class TpmClient:
                 reader.refuse("has another size than it says")
             result = reader.number("response code", 4)
             if result:
-                raise TpmResponseError(name, result)
+                raise _refused(name, result)
             return reader.parameters(handles_returned, sessions is not None)
         except MalformedEvidenceError as error:
             self._odd(name, error)
@@ -219,6 +219,12 @@ class ResponseReader(Reader):
     def rest(self) -> bytes:
         """Return all that is left."""
         return self.take("rest", len(self._raw) - self._offset)
+
+
+def _refused(name: str, code: int) -> TpmResponseError:
+    error = TpmResponseError(f"the TPM refused {name} with response code {code:#05x}", _FIX)
+    error.response_code = code
+    return error
 
 
 def _authorisation(sessions: Sequence[int] | None) -> bytes:

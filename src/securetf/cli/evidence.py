@@ -19,14 +19,14 @@ _FILE = click.Path(path_type=Path)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Show or verify a piece of Evidence: TDX, SGX or SEV-SNP. Nothing is sent anywhere."""
+    """Show or verify a piece of Evidence of any platform. Nothing is sent anywhere."""
 
 
 @command.command()
 @click.argument("file", type=_FILE)
 @_JSON
 def show(file: Path, as_json: bool) -> None:
-    """Print the fields of the quote or report in FILE (raw bytes). They are not authenticated."""
+    """Print the fields of the quote, report (raw) or RA-TLS certificate (PEM) in FILE; not authenticated."""
     found = facts(_read(file))
     if as_json:
         click.echo(json.dumps(found))
@@ -44,21 +44,30 @@ def show(file: Path, as_json: bool) -> None:
     "--nonce",
     "report_data",
     required=True,
-    help="What the Evidence must answer to: up to 64 bytes in hex, filled up with zeros.",
+    help="What the Evidence must answer to, up to 64 bytes in hex; for TDX, SGX, SEV-SNP zero-filled.",
 )
 @click.option(
     "--endorsements",
     type=_FILE,
     multiple=True,
-    help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP.",
+    help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP; "
+    "enrolments (JSON) for TPMs.",
 )
 @click.option("--policy", type=_FILE, help="TOML file with [appraisal.PLATFORM], such as a Manifest.")
 @click.option(
     "--rtmr3", help="RTMR 3 of TDX that the policy is to be held against. Without: no code measured."
 )
+@click.option("--event-log", type=_FILE, help="Event log of TDX (JSON) that must replay to RTMR 0 to 3.")
 @click.option("--at", "moment", help="Time to verify at, ISO 8601 with a zone. Default: now.")
 @click.option(
     "--minimum-tcb-evaluation", default=0, help="Lowest tcbEvaluationDataNumber of TDX and SGX that counts."
+)
+@click.option(
+    "--root",
+    "roots",
+    type=_FILE,
+    multiple=True,
+    help="PEM file of roots that count for Nitro and TPMs, beside the built-in ones of AWS and Google.",
 )
 @click.option("--insecure-simulation-root", type=_FILE, help="root.pem of a simulated platform to trust.")
 @click.option("--insecure-no-revocation", is_flag=True, help="SEV-SNP: do without AMD's revocation list.")
@@ -68,12 +77,16 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 
     Exits with 0 if everything holds, 10 if the Evidence does not, 11 if the policy does not accept it.
     """
+    nonce = _hex("--report-data", options["report_data"])
     request = Request(
         raw=_read(file),
-        report_data=_hex("--report-data", options["report_data"]).ljust(_REPORT_DATA_SIZE, b"\0"),
+        report_data=nonce.ljust(_REPORT_DATA_SIZE, b"\0"),
+        nonce=nonce,
+        roots=[_read_any(one) for one in options["roots"]],
         endorsements=[_read_any(one) for one in options["endorsements"]],
-        policy=None if options["policy"] is None else _read_any(options["policy"]),
+        policy=_optional(options["policy"]),
         rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),
+        event_log=_optional(options["event_log"]),
         now=_moment(options["moment"]),
         minimum_tcb_evaluation=options["minimum_tcb_evaluation"],
         simulation_root=_optional(options["insecure_simulation_root"]),

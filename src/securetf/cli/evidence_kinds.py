@@ -1,16 +1,20 @@
 """What kind of Evidence a file holds, and its fields in plain words. Nothing here is authenticated."""
 
+import base64
+import re
 from dataclasses import fields
 from typing import Any
 
 from securetf.claims import Platform
+from securetf.cli import evidence_tpm
 from securetf.endorsements.trust import SIMULATION_MARK
-from securetf.errors import MalformedEvidenceError
-from securetf.evidence import dcap, sev_snp_certificates, sgx, tdx
-from securetf.evidence.sev_snp import REPORT_SIZE, VERSIONS, SnpReport, SnpTcb
+from securetf.errors import BindingError, MalformedEvidenceError
+from securetf.evidence import dcap, ra_tls, sev_snp_certificates, sgx, tdx
+from securetf.evidence.sev_snp import VERSIONS, SnpReport, SnpTcb
 from securetf.verifier import pck
 
-SIZE_LIMIT = REPORT_SIZE + sev_snp_certificates.TABLE_SIZE_LIMIT + 1  # bytes; more than any kind has
+SIZE_LIMIT = evidence_tpm.SIZE_LIMIT  # bytes; more than any kind has
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 _TDX_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _TDX_MORE = ("mr_config_id", "mr_owner", "mr_owner_config", "mr_seam", "tee_tcb_svn", "td_attributes", "xfam")
 _TDX_15 = ("tee_tcb_svn2", "mr_service_td")
@@ -34,6 +38,9 @@ def detect(raw: bytes) -> Platform:
             f"Evidence ends inside its header: {len(raw)} bytes",
             "name a file that holds a raw quote or report",
         )
+    other = evidence_tpm.detect(raw)
+    if other is not None:
+        return other
     version, tee = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:8], "little")
     if version in VERSIONS:
         return Platform.SEV_SNP
@@ -42,7 +49,8 @@ def detect(raw: bytes) -> Platform:
     if version & 0xFFFF in {4, 5} and tee == tdx.TEE_TDX:
         return Platform.TDX
     raise MalformedEvidenceError(
-        f"bytes {raw[:8].hex()} begin no TDX quote v4 or v5, SGX quote v3 or SEV-SNP report v2, v3 or v5",
+        f"bytes {raw[:8].hex()} begin no TDX quote v4 or v5, SGX quote v3, SEV-SNP report v2, v3 or v5, "
+        "Nitro document, TPM Evidence, or vTPM Evidence of Azure or Google",
         "name a file that holds one of these, as the platform gave it",
     )
 
@@ -53,13 +61,39 @@ def facts(raw: bytes) -> dict[str, Any]:
     Raises:
         MalformedEvidenceError: the first field that is not as it must be.
     """
-    found = _READERS[detect(raw)](raw)
-    return {"authenticated": False, **found}
+    if 0 not in raw[:8] and _PEM.search(raw):  # quotes and reports have a zero there, and PEM inside
+        return _ra_tls(raw)
+    return {"authenticated": False, **_fields(raw)}
 
 
 def simulated(pck_chain: bytes) -> bool:
     """Return whether a PCK chain names itself a simulation."""
     return any(SIMULATION_MARK in subject for subject in _subjects(pck_chain))
+
+
+def _ra_tls(raw: bytes) -> dict[str, Any]:
+    """Return what a certificate in PEM says: the claims about its key, then the Evidence in it."""
+    blocks = _PEM.findall(raw)
+    try:
+        (der,) = (base64.b64decode(block) for block in blocks)
+    except ValueError:
+        raise MalformedEvidenceError(
+            f"the file has {len(blocks)} certificates, or one that is not base64",
+            "name a file with one certificate",
+        ) from None
+    certificate = ra_tls.parse(der)
+    try:
+        expected: str | None = ra_tls.expected_report_data_of_any_age(certificate).hex()
+    except BindingError:
+        expected = None
+    return {
+        "authenticated": False,
+        "ra_tls_pubkey_hash": certificate.pubkey_hash.hex(),
+        "ra_tls_nonce": None if certificate.nonce is None else certificate.nonce.hex(),
+        "ra_tls_key_matches": expected is not None,
+        "ra_tls_expected_report_data": expected,
+        **_fields(certificate.evidence),
+    }
 
 
 def _tdx(raw: bytes) -> dict[str, Any]:
@@ -126,6 +160,12 @@ def _sev_snp(raw: bytes) -> dict[str, Any]:
 
 
 _READERS = {Platform.TDX: _tdx, Platform.SGX: _sgx, Platform.SEV_SNP: _sev_snp}
+
+
+def _fields(raw: bytes) -> dict[str, Any]:
+    platform = detect(raw)
+    reader = _READERS.get(platform)
+    return evidence_tpm.facts(platform, raw) if reader is None else reader(raw)
 
 
 def _numbers(tcb: SnpTcb) -> dict[str, int]:

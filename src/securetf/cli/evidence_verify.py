@@ -10,6 +10,7 @@ from typing import Any
 
 from securetf.appraisal import appraise
 from securetf.claims import Evidence, Platform, VerifiedClaims, code_register
+from securetf.cli import evidence_tpm
 from securetf.cli.evidence_kinds import detect
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
@@ -22,14 +23,25 @@ from securetf.errors import (
     UnsupportedPlatformError,
     UsageError,
 )
+from securetf.evidence import tdx, tdx_event_log
+from securetf.evidence.azure_vtpm import SNP, TDX
 from securetf.manifest.convert import struct
 from securetf.manifest.types import POLICIES
-from securetf.verifier import dcap, insecure_simulation, sev_snp
+from securetf.verifier import Verifier, azure_vtpm, dcap, insecure_simulation, sev_snp
 from securetf.verifier.sgx import SgxVerifier
+from securetf.verifier.steps import step
 from securetf.verifier.tdx import TdxVerifier
 
 PASSED, REFUSED, OPEN, NOT_ASKED = "passed", "REFUSED", "not reached", "not asked for"
-_STEPS = {Platform.TDX: dcap.STEPS, Platform.SGX: dcap.STEPS, Platform.SEV_SNP: sev_snp.STEPS}
+_STEPS = {
+    Platform.TDX: dcap.STEPS,
+    Platform.SGX: dcap.STEPS,
+    Platform.SEV_SNP: sev_snp.STEPS,
+    Platform.AZURE_VTPM: azure_vtpm.STEPS,
+    **evidence_tpm.STEPS,
+}
+_HARDWARE = 2  # step of Azure's verifier
+_EVENT_LOG = "event log replays to RTMR 0 to 3"
 _REVOCATION = sev_snp.STEPS.index("revocation list of the ARK") + 1
 
 
@@ -38,7 +50,8 @@ class Request:
     """What to verify, with everything that it needs as bytes.
 
     report_data: 64 bytes. policy: TOML with `[appraisal.<platform>]`. rtmr3: 48 bytes, None: no code was
-    measured. simulation_root: PEM, None: hardware only.
+    measured. event_log: of TDX, JSON. simulation_root: PEM, None: hardware only. nonce: as given, 1 to 64
+    bytes. roots: PEM files that count beside the built-in ones, for Nitro and TPMs.
     """
 
     raw: bytes
@@ -46,10 +59,13 @@ class Request:
     endorsements: Sequence[bytes]
     policy: bytes | None
     rtmr3: bytes | None
+    event_log: bytes | None
     now: datetime
     minimum_tcb_evaluation: int
     simulation_root: bytes | None
     no_revocation: bool
+    nonce: bytes
+    roots: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +138,9 @@ def judge(request: Request) -> Verdict:
     try:
         with warnings.catch_warnings():  # AMD's certificates have serial number 0
             warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
+            warnings.filterwarnings("ignore", message="Attribute's length must be")  # Google's issuers
             claims = run(expected_report_data=request.report_data, now=request.now)
+        _check_event_log(request, platform)
     except EvidenceError as refused:
         return Verdict(
             platform=platform,
@@ -148,16 +166,28 @@ def judge(request: Request) -> Verdict:
     )
 
 
+def _check_event_log(request: Request, platform: Platform) -> None:
+    if request.event_log is None:
+        return
+    with step(len(_STEPS[platform]) + 1):
+        if platform is not Platform.TDX:
+            raise UnsupportedPlatformError("only TDX has an event log of this kind", "leave --event-log out")
+        tdx_event_log.check(tdx_event_log.parse(request.event_log), tdx.parse(request.raw).body)
+
+
 def _checks(
     request: Request, platform: Platform, refused: EvidenceError | None, appraisal: str = OPEN
 ) -> list[Check]:
     checks = []
-    for number, name in enumerate(_STEPS[platform], start=1):
+    names = _STEPS[platform] if request.event_log is None else (*_STEPS[platform], _EVENT_LOG)
+    for number, name in enumerate(names, start=1):
         result = PASSED
         if refused is not None and number >= max(refused.step, 1):
             result = REFUSED if number == max(refused.step, 1) else OPEN
         elif platform is Platform.SEV_SNP and number == _REVOCATION and request.no_revocation:
             result = "NOT CHECKED (--insecure-no-revocation)"
+        elif platform is Platform.AZURE_VTPM and number == _HARDWARE and request.no_revocation:
+            result = "passed, revocation NOT CHECKED (--insecure-no-revocation)"
         checks.append(Check(number=number, name=name, result=result))
     checks.append(
         Check(number=len(checks) + 1, name="appraisal: policy and Reference Values", result=appraisal)
@@ -167,16 +197,59 @@ def _checks(
 
 def _verifier(request: Request, platform: Platform) -> Any:
     """Return what verifies, given the expected report data and the time."""
+    if platform is not Platform.TDX and request.simulation_root is not None:
+        raise UsageError(
+            f"there is no simulation of {platform.value}", "leave --insecure-simulation-root out"
+        )
+    if platform is Platform.AZURE_VTPM:
+        return partial(_verify_azure, request)
+    if platform in evidence_tpm.STEPS:
+        tpm = evidence_tpm.TpmRequest(
+            raw=request.raw,
+            nonce=request.nonce,
+            roots=request.roots,
+            enrolments=request.endorsements,
+            now=request.now,
+        )
+        return lambda **_: evidence_tpm.verify(tpm, platform)
+    return _verify_cpu(request, platform, request.raw)
+
+
+def _verify_azure(request: Request, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+    """Verify with the hardware's verifiers, which get the same endorsements."""
+    snp = (azure_vtpm.snp_evidence, _Hardware(request, Platform.SEV_SNP))
+    tdx = (azure_vtpm.tdx_evidence, _Hardware(request, Platform.TDX))
+    return azure_vtpm.AzureVtpmVerifier({SNP: snp, TDX: tdx}).authenticate(
+        request.raw,
+        expected_extra_data=evidence_tpm.expected_extra_data(request.nonce),
+        report_data=expected_report_data,
+        now=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hardware(Verifier):
+    """Verifies the hardware part of Azure Evidence as a file of its own would be."""
+
+    request: Request
+    platform: Platform
+
+    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        run = _verify_cpu(self.request, self.platform, evidence.raw)
+        claims: VerifiedClaims = run(expected_report_data=expected_report_data, now=now)
+        return claims
+
+
+def _verify_cpu(request: Request, platform: Platform, raw: bytes) -> Any:
+    """Return what verifies SEV-SNP, TDX and SGX."""
     if platform is Platform.SEV_SNP:
-        if request.simulation_root is not None:
-            raise UsageError("there is no simulation of SEV-SNP", "leave --insecure-simulation-root out")
         authenticate = sev_snp.authenticate
         if request.no_revocation:
             authenticate = sev_snp.authenticate_without_revocation
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
             known = SnpEndorsements.of(request.endorsements)
-        return partial(authenticate, request.raw, anchors=SnpAnchors.amd(), endorsements_for=lambda _: known)
+        return partial(authenticate, raw, anchors=SnpAnchors.amd(), endorsements_for=lambda _: known)
     if len(request.endorsements) > 1:
         raise EndorsementError(
             f"{len(request.endorsements)} files were given, TDX and SGX need one",
@@ -192,12 +265,12 @@ def _verifier(request: Request, platform: Platform) -> Any:
         verifier = insecure_simulation.verifier(
             TrustAnchors.insecure_simulation(request.simulation_root), collateral
         )
-        return partial(verifier.verify, Evidence(Platform.INSECURE_SIMULATION, request.raw))
+        return partial(verifier.verify, Evidence(Platform.INSECURE_SIMULATION, raw))
     kind = SgxVerifier if platform is Platform.SGX else TdxVerifier
     hardware = kind(
         TrustAnchors.intel(), lambda _: collateral, minimum_tcb_evaluation=request.minimum_tcb_evaluation
     )
-    return partial(hardware.verify, Evidence(platform, request.raw))
+    return partial(hardware.verify, Evidence(platform, raw))
 
 
 def _policy(request: Request, platform: Platform) -> Any:
@@ -210,5 +283,9 @@ def _policy(request: Request, platform: Platform) -> Any:
     if not isinstance(appraisal, dict) or name not in appraisal:
         raise PlatformNotAllowedError(
             f"the policy has no `[appraisal.{name}]`", "add Reference Values for this platform"
+        )
+    if name not in POLICIES:
+        raise PlatformNotAllowedError(
+            f"`[appraisal.{name}]` cannot be compared in this release", "leave --policy out, read the claims"
         )
     return struct(appraisal[name], POLICIES[name], ("appraisal", name))

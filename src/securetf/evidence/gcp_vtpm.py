@@ -97,7 +97,10 @@ def _quote(raw: bytes) -> BankQuote:
             continue
         if tag != 2 or not isinstance(value, bytes):
             _refuse("has PCRs of another bank than the quote, or an unknown field in them")
-        entry = {1: 0, **dict(_fields(value))}
+        parts = list(_fields(value))
+        entry = {1: 0, **dict(parts)}
+        if len({tag for tag, _ in parts}) != len(parts):
+            _refuse("has a field of a PCR twice")
         index, digest = entry[1], entry.get(2)
         if set(entry) != {1, 2} or not isinstance(index, int) or index >= PCR_COUNT or index in pcrs:
             _refuse("has a PCR twice, or one without index or value")

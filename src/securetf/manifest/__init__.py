@@ -17,7 +17,7 @@ from securetf.manifest.lookup import (
     volume_rule,
     workload,
 )
-from securetf.manifest.platforms import SgxPolicy, SnpPolicy, SnpTcbMinimum
+from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy, SnpTcbMinimum
 from securetf.manifest.types import (
     Access,
     Instances,
@@ -32,10 +32,10 @@ from securetf.manifest.types import (
 )
 
 __all__ = [
-    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PlatformPolicy", "Secret", "Session",
-    "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "canonical", "check_instance",
-    "code_roots", "diff", "hash_text", "instance_volume", "load", "manifest_hash", "mounts", "parse",
-    "secret_places", "volume_rule", "workload",
+    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PcrPolicy", "PlatformPolicy",
+    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "canonical",
+    "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load", "manifest_hash",
+    "mounts", "parse", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
 
 MAX_SIZE = 256 * 1024  # bytes of the file

@@ -89,3 +89,33 @@ class SnpPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ()
     tolerate: Words = ()
     platform_ids: PlatformIds = ()
+
+
+PcrName = Annotated[str, Meta(pattern=r"^pcr([0-9]|[12][0-9]|3[01])$", description="pcr0 to pcr31")]
+PcrValues = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$",
+                description="64, 96 or 128 hex digits in lower case",
+            ),
+        ],
+        ...,
+    ],
+    Meta(min_length=1, max_length=_ENTRIES),
+]
+
+
+class PcrPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Reference Values and Appraisal Policy of AWS Nitro, and of TPMs.
+
+    pcrs: `pcr0` to `pcr31` to accepted values, hex; at least one, and of Nitro `pcr0`. A PCR that is not
+    named is not compared. tcb, tolerate, platform_ids: as in `PlatformPolicy`; neither platform reports a
+    TCB.
+    """
+
+    pcrs: Annotated[dict[PcrName, PcrValues], Meta(min_length=1, max_length=32)]
+    tcb: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=_ENTRIES)] = ("NotReported",)
+    tolerate: Words = ()
+    platform_ids: PlatformIds = ()

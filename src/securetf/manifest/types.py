@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from securetf.manifest.platforms import SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of volumes, secrets and workloads; also segments of a SPIFFE ID
 REGISTER_HEX = r"^[0-9a-f]{96}$"  # 48 bytes
@@ -93,10 +93,18 @@ class PlatformPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ()
 
 
-PlatformName = Literal["tdx", "insecure_simulation", "sgx", "sev_snp"]
+PlatformName = Literal["tdx", "insecure_simulation", "sgx", "sev_snp", "nitro", "tpm2", "gcp_vtpm"]
 # The class of `[appraisal.<platform>]`, by the platform's name.
 POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
-    {"tdx": PlatformPolicy, "insecure_simulation": PlatformPolicy, "sgx": SgxPolicy, "sev_snp": SnpPolicy}
+    {
+        "tdx": PlatformPolicy,
+        "insecure_simulation": PlatformPolicy,
+        "sgx": SgxPolicy,
+        "sev_snp": SnpPolicy,
+        "nitro": PcrPolicy,
+        "tpm2": PcrPolicy,
+        "gcp_vtpm": PcrPolicy,
+    }
 )
 
 
@@ -176,7 +184,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     session: Session
     access: Access = Access()
-    appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy] = {}
+    appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
     network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.attester.insecure_simulation import SimulatedTdx, create_platform, load_endorsements
 from securetf.attester.measurement import software_measurement
@@ -95,6 +96,15 @@ def test_verify_when_the_nonce_differs_then_the_binding_is_refused_with_exit_cod
     assert "  7. binding: report data" in out
     assert "REFUSED" in out
     assert "securetf: error [STF-1207]" in err
+
+
+def test_verify_when_an_event_log_is_given_then_it_must_replay(
+    simulation: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "log.json").write_text("[]")
+    outcome = run("verify", *simulation, "--event-log", tmp_path / "log.json", "--json")
+    assert results(outcome) == [*["passed"] * 7, "REFUSED", "not reached"]
+    assert "event log replays to rtmr3" in outcome.exception.problem
 
 
 @pytest.mark.parametrize(
@@ -210,3 +220,12 @@ def test_show_when_sgx_quote_then_fields_have_the_released_names(tmp_path: Path)
     assert {name: found[name] for name in found if name not in differing} == {
         name: golden[name] for name in golden if name not in differing
     }
+
+
+def test_show_when_certificates_are_not_one_of_ra_tls_then_refused(tmp_path: Path) -> None:
+    (tmp_path / "two").write_text("text\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" * 2)
+    assert "has 2 certificates" in str(run("show", tmp_path / "two").exception)
+    machine = SgxPlatform.make()
+    pem = machine.keys.root.certificate.public_bytes(Encoding.PEM)
+    (tmp_path / "other").write_bytes(pem)
+    assert "has 0 extensions 2.23.133.5.4.9" in str(run("show", tmp_path / "other").exception)

@@ -13,7 +13,7 @@ use super::frame::Switch;
 use super::limits::Limits;
 use super::link::{Asked, Cut, Link};
 use super::pool::{Buffer, Size};
-use super::record::{Content, MAX_RECORD};
+use super::record::{Content, MAX_RECORD, RecordError};
 use super::stats::add;
 use super::tunnel::{Incoming, TunnelError, receive};
 
@@ -99,7 +99,13 @@ impl Downward {
             let (used, closed) = self.deliver(buffer.bytes(), filled).await?;
             last_heard = Instant::now();
             if closed {
-                return Ok(());
+                let is_last = used == filled && self.tunnel.received.is_empty();
+                let nothing_follows = if is_last {
+                    Ok(())
+                } else {
+                    Err(RecordError::Header)
+                };
+                return nothing_follows.map_err(Cut::from);
             }
             buffer.bytes().copy_within(used..filled, 0);
             filled -= used;
@@ -171,9 +177,14 @@ impl Downward {
             match (self.link.down_moves.get(), self.link.asked.get()) {
                 (0, Asked::No) => {
                     self.finish()?;
-                    match self.next.recv().await {
-                        Some(tunnel) => return self.change(tunnel).await,
-                        None => std::future::pending().await,
+                    tokio::select! {
+                        biased;
+                        Some(tunnel) = self.next.recv() => return self.change(tunnel).await,
+                        ended = end_of(&self.tunnel.tcp), if !self.link.peer_done.get() => {
+                            ended?;
+                            self.link.set(&self.link.peer_done, true);
+                        }
+                        () = self.link.changed.notified() => {}
                     }
                 }
                 (0, Asked::Waiting) => self.link.changed.notified().await,
@@ -204,6 +215,7 @@ impl Downward {
     /// Goes on in the next tunnel; its first frame says how many bytes came before it.
     async fn change(&mut self, tunnel: Incoming) -> Result<(), Cut> {
         self.link.down_settled.set(false);
+        self.link.peer_done.set(false);
         self.tunnel = tunnel;
         let Incoming {
             tcp,
@@ -268,4 +280,19 @@ fn resize(
         return (Some(larger), size);
     }
     (Some(buffer), size)
+}
+
+/// Waits for the end of the TCP connection behind `close_notify`; a peer that is gone has ended it too.
+async fn end_of(tcp: &TcpStream) -> Result<(), Cut> {
+    loop {
+        if tcp.readable().await.is_err() {
+            return Ok(());
+        }
+        match tcp.try_read(&mut [0]) {
+            Ok(0) => return Ok(()),
+            Ok(_) => return Err(TunnelError::Record(RecordError::Header).into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Ok(()),
+        }
+    }
 }

@@ -75,6 +75,8 @@ pub struct Link {
     pub down_moves: Cell<u32>,
     /// The last tunnel of the peer's direction has been read to its `close_notify`.
     pub down_settled: Cell<bool>,
+    /// The peer has closed the last tunnel: its program has got everything.
+    pub peer_done: Cell<bool>,
     pub asked: Cell<Asked>,
     pub expires: Cell<Instant>,
     /// Sockets of all tunnels so far.
@@ -93,6 +95,7 @@ impl Link {
             up_moves: Cell::new(0),
             down_moves: Cell::new(0),
             down_settled: Cell::new(false),
+            peer_done: Cell::new(false),
             asked: Cell::new(Asked::No),
             expires: Cell::new(expires),
             tunnels: RefCell::default(),
@@ -100,15 +103,27 @@ impl Link {
         }
     }
 
-    /// Both directions are closed and no change of tunnels is under way. Then nothing is unread, so that closing the
-    /// sockets cannot turn into resets that overtake what was sent.
+    /// Both programs' bytes have all been passed on by us, and no change of tunnels is under way.
+    pub fn is_done(&self) -> bool {
+        let finished =
+            self.up_finished.get() && self.down_finished.get() && self.down_settled.get();
+        let moves = self.up_moves.get() + self.down_moves.get();
+        finished && moves == 0 && self.asked.get() != Asked::Waiting
+    }
+
+    /// [`Link::is_done`] here and at the peer. Until then the peer may have bytes of ours that its program has not read,
+    /// so the stream must live on, and change tunnels, for the peer's sake. Then nothing is unread, so that closing
+    /// the sockets cannot turn into resets that overtake what was sent.
     pub fn is_complete(&self) -> bool {
-        let finished = self.up_finished.get() && self.down_finished.get();
-        finished
-            && self.down_settled.get()
-            && self.up_moves.get() == 0
-            && self.down_moves.get() == 0
-            && self.asked.get() != Asked::Waiting
+        self.is_done() && self.peer_done.get()
+    }
+
+    /// Tells the peer that we are done: the end of the TCP connection, after `close_notify`.
+    pub fn tell_done(&self) {
+        for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
+            // Fails only when the peer is gone.
+            let _ = rustix::net::shutdown(&*tunnel, rustix::net::Shutdown::Write);
+        }
     }
 
     /// Notes a tunnel of this stream.
@@ -144,7 +159,7 @@ impl Link {
 impl Drop for Link {
     /// A stream that is dropped before its end, as when the relay stops, is a reset for the program.
     fn drop(&mut self) {
-        if !self.is_complete() {
+        if !self.is_done() {
             reset_on_close(&self.program);
         }
     }

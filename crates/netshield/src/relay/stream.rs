@@ -46,7 +46,7 @@ pub async fn run(
     program: TcpStream,
     tunnel: Tunnel,
     id: StreamId,
-    renewal: Renewal,
+    mut renewal: Renewal,
 ) {
     add(&state.stats.live, 1);
     let direction = match renewal {
@@ -55,7 +55,7 @@ pub async fn run(
     };
     let link = Rc::new(Link::new(program, Arc::clone(&state.stats), tunnel.expires));
     let peer = tunnel.peer.instance.clone();
-    if let Err(cut) = carry(&state, &link, tunnel, id, renewal).await {
+    if let Err(cut) = carry(&state, &link, tunnel, id, &mut renewal).await {
         add(&state.stats.cut, 1);
         // What ends by itself is no refusal: resets of programs, peers that went away.
         if !matches!(cut, Cut::Program(_) | Cut::Tunnel(_) | Cut::Truncated) {
@@ -63,6 +63,24 @@ pub async fn run(
         }
     }
     state.stats.live.fetch_sub(1, Ordering::Relaxed);
+    if let Renewal::Accepted { mut tunnels, .. } = renewal {
+        decline(&state, &mut tunnels).await;
+    }
+}
+
+/// Answers the peers that came to resume a stream that has just ended: without an answer they could not tell an end of
+/// the stream from a change of tunnels.
+async fn decline(state: &State, tunnels: &mut mpsc::Receiver<Parts>) {
+    tunnels.close();
+    while let Some(parts) = tunnels.recv().await {
+        if let Ok(tunnel) = Tunnel::from_parts(parts) {
+            let _ = timeout(
+                state.limits.handshake,
+                tunnel.send_last(&[Answer::UnknownStream as u8]),
+            )
+            .await;
+        }
+    }
 }
 
 async fn carry(
@@ -70,7 +88,7 @@ async fn carry(
     link: &Rc<Link>,
     tunnel: Tunnel,
     id: StreamId,
-    renewal: Renewal,
+    renewal: &mut Renewal,
 ) -> Result<(), Cut> {
     let (up_changes, up_next) = mpsc::unbounded_channel();
     let (down_changes, down_next) = mpsc::unbounded_channel();
@@ -86,7 +104,7 @@ async fn carry(
     };
     let renewals = async {
         match renewal {
-            Renewal::Dialled { target } => redial(state, &changes, &target, id).await,
+            Renewal::Dialled { target } => redial(state, &changes, target, id).await,
             Renewal::Accepted { tunnels } => adopt(state, &changes, tunnels).await,
         }
     };
@@ -115,6 +133,9 @@ async fn guard(state: &State, link: &Link, peer: &Peer) -> Result<(), Cut> {
         if link.is_complete() {
             return Ok(());
         }
+        if link.is_done() {
+            link.tell_done();
+        }
         if let Some(reason) = revoked.borrow_and_update().clone() {
             return Err(Cut::Revoked(reason));
         }
@@ -129,7 +150,11 @@ async fn guard(state: &State, link: &Link, peer: &Peer) -> Result<(), Cut> {
         }
         let expires = link.expires.get();
         if Instant::now() >= expires {
-            return Err(Cut::Expired);
+            return if link.is_done() {
+                Ok(())
+            } else {
+                Err(Cut::Expired)
+            };
         }
         tokio::select! {
             () = link.changed.notified() => {}
@@ -171,8 +196,9 @@ async fn redial(
     target: &Instance,
     id: StreamId,
 ) -> Infallible {
-    // Streams of one relay renew at different times: between 50 % and 75 % of what is left.
-    let share = 0.5 + 0.25 * f64::from(id.first().copied().unwrap_or_default()) / 256.0;
+    // Streams of one relay renew at different times: between 40 % and 55 % of what is left, so that
+    // there is time for more attempts.
+    let share = 0.4 + 0.15 * f64::from(id.first().copied().unwrap_or_default()) / 256.0;
     loop {
         let left = changes
             .link
@@ -216,7 +242,11 @@ async fn resume(state: &State, changes: &Changes, mut tunnel: Tunnel, id: Stream
 }
 
 /// Takes the tunnels that the peer dialled for this stream.
-async fn adopt(state: &State, changes: &Changes, mut tunnels: mpsc::Receiver<Parts>) -> Infallible {
+async fn adopt(
+    state: &State,
+    changes: &Changes,
+    tunnels: &mut mpsc::Receiver<Parts>,
+) -> Infallible {
     loop {
         let Some(parts) = tunnels.recv().await else {
             std::future::pending().await

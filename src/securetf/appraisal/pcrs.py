@@ -1,0 +1,24 @@
+"""Rows of the appraisal of platforms whose registers are PCRs: Nitro enclaves and TPMs.
+
+There is no run-time register of ours: the reviewed code is bound by the Manifest hash in the report data,
+which the measured launcher checks before it starts anything.
+"""
+
+from collections.abc import Iterator
+
+from securetf.appraisal.comparison import Mismatch, machine, register, tcb_status
+from securetf.claims import Platform, VerifiedClaims
+from securetf.errors import MeasurementError
+from securetf.manifest.platforms import PcrPolicy
+
+NO_TEE = frozenset({Platform.TPM2, Platform.GCP_VTPM})  # whose memory the host reads
+
+
+def mismatches(claims: VerifiedClaims, policy: PcrPolicy) -> Iterator[Mismatch]:
+    """Yield whatever of the claims the policy does not accept."""
+    if claims.platform is Platform.NITRO and "pcr0" not in policy.pcrs:
+        yield MeasurementError, "the policy does not name pcr0, the enclave's image, which accepts nothing"
+    for name, accepted in sorted(policy.pcrs.items()):
+        yield from register(name, claims, accepted)
+    yield from tcb_status(claims, policy.tcb, policy.tolerate)
+    yield from machine(claims, policy.platform_ids)

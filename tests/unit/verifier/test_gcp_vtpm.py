@@ -1,0 +1,131 @@
+"""Google's messages: framing refusals by their reason, and which bank counts; a synthetic TPM."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from securetf.claims import Evidence, Platform, VerifiedClaims
+from securetf.errors import (
+    BindingError,
+    ConfigurationError,
+    MalformedEvidenceError,
+    SignatureError,
+    UnsupportedPlatformError,
+)
+from securetf.evidence import gcp_vtpm, tcg_event_log, tpm2_public, tpm2_quote
+from securetf.evidence.tpm2_quote import SHA1, SHA256, SHA384
+from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
+from securetf.verifier.tpm2_origin import KeyOrigins
+from support.authority import NOW
+from support.tpm2 import LOG, REPORT_DATA, SELECTION, Tpm, make_log, make_tpm, sign
+
+
+def varint(value: int) -> bytes:
+    encoded = b""
+    while value > 127:
+        encoded += bytes([value & 127 | 128])
+        value >>= 7
+    return encoded + bytes([value])
+
+
+def field(tag: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return varint(tag << 3) + varint(value)
+    return varint(tag << 3 | 2) + varint(len(value)) + value
+
+
+@pytest.fixture(scope="module")
+def tpm() -> Tpm:
+    return make_tpm()
+
+
+def quoted(tpm: Tpm, bank: int = SHA256, *, extra: bytes = b"", values: Any = (), **changes: Any) -> bytes:
+    """Return one `tpm.Quote` over the values of a bank; `extra` is appended to its PCRs."""
+    log = make_log(bank)
+    pcrs = tcg_event_log.replay(log, bank)
+    digest = hashlib.sha256(b"".join(pcrs[index] for index in SELECTION)).digest()
+    quote = tpm.quote(bank=bank, pcr_digest=digest, **changes)
+    listed = field(1, bank)
+    listed += b"".join(
+        field(2, field(1, index) + field(2, value)) for index, value in (pcrs | dict(values)).items()
+    )
+    signature = tpm2_quote.encode_signature(sign(tpm.key, quote))
+    return field(1, tpm2_quote.encode_quote(quote)) + field(2, signature) + field(3, listed + extra)
+
+
+def message(tpm: Tpm, *quotes: bytes, more: bytes = b"", log: bytes | None = None) -> bytes:
+    whole = field(1, tpm2_public.encode(tpm.public))
+    whole += b"".join(field(2, one) for one in quotes or (quoted(tpm),))
+    whole += field(3, tcg_event_log.encode(LOG) if log is None else log)
+    return whole + field(6, tpm.certificate.der) + field(7, tpm.root.der) + more
+
+
+def verify(tpm: Tpm, raw: bytes) -> VerifiedClaims:
+    verifier = GcpVtpmVerifier(KeyOrigins(tpm.root.anchors, lambda _: None))
+    return verifier.verify(Evidence(Platform.GCP_VTPM, raw), expected_report_data=REPORT_DATA, now=NOW)
+
+
+def test_message_when_all_holds_then_the_sha256_bank_counts(tpm: Tpm) -> None:
+    claims = verify(tpm, message(tpm, quoted(tpm, SHA1), quoted(tpm, SHA256), quoted(tpm, SHA384)))
+    assert claims.platform is Platform.GCP_VTPM
+    assert claims.registers["pcr1"] == tpm.pcrs[1]
+    assert claims.properties["bank"] == "sha256"
+
+
+def test_message_when_only_sha384_then_it_counts_and_when_only_sha1_then_refused(tpm: Tpm) -> None:
+    log = tcg_event_log.encode(make_log(SHA384))
+    assert verify(tpm, message(tpm, quoted(tpm, SHA384), log=log)).properties["bank"] == "sha384"
+    with pytest.raises(ConfigurationError, match="no quote over the sha256 or sha384 bank"):
+        verify(tpm, message(tpm, quoted(tpm, SHA1)))
+
+
+def test_message_when_one_part_is_wrong_then_refused_for_that_part(tpm: Tpm) -> None:
+    with pytest.raises(BindingError, match="extra data is not the one expected"):
+        verify(tpm, message(tpm, quoted(tpm, extra_data=bytes(32))))
+    with pytest.raises(SignatureError, match="quote's signature does not hold"):
+        verify(tpm, message(tpm, quoted(replace(tpm, key=make_tpm().key))))
+    with pytest.raises(SignatureError, match="has no event log"):
+        verify(tpm, message(tpm, log=b""))
+    short = tcg_event_log.encode(replace(LOG, events=LOG.events[:-1]))
+    with pytest.raises(SignatureError, match=r"does not replay to the quoted PCRs \[1\]"):
+        verify(tpm, message(tpm, log=short))
+    with pytest.raises(UnsupportedPlatformError, match="given to the verifier of gcp_vtpm"):
+        GcpVtpmVerifier(KeyOrigins(tpm.root.anchors, lambda _: None)).verify(
+            Evidence(Platform.TPM2, b""), expected_report_data=REPORT_DATA, now=NOW
+        )
+
+
+def test_message_when_its_form_is_wrong_then_refused(tpm: Tpm) -> None:
+    good = message(tpm)
+    pcr = field(2, field(1, 3) + field(2, bytes(32)))
+    for raw, reason in (
+        (message(tpm, more=field(8, b"x")), "has field 8, which this release does not read"),
+        (message(tpm, more=field(1, b"x")), "has field 1 twice"),
+        (message(tpm, more=field(6, 1)), "has field 6, which this release does not read"),
+        (message(tpm, more=b"\x09" + bytes(8)), "wire type 1"),
+        (message(tpm, more=b"\x92\x00"), "not in its shortest form"),
+        (message(tpm, more=b"\xff\xff\xff\xff\xff\x01"), "more than 5 bytes"),
+        (message(tpm, more=b"\x80"), "ends inside a number"),
+        (good[:-1], "ends inside a field"),
+        (message(tpm, quoted(tpm), quoted(tpm)), "two quotes of one bank"),
+        (field(2, quoted(tpm)), "no public area"),
+        (field(1, tpm2_public.encode(tpm.public)), "no quote"),
+        (b"", "no public area"),
+        (message(tpm, quoted(tpm) + field(4, b"")), "odd field 4"),
+        (message(tpm, quoted(tpm) + field(2, b"")), "odd field 2"),
+        (message(tpm, field(1, tpm2_quote.encode_quote(tpm.quote()))), "without one of the fields"),
+        (message(tpm, quoted(tpm, extra=pcr)), "PCR twice"),
+        (message(tpm, quoted(tpm, extra=field(1, SHA384))), "PCRs of another bank"),
+        (message(tpm, quoted(tpm, extra=field(2, field(1, 24) + field(2, bytes(32))))), "PCR twice, or one"),
+        (message(tpm, quoted(tpm, extra=field(2, field(1, 4)))), "without index or value"),
+        (message(tpm, quoted(tpm, extra=field(2, field(2, b"x") * 2))), "field of a PCR twice"),
+        (message(tpm, more=field(7, b"") * 130), "more than 128 fields"),
+        (bytes(512 * 1024 + 1), "at most 524288 are read"),
+    ):
+        with pytest.raises(MalformedEvidenceError, match=reason):
+            gcp_vtpm.parse(raw)
+    for size in (31, 33):
+        with pytest.raises(MalformedEvidenceError, match="value of PCR 5 that is not 32 bytes"):
+            gcp_vtpm.parse(message(tpm, quoted(tpm, values={5: bytes(size)})))
