@@ -1,6 +1,7 @@
 //! Streams outlive certificates: they change tunnels under traffic, half-close and backpressure, and lose nothing;
 //! what is not renewed ends at expiry.
 
+#[path = "relay/support/mod.rs"]
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
