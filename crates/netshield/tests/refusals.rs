@@ -1,4 +1,15 @@
 //! Who does not get in: each refusal gives its reason, and not one byte reaches the program.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements
+)]
 
 mod support;
 
@@ -168,6 +179,69 @@ fn the_attackers_client_gets_in_with_what_the_cas_issues() {
     let mut text = [0; 6];
     far.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"canary");
+}
+
+#[test]
+fn records_and_key_updates_agree_with_those_of_rustls() {
+    let limits = Limits {
+        records_per_key: 3,
+        ..Limits::default()
+    };
+    let pair = Pair::with(limits, Leaf::right("worker", 0), Leaf::right("ps", 0));
+    let mut tls = attack(
+        pair.ps.relay.tunnel_address(),
+        issued(&pair.ca, &Leaf::right("worker", 0)),
+        ALPN,
+    );
+    tls.write_all(&Frame::Open(open(PORT)).encode()).unwrap();
+    tls.read_exact(&mut [0]).unwrap();
+    let mut far = support::accept(&pair.listener);
+    for round in 0..40_u8 {
+        // rustls changes its keys at will, the relay after every third record.
+        if round % 7 == 0 {
+            tls.conn.refresh_traffic_keys().unwrap();
+        }
+        let message = vec![round; 1 + usize::from(round) * 1000];
+        let mut received = vec![0; message.len()];
+        tls.write_all(&message).unwrap();
+        far.read_exact(&mut received).unwrap();
+        assert!(received == message);
+        far.write_all(&message).unwrap();
+        tls.read_exact(&mut received).unwrap();
+        assert!(received == message);
+    }
+    tls.conn.send_close_notify();
+    tls.flush().unwrap();
+    assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    drop(far);
+    assert_eq!(
+        tls.read(&mut [0]).unwrap(),
+        0,
+        "close_notify, or rustls would report truncation"
+    );
+}
+
+#[test]
+fn a_changed_record_resets_the_program() {
+    let pair = Pair::new();
+    let mut tls = attack(
+        pair.ps.relay.tunnel_address(),
+        issued(&pair.ca, &Leaf::right("worker", 0)),
+        ALPN,
+    );
+    tls.write_all(&Frame::Open(open(PORT)).encode()).unwrap();
+    tls.read_exact(&mut [0]).unwrap();
+    let mut far = support::accept(&pair.listener);
+    let mut record = Vec::new();
+    tls.conn.writer().write_all(b"canary").unwrap();
+    tls.conn.write_tls(&mut record).unwrap();
+    *record.last_mut().unwrap() ^= 1;
+    tls.sock.write_all(&record).unwrap();
+    assert_eq!(
+        far.read(&mut [0]).unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
+    assert_eq!(pair.ps.relay.stats().received_bytes, 0);
 }
 
 #[test]

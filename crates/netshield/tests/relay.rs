@@ -1,4 +1,15 @@
 //! Bytes of a program through two relays: whole, in order, with the ends and resets that TCP has.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements
+)]
 
 mod support;
 

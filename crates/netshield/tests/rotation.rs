@@ -1,5 +1,16 @@
 //! Streams outlive certificates: they change tunnels under traffic, half-close and backpressure, and lose nothing;
 //! what is not renewed ends at expiry.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements
+)]
 
 mod support;
 
