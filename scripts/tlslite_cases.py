@@ -1,6 +1,6 @@
 """Negative cases of tlslite-ng against a tunnel port: `tlslite_cases.py IP:PORT`; no handshake may be of use.
 
-docs/how-to/check-the-tunnel-port.md says how to run it. Exit status 1 if any case got an answer of the tunnel protocol.
+docs/how-to/check-the-tunnel-port.md says how to run it. Exit status 1 if a case got an answer.
 """
 
 import socket

@@ -14,141 +14,13 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::TcpStream;
 
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureAlgorithm, SignatureScheme,
-    StreamOwned,
-};
 use securetf_netshield::relay::{Frame, Limits, Open};
-use support::pki::{BOTH, Ca, Leaf, spki};
+use support::attacker::{ALPN, attack, issued, open, push};
+use support::pki::{BOTH, Ca, Leaf};
 use support::{PORT, Pair, dial};
-
-/// A client of the attacker: any certificate, accepts any server.
-#[derive(Debug, Clone)]
-struct Key(Arc<EcdsaKeyPair>);
-
-impl SigningKey for Key {
-    fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        Some(Box::new(self.clone()))
-    }
-    fn algorithm(&self) -> SignatureAlgorithm {
-        SignatureAlgorithm::ECDSA
-    }
-}
-
-impl Signer for Key {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        Ok(self
-            .0
-            .sign(&SystemRandom::new(), message)
-            .unwrap()
-            .as_ref()
-            .to_vec())
-    }
-    fn scheme(&self) -> SignatureScheme {
-        SignatureScheme::ECDSA_NISTP256_SHA256
-    }
-}
-
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
-
-type Tls = StreamOwned<ClientConnection, TcpStream>;
-
-fn attack(
-    address: SocketAddr,
-    chain: Option<(Vec<u8>, EcdsaKeyPair)>,
-    protocol: Option<&[u8]>,
-) -> Tls {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone));
-    let mut config = match chain {
-        None => builder.with_no_client_auth(),
-        Some((der, key)) => {
-            let key: Arc<dyn SigningKey> = Arc::new(Key(Arc::new(key)));
-            let certified = Arc::new(CertifiedKey::new(vec![der.into()], key));
-            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
-        }
-    };
-    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-    let tls = ClientConnection::new(Arc::new(config), "ps.invalid".try_into().unwrap()).unwrap();
-    let tcp = TcpStream::connect(address).unwrap();
-    tcp.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    StreamOwned::new(tls, tcp)
-}
-
-fn open(port: u16) -> Open {
-    Open {
-        stream: [9; 32],
-        workload: "ps".into(),
-        instance: 0,
-        port,
-        source_instance: 0,
-        source: "100.64.0.1:40000".parse().unwrap(),
-    }
-}
-
-fn issued(ca: &Ca, leaf: &Leaf) -> Option<(Vec<u8>, EcdsaKeyPair)> {
-    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
-    Some((ca.issue(&spki(&key), leaf), key))
-}
-
-const ALPN: Option<&[u8]> = Some(b"securetf-net/1");
-
-/// Sends a right frame and a canary after whatever handshake; the answer that came, if any.
-fn push(mut tls: Tls, frame: &Frame) -> Option<u8> {
-    let _ = tls.write_all(&frame.encode());
-    let _ = tls.flush();
-    let mut answer = [0];
-    let got = tls.read(&mut answer);
-    let _ = tls.write_all(b"canary");
-    let _ = tls.flush();
-    matches!(got, Ok(1)).then_some(answer[0])
-}
 
 /// The program was not even dialled.
 fn nothing_arrived(pair: &Pair) {
@@ -179,69 +51,6 @@ fn the_attackers_client_gets_in_with_what_the_cas_issues() {
     let mut text = [0; 6];
     far.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"canary");
-}
-
-#[test]
-fn records_and_key_updates_agree_with_those_of_rustls() {
-    let limits = Limits {
-        records_per_key: 3,
-        ..Limits::default()
-    };
-    let pair = Pair::with(limits, Leaf::right("worker", 0), Leaf::right("ps", 0));
-    let mut tls = attack(
-        pair.ps.relay.tunnel_address(),
-        issued(&pair.ca, &Leaf::right("worker", 0)),
-        ALPN,
-    );
-    tls.write_all(&Frame::Open(open(PORT)).encode()).unwrap();
-    tls.read_exact(&mut [0]).unwrap();
-    let mut far = support::accept(&pair.listener);
-    for round in 0..40_u8 {
-        // rustls changes its keys at will, the relay after every third record.
-        if round % 7 == 0 {
-            tls.conn.refresh_traffic_keys().unwrap();
-        }
-        let message = vec![round; 1 + usize::from(round) * 1000];
-        let mut received = vec![0; message.len()];
-        tls.write_all(&message).unwrap();
-        far.read_exact(&mut received).unwrap();
-        assert!(received == message);
-        far.write_all(&message).unwrap();
-        tls.read_exact(&mut received).unwrap();
-        assert!(received == message);
-    }
-    tls.conn.send_close_notify();
-    tls.flush().unwrap();
-    assert_eq!(far.read(&mut [0]).unwrap(), 0);
-    drop(far);
-    assert_eq!(
-        tls.read(&mut [0]).unwrap(),
-        0,
-        "close_notify, or rustls would report truncation"
-    );
-}
-
-#[test]
-fn a_changed_record_resets_the_program() {
-    let pair = Pair::new();
-    let mut tls = attack(
-        pair.ps.relay.tunnel_address(),
-        issued(&pair.ca, &Leaf::right("worker", 0)),
-        ALPN,
-    );
-    tls.write_all(&Frame::Open(open(PORT)).encode()).unwrap();
-    tls.read_exact(&mut [0]).unwrap();
-    let mut far = support::accept(&pair.listener);
-    let mut record = Vec::new();
-    tls.conn.writer().write_all(b"canary").unwrap();
-    tls.conn.write_tls(&mut record).unwrap();
-    *record.last_mut().unwrap() ^= 1;
-    tls.sock.write_all(&record).unwrap();
-    assert_eq!(
-        far.read(&mut [0]).unwrap_err().kind(),
-        std::io::ErrorKind::ConnectionReset
-    );
-    assert_eq!(pair.ps.relay.stats().received_bytes, 0);
 }
 
 #[test]
@@ -317,7 +126,7 @@ fn wrong_names_under_the_right_ca_are_refused() {
         &name("spiffe://cas.example/acme/trainworker/0"),
         "is not of this session",
     );
-    let two = vec![Leaf::right("worker", 0).uris, Leaf::right("worker", 1).uris].concat();
+    let two = [Leaf::right("worker", 0).uris, Leaf::right("worker", 1).uris].concat();
     refused(
         &Leaf {
             uris: two,
@@ -437,8 +246,8 @@ fn another_application_protocol_or_none_is_refused() {
 fn a_lower_generation_than_seen_is_refused_and_cut() {
     let pair = Pair::with(
         Limits::default(),
-        Leaf::right("worker", 0),
-        Leaf::right("ps", 0),
+        &Leaf::right("worker", 0),
+        &Leaf::right("ps", 0),
     );
     let (_near, mut far) = pair.connect();
     let newer = Leaf {
@@ -523,34 +332,6 @@ fn frames_outside_the_policy_are_refused() {
         pair.ps.denials.expect(reason);
         nothing_arrived(&pair);
     }
-}
-
-#[test]
-fn resuming_without_knowing_a_stream_of_ones_own_is_refused() {
-    let pair = Pair::new();
-    let tls = attack(
-        pair.ps.relay.tunnel_address(),
-        issued(&pair.ca, &Leaf::right("worker", 0)),
-        ALPN,
-    );
-    assert_eq!(push(tls, &Frame::Resume([1; 32])), Some(4));
-    nothing_arrived(&pair);
-    // A stream of worker/0 is not for worker/1, even if it knew the id.
-    let mut owner = attack(
-        pair.ps.relay.tunnel_address(),
-        issued(&pair.ca, &Leaf::right("worker", 0)),
-        ALPN,
-    );
-    owner.write_all(&Frame::Open(open(PORT)).encode()).unwrap();
-    let mut answer = [0];
-    owner.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, [1]);
-    let tls = attack(
-        pair.ps.relay.tunnel_address(),
-        issued(&pair.ca, &Leaf::right("worker", 1)),
-        ALPN,
-    );
-    assert_eq!(push(tls, &Frame::Resume([9; 32])), Some(4));
 }
 
 #[test]

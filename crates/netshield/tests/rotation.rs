@@ -41,8 +41,8 @@ fn alone() -> MutexGuard<'static, ()> {
 fn pair(seconds: i64) -> Pair {
     Pair::with(
         Limits::default(),
-        short("worker", seconds),
-        short("ps", seconds),
+        &short("worker", seconds),
+        &short("ps", seconds),
     )
 }
 
@@ -315,7 +315,7 @@ fn without_renewal_streams_are_cut_at_expiry_and_new_ones_refused() {
 fn renewal_of_one_side_only_does_not_prolong() {
     let _alone = alone();
     let begin = Instant::now();
-    let pair = Pair::with(Limits::default(), short("worker", 600), short("ps", 3));
+    let pair = Pair::with(Limits::default(), &short("worker", 600), &short("ps", 3));
     let (mut near, _far) = pair.connect();
     pair.renew(&pair.worker, &short("worker", 900));
     reset_within(&mut near, 1..6, begin);
