@@ -40,8 +40,8 @@ fn main() {
 fn pair(server: SocketAddr) {
     let pair = Pair::with(
         Limits::default(),
-        Leaf::right("worker", 0),
-        Leaf::right("ps", 0),
+        &Leaf::right("worker", 0),
+        &Leaf::right("ps", 0),
     );
     *pair.ps.program.address.lock().unwrap() = Some(server);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,16 @@
 //! Streams outlive certificates: they change tunnels under traffic, half-close and backpressure, and lose nothing;
 //! what is not renewed ends at expiry.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements
+)]
 
 #[path = "relay/support/mod.rs"]
 mod support;
@@ -31,8 +42,8 @@ fn alone() -> MutexGuard<'static, ()> {
 fn pair(seconds: i64) -> Pair {
     Pair::with(
         Limits::default(),
-        short("worker", seconds),
-        short("ps", seconds),
+        &short("worker", seconds),
+        &short("ps", seconds),
     )
 }
 
@@ -305,7 +316,7 @@ fn without_renewal_streams_are_cut_at_expiry_and_new_ones_refused() {
 fn renewal_of_one_side_only_does_not_prolong() {
     let _alone = alone();
     let begin = Instant::now();
-    let pair = Pair::with(Limits::default(), short("worker", 600), short("ps", 3));
+    let pair = Pair::with(Limits::default(), &short("worker", 600), &short("ps", 3));
     let (mut near, _far) = pair.connect();
     pair.renew(&pair.worker, &short("worker", 900));
     reset_within(&mut near, 1..6, begin);

@@ -17,6 +17,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// Streams at once.
     pub streams: u64,
+    /// Records under one key before it is updated; RFC 8446 section 5.5 allows 2^24.5 full ones for AES-GCM.
+    pub records_per_key: u64,
 }
 
 impl Default for Limits {
@@ -28,6 +30,7 @@ impl Default for Limits {
             silence: Duration::from_secs(20),
             handshakes: 1024,
             streams: 16_384,
+            records_per_key: 1 << 23,
         }
     }
 }

@@ -21,8 +21,6 @@ const TAG: usize = 16;
 pub const STRIDE: usize = HEADER + MAX_PLAIN + TRAILER;
 /// Longest record that is accepted: RFC 8446 section 5.2 allows padding up to 256 bytes of expansion.
 pub const MAX_RECORD: usize = HEADER + MAX_PLAIN + 256;
-/// Records under one key before it is updated; RFC 8446 section 5.5 allows 2^24.5 full ones for AES-GCM.
-const KEY_LIMIT: u64 = 1 << 23;
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
@@ -125,7 +123,6 @@ impl Protection {
 pub struct Sealer {
     protection: Protection,
     schedule: SharedSchedule,
-    limit: u64,
 }
 
 impl Sealer {
@@ -140,7 +137,6 @@ impl Sealer {
         Ok(Self {
             protection: Protection::new(sequence, secrets)?,
             schedule,
-            limit: KEY_LIMIT,
         })
     }
 
@@ -169,8 +165,8 @@ impl Sealer {
     }
 
     /// True when [`Sealer::key_update`] must be sent before more data.
-    pub fn is_due(&self) -> bool {
-        self.protection.sequence >= self.limit
+    pub fn is_due(&self, records_per_key: u64) -> bool {
+        self.protection.sequence >= records_per_key
     }
 
     /// Tells the peer of new keys and takes them.
@@ -222,12 +218,6 @@ impl Sealer {
             .seal_in_place_separate_tag(nonce, Aad::from(*header), body);
         tag_place.copy_from_slice(tag.map_err(|_| RecordError::Keys)?.as_ref());
         Ok(HEADER + plain + TRAILER)
-    }
-
-    /// For tests of key updates.
-    #[cfg(test)]
-    pub fn limit_keys_to(&mut self, records: u64) {
-        self.limit = records;
     }
 }
 

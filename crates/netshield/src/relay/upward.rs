@@ -118,7 +118,7 @@ impl Upward {
                 Err(error) => return Err(Cut::Program(error)),
             }
         };
-        if self.tunnel.sealer.is_due() {
+        if self.tunnel.sealer.is_due(self.limits.records_per_key) {
             let record = self.tunnel.sealer.key_update()?;
             self.write(&record).await?;
         }

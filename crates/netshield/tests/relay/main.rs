@@ -1,4 +1,15 @@
 //! Bytes of a program through two relays: whole, in order, with the ends and resets that TCP has.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements
+)]
 
 mod support;
 
@@ -189,7 +200,7 @@ fn a_program_that_does_not_read_for_long_is_not_cut_but_a_silent_peer_is() {
         silence: Duration::from_millis(600),
         ..Limits::default()
     };
-    let pair = Pair::with(limits, Leaf::right("worker", 0), Leaf::right("ps", 0));
+    let pair = Pair::with(limits, &Leaf::right("worker", 0), &Leaf::right("ps", 0));
     let (mut near, mut far) = pair.connect();
     let data = noise(40_000_000);
     let sent = data.clone();

@@ -12,6 +12,7 @@
     clippy::must_use_candidate
 )]
 
+pub mod attacker;
 pub mod der;
 pub mod pki;
 
@@ -164,15 +165,15 @@ impl Pair {
     pub fn new() -> Self {
         Self::with(
             Limits::default(),
-            Leaf::right("worker", 0),
-            Leaf::right("ps", 0),
+            &Leaf::right("worker", 0),
+            &Leaf::right("ps", 0),
         )
     }
 
-    pub fn with(limits: Limits, worker: Leaf, ps: Leaf) -> Self {
+    pub fn with(limits: Limits, worker: &Leaf, ps: &Leaf) -> Self {
         let ca = Ca::new("session");
-        let worker = node(&ca, &worker, policy("worker", 0), limits);
-        let ps = node(&ca, &ps, policy("ps", 0), limits);
+        let worker = node(&ca, worker, policy("worker", 0), limits);
+        let ps = node(&ca, ps, policy("ps", 0), limits);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         *ps.program.address.lock().unwrap() = Some(listener.local_addr().unwrap());
         worker

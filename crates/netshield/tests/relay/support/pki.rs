@@ -74,7 +74,7 @@ fn certificate(
     let mut serial = [0; 8];
     aws_lc_rs::rand::fill(&mut serial).unwrap();
     serial[0] = serial[0] & 0x7F | 1;
-    let signed = sequence(&[
+    let to_be_signed = sequence(&[
         value(0xA0, &value(2, &[2])),
         value(2, &serial),
         algorithm.clone(),
@@ -84,9 +84,9 @@ fn certificate(
         spki.to_vec(),
         value(0xA3, &sequence(extensions)),
     ]);
-    let signature = signer.sign(&SystemRandom::new(), &signed).unwrap();
+    let signature = signer.sign(&SystemRandom::new(), &to_be_signed).unwrap();
     let bits = [&[0], signature.as_ref()].concat();
-    sequence(&[signed, algorithm, value(3, &bits)])
+    sequence(&[to_be_signed, algorithm, value(3, &bits)])
 }
 
 impl Ca {
