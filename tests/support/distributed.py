@@ -150,14 +150,16 @@ class Shielded(Job):
             ('TF_CPP_MIN_LOG_LEVEL = "2"', rf'\g<0>{environment}'),
             (r'"/(app|data|checkpoints)', rf'"{self.base}/\1'),
         ):  # fmt: skip
-            text, count = re.subn(old, new, text, flags=re.MULTILINE)
-            assert count, old
-        for kind, old in (
-            ("worker", r"minimum = 3, maximum = 3|minimum = 2, maximum = 8"),
-            ("ps", "minimum = 2, maximum = 2"),
-        ):
-            count = sum(one == kind for one, _ in self.members)
-            text = re.sub(old, f"minimum = {count}, maximum = {count}", text)
+            text, replaced = re.subn(old, new, text, flags=re.MULTILINE)
+            assert replaced, old
+        written = {"minimum = 3, maximum = 3": "worker", "minimum = 2, maximum = 8": "worker"}
+        written["minimum = 2, maximum = 2"] = "ps"
+
+        def count(found: re.Match[str]) -> str:
+            number = sum(kind == written[found[0]] for kind, _ in self.members)
+            return f"minimum = {number}, maximum = {number}"
+
+        text = re.sub("|".join(written), count, text)
         return text + tables
 
     def pack_all(self, data: Path, changed: str = "") -> None:
