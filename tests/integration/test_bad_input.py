@@ -96,9 +96,9 @@ def test_manifest_when_it_cannot_be_used_is_refused_by_name(
         (lambda raw: raw[:1000], "bytes|ends"),
         (lambda raw: raw[:-1], "bytes|ends"),
         (lambda raw: raw + b"x", "bytes|trailing|after"),
-        (lambda raw: b"\x03\x00" + raw[2:], "version is 3"),
-        (lambda raw: b"\x63\x00" + raw[2:], "version is 99"),
-        (lambda _: os.urandom(5000), "version"),
+        (lambda raw: b"\x03\x00" + raw[2:], "TEE type is 0x81, expected 0x0 .SGX"),
+        (lambda raw: b"\x63\x00" + raw[2:], "begin no TDX quote"),
+        (lambda _: b"\xff" + os.urandom(4999), "begin no TDX quote"),
     ],
     ids=["empty", "header", "middle", "end", "longer", "version-3", "version-99", "noise"],
 )
@@ -115,7 +115,7 @@ def test_evidence_show_when_the_quote_is_of_another_form_is_refused(
 
 def test_evidence_show_when_the_file_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
-        refused([*SECUR_ETF, "evidence", "show", path], 10, "STF-1201", "cannot read", "raw TDX quote")
+        refused([*SECUR_ETF, "evidence", "show", path], 10, "STF-1201", "cannot read", "raw quote or report")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])

@@ -82,8 +82,17 @@ fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     }
 }
 
+/// Tries for a while: a child of another thread, between fork and exec, still holds the listener before this one.
 fn own_listener(port: u16) -> Result<TcpListener, NamespaceError> {
-    let own = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).map_err(|error| setup(&error))?;
+    let deadline = Instant::now() + PATIENCE;
+    let own = loop {
+        match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            outcome => break outcome.map_err(|error| setup(&error))?,
+        }
+    };
     own.set_nonblocking(true).map_err(|error| setup(&error))?;
     Ok(own)
 }

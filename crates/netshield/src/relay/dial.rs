@@ -15,7 +15,7 @@ use super::peer::Instance;
 use super::state::{State, expiry};
 use super::stats::add;
 use super::stream::{self, Renewal};
-use super::tunnel::{Tunnel, TunnelError, reset_on_close, tune};
+use super::tunnel::{Tunnel, TunnelError, end_on_close, reset_on_close, tune};
 use super::verify::{Expected, Verifier};
 use crate::event::Outbound;
 use crate::policy::ExternalRule;
@@ -126,7 +126,7 @@ async fn member(
         Ok((tunnel, id)) => {
             state.reached(&text);
             add(&state.stats.outbound, 1);
-            stop_reset(&program);
+            end_on_close(&program);
             stream::run(
                 Arc::clone(state),
                 program,
@@ -139,11 +139,6 @@ async fn member(
         Err(error) if error.is_refusal() => state.deny("outbound", text, error.to_string()),
         Err(error) => state.unreachable(text, &error.to_string()),
     }
-}
-
-/// Undoes [`reset_on_close`].
-fn stop_reset(program: &TcpStream) {
-    let _ = rustix::net::sockopt::set_socket_linger(program, None);
 }
 
 async fn open(

@@ -12,7 +12,7 @@ use super::handshake::write_all;
 use super::pool::{Buffer, Size};
 use super::state::State;
 use super::stats::add;
-use super::tunnel::{reset_on_close, tune};
+use super::tunnel::{end_on_close, reset_on_close, tune};
 use crate::policy::ExternalRule;
 
 /// Handles one connection from here to its end; the program's socket is set to close with a reset.
@@ -49,7 +49,7 @@ pub async fn run(state: &Arc<State>, program: TcpStream, rule: &ExternalRule) {
         _ = revoked.wait_for(Option::is_some) => false,
     };
     if ended {
-        let _ = rustix::net::sockopt::set_socket_linger(&program, None);
+        end_on_close(&program);
     } else {
         add(&state.stats.cut, 1);
         reset_on_close(&server);

@@ -228,3 +228,8 @@ pub fn reset_on_close(tcp: &TcpStream) {
     // Fails only on a socket that is no longer connected; that one is closed anyway.
     let _ = sockopt::set_socket_linger(tcp, Some(Duration::ZERO));
 }
+
+/// Undoes [`reset_on_close`].
+pub fn end_on_close(tcp: &TcpStream) {
+    let _ = sockopt::set_socket_linger(tcp, None);
+}
