@@ -21,8 +21,9 @@ use super::tunnel::{Incoming, Outgoing, Parts, Tunnel, TunnelError};
 use super::upward::Upward;
 use super::verify::Peer;
 
-/// Tunnels agreed on and not changed to yet; more are refused.
-const MOST_MOVES: u32 = 4;
+/// Tunnels agreed on and not changed to yet: as many times the certificates may be renewed while a program does not
+/// read. More are refused, and the stream is cut when the last one expires.
+const MOST_MOVES: u32 = 64;
 /// Between attempts at a new tunnel.
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 
