@@ -14,8 +14,9 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -193,8 +194,62 @@ fn revocation_resets_what_lives_and_refuses_what_comes() {
     pair.ps.denials.expect("revoked: the Manifest was replaced");
 }
 
+/// A way to `target` that carries bytes until it is muted, and then keeps both ends open in silence.
+fn mutable_way(target: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let muted = Arc::new(AtomicBool::new(false));
+    let mute = Arc::clone(&muted);
+    thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        let far = TcpStream::connect(target).unwrap();
+        let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+        let ways = [(near, far), back].map(|(mut from, mut to)| {
+            let muted = Arc::clone(&mute);
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = from.read(&mut buffer) {
+                    if !muted.load(Ordering::Relaxed) && to.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+            })
+        });
+        for way in ways {
+            let _ = way.join();
+        }
+    });
+    (address, muted)
+}
+
 #[test]
-fn a_program_that_does_not_read_for_long_is_not_cut_but_a_silent_peer_is() {
+fn a_silent_peer_is_cut_and_the_program_is_reset() {
+    let limits = Limits {
+        heartbeat: Duration::from_millis(100),
+        silence: Duration::from_millis(600),
+        ..Limits::default()
+    };
+    let pair = Pair::with(limits, &Leaf::right("worker", 0), &Leaf::right("ps", 0));
+    let (way, muted) = mutable_way(pair.ps.relay.tunnel_address());
+    pair.worker.relay.set_endpoints(vec![("ps".into(), 0, way)]);
+    let (mut near, mut far) = pair.connect();
+    near.write_all(b"x").unwrap();
+    far.read_exact(&mut [0; 1]).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(pair.worker.relay.stats().live, 1, "heartbeats keep it");
+    let begin = Instant::now();
+    muted.store(true, Ordering::Relaxed);
+    for program in [&mut near, &mut far] {
+        let error = program.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(400), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_program_that_does_not_read_for_long_is_not_cut() {
     let limits = Limits {
         heartbeat: Duration::from_millis(100),
         silence: Duration::from_millis(600),

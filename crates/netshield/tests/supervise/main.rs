@@ -4,6 +4,7 @@
 
 mod attack;
 mod connect;
+mod launcher;
 mod listen;
 mod measure;
 #[path = "../support/mod.rs"]
