@@ -74,7 +74,7 @@ fn a_client_that_vanishes_is_a_reset_for_the_program_and_the_reverse() {
     );
     let (mut tls, _) = client(server.address, &[], None);
     tls.write_all(b"unread").unwrap();
-    drop(server.program()); // with unread bytes: a reset
+    server.program().peek(&mut [0]).unwrap(); // then dropped with unread bytes: a reset
     let ended = tls.read(&mut [0; 8]).unwrap_err();
     assert!(
         matches!(
