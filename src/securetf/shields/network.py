@@ -120,10 +120,6 @@ class ProgramNetwork:
         """
         self._raised().set_statement(public, claims, key)
 
-    def outside(self) -> dict[str, str]:
-        """Return where the clients of each rule are met."""
-        return {name: listener.address for name, listener in self._public}
-
     def revoke(self, reason: str) -> None:
         """Cut all connections, and refuse new ones for ever."""
         if self._shield is not None:

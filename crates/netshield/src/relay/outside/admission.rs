@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::OutsideLimits;
 
 /// Refusals that are told at once, and then per second.
@@ -16,6 +18,11 @@ struct Count {
     shaking: usize,
     all: usize,
 }
+
+/// Descriptors that are not for clients: volumes, members, the CAS.
+const RESERVED: u64 = 512;
+/// Descriptors of one client: its socket and the program's.
+const PER_CLIENT: u64 = 2;
 
 /// Counts connections.
 pub struct Admission {
@@ -46,6 +53,9 @@ impl Admission {
     /// Why there is none.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
         let from = network(address);
+        if !has_descriptors(self.lock().0.all) {
+            return Err("too few descriptors (RLIMIT_NOFILE)");
+        }
         let (total, of) = &mut *self.lock();
         if total.shaking >= self.most.shaking || total.all >= self.most.all {
             return Err("too many connections");
@@ -102,6 +112,12 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// Whether this process may open what one more client needs: an exhausted one could not read its volumes either.
+fn has_descriptors(clients: usize) -> bool {
+    let most = getrlimit(Resource::Nofile).current;
+    most.is_none_or(|most| (clients as u64 + 1) * PER_CLIENT + RESERVED <= most)
 }
 
 /// What one client can choose addresses from: of IPv6 a /64 (RFC 4291 section 2.5.4).
