@@ -49,6 +49,10 @@ impl Inner for Program {
             None => Err(io::ErrorKind::ConnectionRefused.into()),
         }
     }
+
+    fn dial_loopback(&self, port: u16) -> io::Result<TcpStream> {
+        self.dial(port, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
 }
 
 #[derive(Default)]
@@ -128,6 +132,7 @@ pub fn policy(workload: &str, instance: u16) -> Policy {
             vec![]
         },
         external: vec![],
+        outside: vec![],
     }
 }
 
