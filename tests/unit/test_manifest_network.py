@@ -236,6 +236,16 @@ def test_policy_when_made_holds_exactly_what_the_manifest_allows() -> None:
             }
             for number in (0, 1)
         ],
+        "peers": [
+            {
+                "workload": name,
+                "instance": number,
+                "addresses": list(network.address(manifest, name, number)),
+                "names": network.names(manifest, name, number),
+            }
+            for name in ("chief", "ps", "viewer")
+            for number in range(manifest.workloads[name].instances.maximum)
+        ],
         "external": [],
         "outside": [],
     }

@@ -21,6 +21,8 @@ pub struct Policy {
     pub listen: Vec<ListenRule>,
     /// Members that the program may reach.
     pub connect: Vec<ConnectRule>,
+    /// Members whose workloads stand in some `from` of `listen`: the addresses as which they may appear.
+    pub peers: Vec<Member>,
     /// Named destinations outside the session; the program speaks TLS itself, unshielded.
     pub external: Vec<ExternalRule>,
     /// Ports of the program that clients outside of the session may reach.

@@ -80,6 +80,12 @@ def policy(manifest: Manifest, workload: str, instance: int, trust_domain: str) 
                 for number in range(manifest.workloads[target].instances.maximum)
                 if (target, number) != (workload, instance)
             ],
+            "peers": [
+                _known(manifest, source, number)
+                for source in sorted({each for rule in chosen.listen.values() for each in rule.sources})
+                for number in range(manifest.workloads[source].instances.maximum)
+                if (source, number) != (workload, instance)
+            ],
             "external": [
                 {"host": host, "port": port, "addresses": list(external_address(manifest, host))}
                 for host, port in sorted(map(_split, chosen.external))
