@@ -97,10 +97,8 @@ def plan(
                 f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
             )
     own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
-    mounts = [PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE)]
-    mounts += [
-        PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
-    ]
+    memory = {HOME_MEMORY: HOME_MEMORY_SIZE, **chosen.memory}
+    mounts = [PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in memory.items()]
     for name, (path, writable) in manifests.mounts(manifest, workload_name, instance).items():
         directory = directories.get(own[name]) or (volumes / name if volumes else None)
         if directory is None:
