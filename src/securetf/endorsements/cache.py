@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,12 +86,11 @@ class Cache:
             EndorsementExpiredError: it does not count at `now`. EndorsementError: it cannot be read, or is
             too large. EnvironmentUnfitError: it cannot be written.
         """
-        window = window_of(name, content)
+        path, window = self._path(name), window_of(name, content)
         if not window.holds(now):
             raise EndorsementExpiredError(
                 window.problem(f"{name} from {source}", now), "check this machine's clock"
             )
-        path = self._path(name)
         text = json.dumps(
             {
                 "version": VERSION,
@@ -174,7 +174,8 @@ class Cache:
                 os.fsync(stream.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise EnvironmentUnfitError(
                 f"{path} cannot be written: {error.strerror}", "make room, or name another directory"
             ) from None
