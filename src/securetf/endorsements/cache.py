@@ -86,11 +86,7 @@ class Cache:
             EndorsementExpiredError: it does not count at `now`. EndorsementError: it cannot be read, or is
             too large. EnvironmentUnfitError: it cannot be written.
         """
-        path, window = self._path(name), window_of(name, content)
-        if not window.holds(now):
-            raise EndorsementExpiredError(
-                window.problem(f"{name} from {source}", now), "check this machine's clock"
-            )
+        path, window = self._path(name), self.check(name, content, now=now, source=source)
         text = json.dumps(
             {
                 "version": VERSION,
@@ -103,6 +99,18 @@ class Cache:
         self._make_room(path, now)
         self._write(path, text.encode())
         return Artefact(name=name, content=content, source=source, fetched_at=now, window=window)
+
+    def check(self, name: str, content: bytes, *, now: datetime, source: str = "a file") -> Window:
+        """Return the window of what is to be kept under a name.
+
+        Raises:
+            EndorsementExpiredError, EndorsementError: as `put`.
+        """
+        self._path(name)
+        window = window_of(name, content)
+        if not window.holds(now):
+            raise EndorsementExpiredError(window.problem(f"{name} from {source}", now), _FIX)
+        return window
 
     def __iter__(self) -> Iterator[Artefact | EndorsementError]:
         """Yield each artefact in the order of names; an error in the place of a damaged one."""
