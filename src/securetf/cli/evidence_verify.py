@@ -2,7 +2,7 @@
 
 import tomllib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -243,7 +243,7 @@ class _Hardware(Verifier):
 def _verify_cpu(request: Request, platform: Platform, raw: bytes) -> Any:
     """Return what verifies SEV-SNP, TDX and SGX."""
     if platform is Platform.SEV_SNP:
-        authenticate: Callable[..., VerifiedClaims] = sev_snp.authenticate
+        authenticate = sev_snp.authenticate
         if request.no_revocation:
             authenticate = sev_snp.authenticate_without_revocation
         with warnings.catch_warnings():

@@ -126,6 +126,7 @@ def authenticate_without_revocation(
     endorsements_for: EndorsementsFor,
     expected_report_data: bytes,
     now: datetime,
+    known: KnownSnp | None = None,
 ) -> VerifiedClaims:
     """As `authenticate`, and does not look whether AMD has revoked the ASK: for recorded Evidence, and where
     the list cannot be had.
@@ -133,7 +134,7 @@ def authenticate_without_revocation(
     Raises:
         EvidenceError: as `authenticate`.
     """
-    proof = _prove(raw, anchors, endorsements_for, now, KnownSnp())
+    proof = _prove(raw, anchors, endorsements_for, now, known or KnownSnp())
     return _finish(proof.report, proof.chain, expected_report_data, simulated=anchors.development)
 
 
