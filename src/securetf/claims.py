@@ -41,10 +41,14 @@ MEASUREMENT_REGISTERS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Raw Evidence as it came; nothing in it is authenticated."""
+    """Raw Evidence as it came; nothing in it is authenticated.
+
+    others: Evidence of the same machine's further attesters, such as its vTPM (composite Evidence).
+    """
 
     platform: Platform
     raw: bytes = field(repr=False)
+    others: "tuple[Evidence, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +86,21 @@ class VerifiedClaims:
         return self.registers.get(MEASUREMENT_REGISTERS[self.platform], b"")
 
 
-def code_register(roots: Mapping[str, bytes]) -> bytes:
-    """Return the value of RTMR 3 after the launcher has measured the roots of a workload's pinned volumes.
+def code_event(roots: Mapping[str, bytes]) -> bytes:
+    """Return what the launcher extends RTMR 3 with: SHA-384, 48 bytes, over the roots of pinned volumes.
 
     roots: volume name to root (32 bytes), every volume of the workload for which the Manifest names a root.
-    One extend (Intel TDX Module Base Specification, "RTMR") of a zero register by SHA-384 over a domain label
-    and length-prefixed pairs in the order of names.
+    The digest is over a domain label and length-prefixed pairs in the order of names.
     """
     event = hashlib.sha384(b"securetf code roots v1\0")
     for name in sorted(roots):
         for part in (name.encode(), roots[name]):
             event.update(len(part).to_bytes(4, "big") + part)
-    return hashlib.sha384(bytes(REGISTER_SIZE) + event.digest()).digest()
+    return event.digest()
+
+
+def code_register(roots: Mapping[str, bytes]) -> bytes:
+    """Return the value of RTMR 3 after one extend (Intel TDX Module Base Specification, "RTMR") of a zero
+    register by `code_event` of the same roots.
+    """
+    return hashlib.sha384(bytes(REGISTER_SIZE) + code_event(roots)).digest()
