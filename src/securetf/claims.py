@@ -38,6 +38,20 @@ MEASUREMENT_REGISTERS = MappingProxyType(
     }
 )
 
+# Bytes of Evidence that are looked at; whatever is longer is refused unread. A TPM's event log is the longest.
+EVIDENCE_SIZE_LIMITS = MappingProxyType(
+    {
+        Platform.TDX: 32 * 1024,
+        Platform.INSECURE_SIMULATION: 32 * 1024,
+        Platform.SGX: 32 * 1024,
+        Platform.SEV_SNP: 68 * 1024,  # the report, and the host's table of certificates
+        Platform.NITRO: 16 * 1024,
+        Platform.TPM2: 608 * 1024,
+        Platform.AZURE_VTPM: 128 * 1024,
+        Platform.GCP_VTPM: 512 * 1024,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
 NAMES = ("auto", "tdx", "sev_snp", "sgx", "nitro", "tpm2", "gce_tpm")
-_TPM = "/dev/tpmrm0, or of a software TPM unix:/path/of/socket or tcp:HOST:PORT."
+TPM_ADDRESS = "/dev/tpmrm0, or of a software TPM unix:/path/of/socket or tcp:HOST:PORT."
 _DEVICES = (
     click.option("--tsm-path", type=_PATH, metavar="DIR", help="Directory of configfs-tsm (TDX, SEV-SNP)."),
     click.option("--tdx-measurements", type=_PATH, metavar="DIR", help="Kernel's TDX registers."),
     click.option("--gramine-path", type=_PATH, metavar="DIR", help="Gramine's pseudo-files (SGX)."),
     click.option("--nsm-device", type=_PATH, metavar="FILE", help="Nitro Security Module."),
-    click.option("--tpm", metavar="ADDRESS", help=f"TPM: {_TPM}"),
+    click.option("--tpm", metavar="ADDRESS", help=f"TPM: {TPM_ADDRESS}"),
     click.option("--tpm-key", type=_PATH, metavar="FILE", help="Key file of `securetf tpm enrol`."),
     click.option("--tpm-event-log", type=_PATH, metavar="FILE", help="Firmware's measurements of this boot."),
 )

@@ -3,10 +3,12 @@
 import tomllib
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from securetf.errors import ManifestSyntaxError, ManifestValueError
 from securetf.manifest import network_rules, rules
 from securetf.manifest.canonical import canonical, hash_text, manifest_hash
-from securetf.manifest.convert import dotted, struct
+from securetf.manifest.convert import dotted, required, struct, unknown_key
 from securetf.manifest.diff import diff
 from securetf.manifest.lookup import (
     check_instance,
@@ -62,7 +64,13 @@ def parse(text: str) -> Manifest:
             f"the Manifest is not TOML: {error}", "correct the line that is named"
         ) from None
     _refuse_later_freshness(tree)
+    if "require" in tree:
+        raise unknown_key(("require",), tree)
+    appraisal = tree.get("appraisal")
+    given = appraisal.pop("require", None) if isinstance(appraisal, dict) else None
     manifest = struct(tree, Manifest)
+    if given is not None:
+        manifest = replace(manifest, require=required(given))
     rules.check(manifest)
     network_rules.check(manifest)
     return manifest
