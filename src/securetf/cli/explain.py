@@ -7,6 +7,7 @@ import click
 
 from securetf import errors
 from securetf.cli.ways_out import WAYS_OUT
+from securetf.endorsements import refusals  # noqa: F401  (puts its errors into the tree)
 
 
 def classes() -> dict[str, type[errors.SecuretfError]]:

@@ -60,6 +60,18 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
     "TpmResponseError": (
         "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty."
     ),
+    "EndorsementMissingError": (
+        "`securetf endorsements fetch` what the Evidence needs; without a network, `import` what another "
+        "machine fetched."
+    ),
+    "EndorsementExpiredError": (
+        "`securetf endorsements fetch` or `import` newer ones; `show` prints until when each counts. If they "
+        "should count, check the clock."
+    ),
+    "EndorsementSourceError": (
+        "check the service's address, the network and the proxy; or fetch on another machine and "
+        "`securetf endorsements import`."
+    ),
     "AppraisalError": (
         "compare what was expected and found. Change the software to what was approved, or approve it in "
         "a new version of the Manifest."

@@ -54,3 +54,15 @@ class KnownAk:
         except (TypeError, ValueError) as error:
             raise EndorsementError(f"the enrolment cannot be used: {error}", _FIX) from None
         return known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuers:
+    """What stands above a TPM's certificate, in DER, not authenticated: the verifier checks all of it.
+
+    certificates: issuers that did not come with the Evidence, upwards. crls: of each list that the chain
+    names.
+    """
+
+    certificates: tuple[bytes, ...] = ()
+    crls: tuple[bytes, ...] = ()
