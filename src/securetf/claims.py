@@ -38,7 +38,7 @@ MEASUREMENT_REGISTERS = MappingProxyType(
     }
 )
 
-# Bytes of Evidence that are looked at; whatever is longer is refused unread. A TPM's event log is the longest.
+# Bytes of Evidence that are looked at; whatever is longer is refused unread. TPMs have long event logs.
 EVIDENCE_SIZE_LIMITS = MappingProxyType(
     {
         Platform.TDX: 32 * 1024,

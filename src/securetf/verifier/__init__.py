@@ -35,8 +35,8 @@ def verify(
 
     Raises:
         SimulationRefusedError: simulated Evidence, and no simulation verifier is configured.
-        UnsupportedPlatformError: no verifier for the platform. MalformedEvidenceError: too long, or composite.
-        EvidenceError: whatever the verifier found.
+        UnsupportedPlatformError: no verifier for the platform. MalformedEvidenceError: too long,
+        or composite. EvidenceError: whatever the verifier found.
     """
     limit = EVIDENCE_SIZE_LIMITS[evidence.platform]
     if len(evidence.raw) > limit:
@@ -71,13 +71,11 @@ def verify_composite(
     all of them answered the same run of the same program.
 
     Raises:
-        UnsupportedPlatformError: the first is no TEE's, or one of the others is no TPM's. BindingError: two of
-        one platform, or the parts are not of one attestation. EvidenceError: as `verify`.
+        UnsupportedPlatformError: the first is no TEE's, or one of the others is no TPM's. BindingError: two
+        of one platform, or the parts are not of one attestation. EvidenceError: as `verify`.
     """
     if not evidence.others:
-        return (
-            verify(evidence, verifiers=verifiers, expected_report_data=expected_report_data, now=now),
-        )
+        return (verify(evidence, verifiers=verifiers, expected_report_data=expected_report_data, now=now),)
     platforms = [one.platform for one in evidence.others]
     if evidence.platform in BESIDE or not BESIDE.issuperset(platforms):
         raise UnsupportedPlatformError(

@@ -55,7 +55,7 @@ class CasEvidenceResponse(Message, frozen=True, kw_only=True):
     """The CAS's own Evidence; report data binds nonce, TLS key and HPKE key under the role `cas`.
 
     endorsements: the collateral as JSON text, signed by its issuers; empty when the client has its own.
-    audit_public_key: Ed25519, 32 bytes; signs heads of the audit log.
+    audit_public_key: Ed25519, 32 bytes; signs heads of the audit log. submods: as of AttestRequest.
     """
 
     platform: str
@@ -64,6 +64,7 @@ class CasEvidenceResponse(Message, frozen=True, kw_only=True):
     hpke_public_key: HpkePublicKey
     audit_public_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     endorsements: Annotated[str, Meta(max_length=524288)]
+    submods: Annotated[dict[PlatformText, EvidenceBytes], Meta(max_length=2)] = {}
 
 
 class ChallengeRequest(Message, frozen=True, kw_only=True):

@@ -80,4 +80,5 @@ class CasService:
             hpke_public_key=identity.hpke_key.public,
             audit_public_key=identity.audit_public_key,
             endorsements=context.endorsements(),
+            submods={one.platform.value: one.raw for one in evidence.others},
         )

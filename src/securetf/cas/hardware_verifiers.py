@@ -1,0 +1,136 @@
+"""The verifiers of hardware, each with endorsements from one library."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from securetf.claims import Evidence, Platform, VerifiedClaims
+from securetf.endorsements import Endorsements, TrustAnchors
+from securetf.endorsements.library import Library
+from securetf.endorsements.needs import DcapNeed, IssuersNeed, SnpNeed
+from securetf.endorsements.sev_snp import SnpAnchors
+from securetf.endorsements.tpm import KnownAk
+from securetf.errors import MalformedEvidenceError
+from securetf.evidence import azure_vtpm as azure
+from securetf.verifier import Verifier, azure_vtpm, sev_snp, sgx, tdx
+from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
+from securetf.verifier.known import Known
+from securetf.verifier.needs import needs_of
+from securetf.verifier.nitro import NitroVerifier
+from securetf.verifier.tpm2 import Tpm2Verifier
+from securetf.verifier.tpm2_origin import KeyOrigins
+
+MINIMUM_TCB_EVALUATION = 18  # Intel's tcbEvaluationDataNumber; older sets call known holes up to date
+EnrolmentOf = Callable[[bytes], KnownAk | None]
+
+
+def hardware_verifiers(
+    library: Library,
+    *,
+    minimum_tcb_evaluation: int = MINIMUM_TCB_EVALUATION,
+    tpm_anchors: TrustAnchors | None = None,
+    enrolment_of: EnrolmentOf = lambda _: None,
+) -> dict[Platform, Verifier]:
+    """Return the verifier of each hardware platform.
+
+    library: where collateral, certificates and revocation lists are had. tpm_anchors: roots of certified
+    attestation keys beside Google's, None: only those. enrolment_of: name of an attestation key to what is
+    known of it.
+    """
+    intel = _IntelVerifier(library, minimum_tcb_evaluation)
+    amd = _SnpVerifier(library)
+    google = TrustAnchors.google_tpm()
+    pins = google.spki_sha256 | (tpm_anchors.spki_sha256 if tpm_anchors else frozenset())
+    anchors = TrustAnchors(spki_sha256=pins, development=False)
+    hardware: dict[int, tuple[azure_vtpm.HardwareEvidence, Verifier]] = {
+        azure.SNP: (azure_vtpm.snp_evidence, amd),
+        azure.TDX: (azure_vtpm.tdx_evidence, intel),
+    }
+    return {
+        Platform.TDX: intel,
+        Platform.SGX: intel,
+        Platform.SEV_SNP: amd,
+        Platform.NITRO: NitroVerifier(TrustAnchors.aws_nitro()),
+        Platform.TPM2: _TpmVerifier(
+            library,
+            anchors,
+            enrolment_of,
+            lambda origins: Tpm2Verifier(origins, event_log_required=False),
+        ),
+        Platform.GCP_VTPM: _TpmVerifier(library, google, lambda _: None, GcpVtpmVerifier),
+        Platform.AZURE_VTPM: azure_vtpm.AzureVtpmVerifier(hardware),
+    }
+
+
+def completed(library: Library, chain: Sequence[bytes], now: datetime) -> list[bytes]:
+    """Return a TPM's certificates with the issuers that did not come along, as far as they name them."""
+    return [*chain, *library.obtain(IssuersNeed(chain=tuple(chain)), now=now).certificates]
+
+
+class _IntelVerifier:
+    """TDX and SGX: the collateral of the one platform that the quote names."""
+
+    def __init__(self, library: Library, minimum_tcb_evaluation: int) -> None:
+        self._library, self._minimum, self._known = library, minimum_tcb_evaluation, Known()
+
+    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        (need,) = needs_of(evidence)
+        if not isinstance(need, DcapNeed):
+            raise MalformedEvidenceError(
+                "the Evidence is not a DCAP quote", "send it as the platform gave it"
+            )
+
+        def collateral(_: str) -> Endorsements:
+            return self._library.obtain(need, now=now)
+
+        authenticate = tdx.authenticate if evidence.platform is Platform.TDX else sgx.authenticate
+        return authenticate(
+            evidence.raw,
+            anchors=TrustAnchors.intel(),
+            endorsements_for=collateral,
+            expected_report_data=expected_report_data,
+            minimum_tcb_evaluation=self._minimum,
+            now=now,
+            known=self._known,
+        )
+
+
+class _SnpVerifier:
+    """SEV-SNP: AMD's certificates for the report's chip and firmware."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        (need,) = needs_of(evidence)
+        if not isinstance(need, SnpNeed):
+            raise MalformedEvidenceError(
+                "the Evidence is not an SNP report", "send it as the platform gave it"
+            )
+        return sev_snp.authenticate(
+            evidence.raw,
+            anchors=SnpAnchors.amd(),
+            endorsements_for=lambda _: self._library.obtain(need, now=now),
+            expected_report_data=expected_report_data,
+            now=now,
+        )
+
+
+class _TpmVerifier:
+    """TPMs: issuers that a certificate names and that did not come along."""
+
+    def __init__(
+        self,
+        library: Library,
+        anchors: TrustAnchors,
+        enrolment_of: EnrolmentOf,
+        make: Callable[[KeyOrigins], Verifier],
+    ) -> None:
+        self._library, self._anchors, self._enrolment_of, self._make = library, anchors, enrolment_of, make
+
+    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        authorities: tuple[bytes, ...] = ()
+        for need in needs_of(evidence):
+            if isinstance(need, IssuersNeed):
+                authorities = self._library.obtain(need, now=now).certificates
+        origins = KeyOrigins(self._anchors, self._enrolment_of, authorities=authorities)
+        return self._make(origins).verify(evidence, expected_report_data=expected_report_data, now=now)
