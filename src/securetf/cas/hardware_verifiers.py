@@ -1,7 +1,11 @@
 """The verifiers of hardware, each with endorsements from one library."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements import Endorsements, TrustAnchors
@@ -9,6 +13,7 @@ from securetf.endorsements.library import Library
 from securetf.endorsements.needs import DcapNeed, IssuersNeed, SnpNeed
 from securetf.endorsements.sev_snp import SnpAnchors
 from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import azure_vtpm as azure
 from securetf.verifier import Verifier, azure_vtpm, sev_snp, sgx, tdx
@@ -20,27 +25,60 @@ from securetf.verifier.tpm2 import Tpm2Verifier
 from securetf.verifier.tpm2_origin import KeyOrigins
 
 MINIMUM_TCB_EVALUATION = 18  # Intel's tcbEvaluationDataNumber; older sets call known holes up to date
+_AS_GIVEN = "send it as the platform gave it"
 EnrolmentOf = Callable[[bytes], KnownAk | None]
+
+
+@dataclass(frozen=True, slots=True)
+class TpmRoots:
+    """Manufacturers of trusted TPMs. certificates: DER, which complete a chain that came without its root."""
+
+    anchors: TrustAnchors
+    certificates: tuple[bytes, ...]
+
+    @staticmethod
+    def of(pem: bytes) -> "TpmRoots":
+        """Read PEM roots. Raises EndorsementError."""
+        anchors = TrustAnchors.chosen(pem)
+        loaded = x509.load_pem_x509_certificates(pem)
+        return TpmRoots(anchors, tuple(one.public_bytes(Encoding.DER) for one in loaded))
+
+    def completed(self, library: Library, chain: Sequence[bytes], now: datetime) -> list[bytes]:
+        """Return certificates of a TPM with the issuers that did not come along, up to the root.
+
+        Raises:
+            EndorsementError: what they name is not to be had.
+        """
+        path = [*chain, *library.obtain(IssuersNeed(chain=tuple(chain)), now=now).certificates]
+        try:
+            top = x509.load_der_x509_certificate(path[-1])
+            if top.issuer != top.subject:
+                loaded = ((x509.load_der_x509_certificate(der).subject, der) for der in self.certificates)
+                path += [der for subject, der in loaded if subject == top.issuer][:1]
+        except UNREADABLE as error:
+            raise MalformedEvidenceError(f"a TPM's certificate cannot be read: {error}", _AS_GIVEN) from None
+        return path
 
 
 def hardware_verifiers(
     library: Library,
     *,
     minimum_tcb_evaluation: int = MINIMUM_TCB_EVALUATION,
-    tpm_anchors: TrustAnchors | None = None,
+    tpm_roots: TpmRoots | None = None,
     enrolment_of: EnrolmentOf = lambda _: None,
 ) -> dict[Platform, Verifier]:
     """Return the verifier of each hardware platform.
 
-    library: where collateral, certificates and revocation lists are had. tpm_anchors: roots of certified
-    attestation keys beside Google's, None: only those. enrolment_of: name of an attestation key to what is
+    library: where collateral, certificates and revocation lists are had. tpm_roots: of certified attestation
+    keys beside Google's, None: only those. enrolment_of: name of an attestation key to what is
     known of it.
     """
     intel = _IntelVerifier(library, minimum_tcb_evaluation)
     amd = _SnpVerifier(library)
     google = TrustAnchors.google_tpm()
-    pins = google.spki_sha256 | (tpm_anchors.spki_sha256 if tpm_anchors else frozenset())
+    pins = google.spki_sha256 | (tpm_roots.anchors.spki_sha256 if tpm_roots else frozenset())
     anchors = TrustAnchors(spki_sha256=pins, development=False)
+    certificates = tpm_roots.certificates if tpm_roots else ()
     hardware: dict[int, tuple[azure_vtpm.HardwareEvidence, Verifier]] = {
         azure.SNP: (azure_vtpm.snp_evidence, amd),
         azure.TDX: (azure_vtpm.tdx_evidence, intel),
@@ -52,18 +90,13 @@ def hardware_verifiers(
         Platform.NITRO: NitroVerifier(TrustAnchors.aws_nitro()),
         Platform.TPM2: _TpmVerifier(
             library,
-            anchors,
+            TpmRoots(anchors, certificates),
             enrolment_of,
             lambda origins: Tpm2Verifier(origins, event_log_required=False),
         ),
-        Platform.GCP_VTPM: _TpmVerifier(library, google, lambda _: None, GcpVtpmVerifier),
+        Platform.GCP_VTPM: _TpmVerifier(library, TpmRoots(google, ()), lambda _: None, GcpVtpmVerifier),
         Platform.AZURE_VTPM: azure_vtpm.AzureVtpmVerifier(hardware),
     }
-
-
-def completed(library: Library, chain: Sequence[bytes], now: datetime) -> list[bytes]:
-    """Return a TPM's certificates with the issuers that did not come along, as far as they name them."""
-    return [*chain, *library.obtain(IssuersNeed(chain=tuple(chain)), now=now).certificates]
 
 
 class _IntelVerifier:
@@ -121,16 +154,16 @@ class _TpmVerifier:
     def __init__(
         self,
         library: Library,
-        anchors: TrustAnchors,
+        roots: TpmRoots,
         enrolment_of: EnrolmentOf,
         make: Callable[[KeyOrigins], Verifier],
     ) -> None:
-        self._library, self._anchors, self._enrolment_of, self._make = library, anchors, enrolment_of, make
+        self._library, self._roots, self._enrolment_of, self._make = library, roots, enrolment_of, make
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
-        authorities: tuple[bytes, ...] = ()
+        authorities = self._roots.certificates
         for need in needs_of(evidence):
             if isinstance(need, IssuersNeed):
-                authorities = self._library.obtain(need, now=now).certificates
-        origins = KeyOrigins(self._anchors, self._enrolment_of, authorities=authorities)
+                authorities += self._library.obtain(need, now=now).certificates
+        origins = KeyOrigins(self._roots.anchors, self._enrolment_of, authorities=authorities)
         return self._make(origins).verify(evidence, expected_report_data=expected_report_data, now=now)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from securetf.attester import Attester
-from securetf.cas.hardware_verifiers import MINIMUM_TCB_EVALUATION, completed, hardware_verifiers
+from securetf.cas.hardware_verifiers import MINIMUM_TCB_EVALUATION, TpmRoots, hardware_verifiers
 from securetf.cas.http import bind, serve
 from securetf.cas.service import CasService, Context, load_or_create
 from securetf.cas.service.tpm import OwnTpm, TpmTrust, enrolment_of
@@ -22,7 +22,6 @@ from securetf.cas.store import MonotonicAnchor, Store, create_store, open_store
 from securetf.cas.store.store import read_meta
 from securetf.cas.tpm_machine import HardwareSettings, TpmMachine
 from securetf.claims import Platform
-from securetf.endorsements import TrustAnchors
 from securetf.endorsements.cache import Cache
 from securetf.endorsements.library import Library
 from securetf.endorsements.sources import Sources
@@ -72,7 +71,8 @@ class Settings:
     """What `securetf cas start` was told. Paths of an INSECURE SIMULATION are named as what they are.
 
     hardware: what the CAS itself runs on; None: a simulation, which then needs both of its paths.
-    endorsements: directory of the cache; None: no hardware is verified. sources: None: nothing is fetched. tpm_roots: PEM.
+    endorsements: directory of the cache; None: no hardware is verified. sources: None: nothing is fetched.
+    tpm_roots: PEM.
     """
 
     data: Path
@@ -138,13 +138,13 @@ def _context(settings: Settings, machine: Machine, store: Store, clock: SystemCl
     tpm_trust = None
     if settings.endorsements is not None:
         library = Library(Cache(settings.endorsements), settings.sources)
-        anchors = None if settings.tpm_roots is None else TrustAnchors.chosen(_read(settings.tpm_roots))
-        if anchors is not None:
-            tpm_trust = TpmTrust(anchors=anchors, completed=partial(completed, library))
+        roots = None if settings.tpm_roots is None else TpmRoots.of(_read(settings.tpm_roots))
+        if roots is not None:
+            tpm_trust = TpmTrust(anchors=roots.anchors, completed=partial(roots.completed, library))
         verifiers |= hardware_verifiers(
             library,
             minimum_tcb_evaluation=settings.minimum_tcb_evaluation,
-            tpm_anchors=anchors,
+            tpm_roots=roots,
             enrolment_of=partial(enrolment_of, store),
         )
     elif settings.tpm_roots is not None:

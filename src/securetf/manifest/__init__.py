@@ -35,9 +35,9 @@ from securetf.manifest.types import (
 
 __all__ = [
     "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PcrPolicy", "PlatformPolicy",
-    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "canonical",
-    "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load", "manifest_hash",
-    "mounts", "parse", "secret_places", "volume_rule", "workload",
+    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "appraisal_of",
+    "canonical", "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load",
+    "manifest_hash", "mounts", "parse", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
 
 MAX_SIZE = 256 * 1024  # bytes of the file
@@ -64,16 +64,37 @@ def parse(text: str) -> Manifest:
             f"the Manifest is not TOML: {error}", "correct the line that is named"
         ) from None
     _refuse_later_freshness(tree)
-    if "require" in tree:
-        raise unknown_key(("require",), tree)
-    appraisal = tree.get("appraisal")
-    given = appraisal.pop("require", None) if isinstance(appraisal, dict) else None
-    manifest = struct(tree, Manifest)
-    if given is not None:
-        manifest = replace(manifest, require=required(given))
+    manifest = _manifest(tree)
     rules.check(manifest)
     network_rules.check(manifest)
     return manifest
+
+
+def appraisal_of(tree: dict[str, object]) -> Manifest:
+    """Return a Manifest that has only the `[appraisal]` of a TOML tree; whatever else is in it is an error.
+
+    Raises:
+        ManifestValueError: as `parse`; or nothing is accepted.
+    """
+    if set(tree) != {"appraisal"}:
+        raise ManifestValueError(
+            f"the policy has {', '.join(sorted(tree)) or 'nothing'}, expected `[appraisal.PLATFORM]` alone",
+            "write what is accepted of each platform, as in a Manifest",
+        )
+    manifest = _manifest({**tree, "session": {"name": "appraisal/policy"}})
+    rules.check(manifest)
+    return manifest
+
+
+def _manifest(tree: dict[str, object]) -> Manifest:
+    if "require" in tree:
+        raise unknown_key(("require",), set(Manifest.__struct_fields__) - {"require"})
+    appraisal = tree.get("appraisal")
+    if not isinstance(appraisal, dict) or "require" not in appraisal:
+        return struct(tree, Manifest)
+    rest = {name: policy for name, policy in appraisal.items() if name != "require"}
+    manifest = struct({**tree, "appraisal": rest}, Manifest)
+    return replace(manifest, require=required(appraisal["require"]))
 
 
 def load(path: Path) -> Manifest:
