@@ -14,9 +14,10 @@ from securetf.endorsements.needs import DcapNeed, IssuersNeed, SnpNeed
 from securetf.endorsements.sev_snp import SnpAnchors
 from securetf.endorsements.tpm import KnownAk
 from securetf.endorsements.trust import UNREADABLE
-from securetf.errors import MalformedEvidenceError
+from securetf.errors import EndorsementError, MalformedEvidenceError
 from securetf.evidence import azure_vtpm as azure
 from securetf.verifier import Verifier, azure_vtpm, sev_snp, sgx, tdx
+from securetf.verifier.certificate_path import PATH_LIMIT
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
 from securetf.verifier.known import Known
 from securetf.verifier.needs import needs_of
@@ -31,30 +32,39 @@ EnrolmentOf = Callable[[bytes], KnownAk | None]
 
 @dataclass(frozen=True, slots=True)
 class TpmRoots:
-    """Manufacturers of trusted TPMs. certificates: DER, which complete a chain that came without its root."""
+    """Manufacturers of trusted TPMs. certificates: DER, which complete a chain that came without its end."""
 
     anchors: TrustAnchors
     certificates: tuple[bytes, ...]
 
     @staticmethod
     def of(pem: bytes) -> "TpmRoots":
-        """Read PEM roots. Raises EndorsementError."""
-        anchors = TrustAnchors.chosen(pem)
+        """Read PEM certificates: those that issued themselves are trusted, the others only complete chains.
+
+        Raises:
+            EndorsementError: unreadable, or a development root.
+        """
+        TrustAnchors.chosen(pem)
         loaded = x509.load_pem_x509_certificates(pem)
-        return TpmRoots(anchors, tuple(one.public_bytes(Encoding.DER) for one in loaded))
+        roots = [one.public_bytes(Encoding.PEM) for one in loaded if one.issuer == one.subject]
+        if not roots:
+            raise EndorsementError("there is no root among the certificates", "add the manufacturer's root")
+        certificates = tuple(one.public_bytes(Encoding.DER) for one in loaded)
+        return TpmRoots(TrustAnchors.chosen(b"".join(roots)), certificates)
 
     def completed(self, library: Library, chain: Sequence[bytes], now: datetime) -> list[bytes]:
         """Return certificates of a TPM with the issuers that did not come along, up to the root.
 
         Raises:
-            EndorsementError: what they name is not to be had.
+            EndorsementError: what they name is not to be had. MalformedEvidenceError: they cannot be read.
         """
         path = [*chain, *library.obtain(IssuersNeed(chain=tuple(chain)), now=now).certificates]
         try:
+            issuers = {x509.load_der_x509_certificate(der).subject: der for der in self.certificates}
             top = x509.load_der_x509_certificate(path[-1])
-            if top.issuer != top.subject:
-                loaded = ((x509.load_der_x509_certificate(der).subject, der) for der in self.certificates)
-                path += [der for subject, der in loaded if subject == top.issuer][:1]
+            while top.issuer != top.subject and top.issuer in issuers and len(path) < PATH_LIMIT:
+                path.append(issuers[top.issuer])
+                top = x509.load_der_x509_certificate(path[-1])
         except UNREADABLE as error:
             raise MalformedEvidenceError(f"a TPM's certificate cannot be read: {error}", _AS_GIVEN) from None
         return path

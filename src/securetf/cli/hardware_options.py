@@ -27,7 +27,10 @@ _OPTIONS = (
     click.option("--pccs", metavar="URL", help="Address of a PCCS, in place of Intel's service."),
     click.option("--kds", metavar="URL", help="Address of AMD's KDS, or of a copy of it."),
     click.option(
-        "--tpm-roots", type=_PATH, metavar="FILE", help="PEM: roots of the manufacturers of trusted TPMs."
+        "--tpm-roots",
+        type=_PATH,
+        metavar="FILE",
+        help="PEM: roots of the manufacturers of trusted TPMs, and issuers below.",
     ),
     click.option(
         "--minimum-tcb-evaluation",
