@@ -4,80 +4,61 @@ docs/formats/receipt-v1.md. A service signs with a key of its own that its launc
 attested key, the `cnf` of the service's attestation result, signs the delegation to it.
 """
 
+import base64
 import hashlib
-from typing import Annotated
+import json
+from typing import Annotated, Literal
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-from msgspec import Meta, Struct
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from msgspec import Meta
 
 from securetf.errors import BindingError, TokenError
-from securetf.keys import jws
-from securetf.keys.workload import public_key
+from securetf.keys.jws import sign_compact, verify_compact
+from securetf.keys.workload import WorkloadKey, public_key
+from securetf.wire.messages import Epoch, Instance, Message, Name, SessionName, Spki
+from securetf.wire.statement import Delegation, HashText, Hex32, Jws, Time, read_delegation
 
 HEADER = "securetf-receipt"  # of HTTP, and metadata of gRPC: asks with the value `request`, answers
 RECEIPT_TYPE = "securetf-receipt+jwt"
-DELEGATION_TYPE = "securetf-receipt-delegation+jwt"
-CLOCK_SKEW_S = 30  # by which two clocks of one TEE's session may differ
-
-Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-ManifestHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
-_Text = Annotated[str, Meta(max_length=256)]
-_Time = Annotated[int, Meta(ge=0, lt=2**48)]
-_Instance = Annotated[int, Meta(ge=0, lt=65536)]
+CLOCK_SKEW_S = 30  # by which the launcher's and the program's readings of one clock may differ
+SIZE_LIMIT = 8192  # characters of a receipt: what HTTP libraries take as one header
+_FIX = "treat the receipt as forged"
 
 
-class _Strict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class ReceiptModel(_Strict, frozen=True, kw_only=True):
+class ReceiptModel(Message, frozen=True, kw_only=True):
     """The model that answered. sha256: of its files as the engine loaded them (docs/formats/receipt-v1.md).
 
-    volume, volume_root, volume_epoch: where it was read, as the CAS named it; "" and 0 for none.
+    volume, volume_root, volume_epoch: where it was read, as the CAS named it; "" and 0 if in no volume.
     """
 
-    name: _Text
+    name: Annotated[str, Meta(max_length=256)]
     version: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     sha256: Hex32
-    volume: _Text
-    volume_root: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
-    volume_epoch: Annotated[int, Meta(ge=0, lt=2**32)]
+    volume: Annotated[str, Meta(max_length=70)]
+    volume_root: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$", max_length=64)]
+    volume_epoch: Epoch
 
 
-class Receipt(_Strict, frozen=True, kw_only=True):
+class Receipt(Message, frozen=True, kw_only=True):
     """One answer. request_sha256, response_sha256: of the bodies' bytes. ear_jti, ear_sha256: the attestation
-    result that the service held. delegation: compact JWS, see `Delegation`. iat: Unix seconds.
+    result that the service held; attested_key: its `cnf` (`attested_spki`). delegation: compact JWS. iat:
+    Unix seconds.
     """
 
-    v: Annotated[int, Meta(ge=1, le=1)] = 1
-    session: _Text
-    workload: _Text
-    instance: _Instance
-    manifest_hash: ManifestHash
+    v: Literal[1] = 1
+    session: SessionName
+    workload: Name
+    instance: Instance
+    manifest_hash: HashText
     model: ReceiptModel
     request_sha256: Hex32
     response_sha256: Hex32
-    ear_jti: _Text
+    ear_jti: Annotated[str, Meta(max_length=128)]
     ear_sha256: Hex32
-    delegation: Annotated[str, Meta(max_length=4096)]
-    iat: _Time
-
-
-class Delegation(_Strict, frozen=True, kw_only=True):
-    """By the attested key: this instance of this workload may sign receipts with `receipt_key`.
-
-    receipt_key: P-256 SubjectPublicKeyInfo, DER. iat, exp: Unix seconds.
-    """
-
-    v: Annotated[int, Meta(ge=1, le=1)] = 1
-    receipt_key: Annotated[bytes, Meta(min_length=32, max_length=256)]
-    session: _Text
-    workload: _Text
-    instance: _Instance
-    manifest_hash: ManifestHash
-    iat: _Time
-    exp: _Time
+    attested_key: Spki
+    delegation: Jws
+    iat: Time
 
 
 def ear_digest(ear: str) -> str:
@@ -85,26 +66,45 @@ def ear_digest(ear: str) -> str:
     return hashlib.sha256(ear.encode()).hexdigest()
 
 
-def sign_delegation(delegation: Delegation, attested_key: EllipticCurvePrivateKey) -> str:
-    """Return the compact JWS; its header carries the attested public key, which the audit log names by
-    thumbprint."""
-    payload = msgspec.json.encode(delegation)
-    return jws.sign(payload, typ=DELEGATION_TYPE, key=attested_key, with_key=True)
+def attested_spki(ear: str) -> tuple[str, bytes]:
+    """Return `jti` and the key in `cnf` (P-256, DER) of a token that the caller trusts, unchecked.
+
+    Raises:
+        TokenError: not a token with such a key.
+    """
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(ear.split(".")[1] + "=="))
+        jwk = claims["cnf"]["jwk"]
+        x, y = (base64.urlsafe_b64decode(jwk[name] + "=") for name in ("x", "y"))
+        jti = claims["jti"]
+        if len(x) != 32 or len(y) != 32 or not isinstance(jti, str):
+            raise ValueError
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise TokenError("the token names no attested P-256 key", "use the token that the CAS gave") from None
+    # SubjectPublicKeyInfo of an uncompressed P-256 point is this prefix and the point (RFC 5480)
+    prefix = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+    return jti, prefix + x + y
 
 
-def sign_receipt(receipt: Receipt, receipt_key: EllipticCurvePrivateKey) -> str:
+def sign_receipt(receipt: Receipt, receipt_key: WorkloadKey) -> str:
     """Return the compact JWS that goes into the header `securetf-receipt`."""
-    return jws.sign(msgspec.json.encode(receipt), typ=RECEIPT_TYPE, key=receipt_key)
+    return sign_compact(receipt_key, RECEIPT_TYPE, msgspec.json.encode(receipt))
 
 
-def delegating_key(token: str) -> EllipticCurvePublicKey | None:
-    """Return the key that a receipt's delegation says it was signed with; compare it with an attested one.
+def read_receipt(token: str) -> Receipt:
+    """Return what a receipt says, with nothing checked but its form: to find the key that checks it.
 
     Raises:
         TokenError: not a receipt.
     """
-    receipt = jws.unverified(token, Receipt, typ=RECEIPT_TYPE)
-    return jws.header_key(receipt.delegation, typ=DELEGATION_TYPE)
+    parts = token.split(".")
+    try:
+        if len(token) > SIZE_LIMIT or len(parts) != 3:
+            raise ValueError(f"{len(token)} characters in {len(parts)} parts")
+        raw = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+        return msgspec.json.decode(raw, type=Receipt, strict=True)
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
+        raise TokenError(f"not a receipt of this version: {error}", "name the receipt's own text") from None
 
 
 def verify_receipt(token: str, attested_key: EllipticCurvePublicKey) -> tuple[Receipt, Delegation]:
@@ -114,25 +114,23 @@ def verify_receipt(token: str, attested_key: EllipticCurvePublicKey) -> tuple[Re
         TokenError: a form or signature does not hold, the delegation is for another workload, or did not hold
         when the receipt was signed.
     """
-    claimed = jws.unverified(token, Receipt, typ=RECEIPT_TYPE)
-    delegation = jws.verify(claimed.delegation, Delegation, typ=DELEGATION_TYPE, key=attested_key)
+    delegation = read_delegation(read_receipt(token).delegation, attested_key)
     try:
         key = public_key(delegation.receipt_key)
     except BindingError as error:
         raise TokenError(f"the delegation's receipt key: {error.problem}", error.fix) from None
-    receipt = jws.verify(token, Receipt, typ=RECEIPT_TYPE, key=key)
-    names = ("session", "workload", "instance", "manifest_hash")
-    for name in names:
+    verify_compact(token, key, RECEIPT_TYPE)
+    receipt = read_receipt(token)
+    for name in ("session", "workload", "instance", "manifest_hash"):
         found, expected = getattr(receipt, name), getattr(delegation, name)
         if found != expected:
             raise TokenError(
-                f"the receipt's {name} is {found!r}, its key was delegated for {expected!r}",
-                "treat the receipt as forged",
+                f"the receipt's {name} is {found!r}, its key was delegated for {expected!r}", _FIX
             )
     if not delegation.iat - CLOCK_SKEW_S <= receipt.iat < delegation.exp:
         raise TokenError(
             f"the receipt was signed at {receipt.iat}, its key was delegated from {delegation.iat} until "
             f"{delegation.exp}",
-            "treat the receipt as forged, or have the service ask for a new delegation",
+            _FIX,
         )
     return receipt, delegation
