@@ -181,13 +181,19 @@ def binding(seen: Seen, token: EarClaims | None) -> tuple[str, tuple[Binding, st
     """What the attested key signed; with it, the thumbprint of that key."""
     if token is None:
         raise AssertionError("checked by the caller")
+    key = attested_key(token)
+    return f"key {thumbprint(key)}", (read_binding(seen.statement.binding, key), thumbprint(key))
+
+
+def attested_key(token: EarClaims) -> EllipticCurvePublicKey:
+    """Return the key in `cnf` of a token. Raises TokenError."""
     try:
         key = ECKey.import_key({**token.confirmation_jwk}).public_key
     except (JoseError, ValueError, TypeError) as error:
         raise TokenError(f"the token confirms no P-256 key: {error}", _FIX) from None
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise TokenError("the token confirms no P-256 key", _FIX)
-    return f"key {thumbprint(key)}", (read_binding(seen.statement.binding, key), thumbprint(key))
+    return key
 
 
 def nonce(seen: Seen, binding: Binding) -> tuple[str, bool]:

@@ -101,7 +101,7 @@ class Relay:
             self.refused += 1
             _log.warning("service_not_reached", extra={"code": error.code})
             self._told(error)
-            await answers.refuse(reader, writer, protocol, error)
+            await answers.refuse(first, reader, writer, protocol, error)
             return
         self._live[task] = link
         try:
@@ -111,7 +111,7 @@ class Relay:
             if isinstance(known, SecuretfError):
                 self._told(known)
                 if not link.answered:
-                    await answers.refuse(reader, writer, protocol, known)
+                    await answers.refuse(first, reader, writer, protocol, known)
                     return
             reset(writer)
         finally:
