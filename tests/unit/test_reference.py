@@ -9,7 +9,7 @@ import click
 import msgspec
 import pytest
 
-from securetf import errors
+from securetf import errors, service_errors
 from securetf import manifest as manifests
 from securetf.cli import run as run_command
 from securetf.cli.explain import classes
@@ -113,7 +113,7 @@ def test_ways_out_when_compared_with_the_errors_has_each_class_and_no_other() ->
 def test_error_docstrings_when_explained_say_more_than_the_name() -> None:
     for kind in classes().values():
         assert len(inspect.getdoc(kind) or "") > 20
-        assert kind.__module__ in {errors.__name__, refusals.__name__}
+        assert kind.__module__ in {errors.__name__, refusals.__name__, service_errors.__name__}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 
 import click
 
-from securetf import errors
+from securetf import errors, service_errors
 from securetf.cli.ways_out import WAYS_OUT
 from securetf.endorsements import refusals  # noqa: F401  (puts its errors into the tree)
 
@@ -13,7 +13,7 @@ from securetf.endorsements import refusals  # noqa: F401  (puts its errors into 
 def classes() -> dict[str, type[errors.SecuretfError]]:
     """Return code to class, all of the tree."""
     found: dict[str, type[errors.SecuretfError]] = {}
-    todo: list[type[errors.SecuretfError]] = [errors.SecuretfError]
+    todo: list[type[errors.SecuretfError]] = [errors.SecuretfError, *service_errors.ROOTS]
     while todo:
         kind = todo.pop()
         found[kind.code] = kind

@@ -30,6 +30,7 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "take the current version from `securetf session read`, or submit this one with `securetf session "
         "update`."
     ),
+    "ClientPolicyError": "correct the key that is named; docs/formats/client-policy-v1.md has every key.",
     "EvidenceError": (
         "the message names the leg that failed. Send nothing to the other side until it can prove itself."
     ),
@@ -150,4 +151,18 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "`securetf session members` shows who attested when. `--members-deadline` waits longer."
     ),
     "DemoError": "`securetf demo` shows the step; run it again, and report the output if it repeats.",
+    "ServiceNotProvedError": (
+        "`securetf verify URL --policy FILE --explain` lists every check. Change the policy only after you "
+        "have learnt, from somebody other than the service, that the new values are right."
+    ),
+    "StatementError": (
+        "check address and port: the service needs `[workloads.X.outside]` in its Manifest, and nothing that "
+        "terminates TLS may stand before it."
+    ),
+    "ReceiptError": "treat the answer as not given by this service; the message says which link is broken.",
+    "ServiceUnreachableError": "check that the service runs, its address and the network, then try again.",
+    "ClientNotAuthorisedError": (
+        "the service is the right one: have its owner add your public key to `clients` of the `outside` "
+        "rule, and give the private key with `--client-key`."
+    ),
 }
