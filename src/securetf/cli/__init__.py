@@ -15,6 +15,7 @@ COMMANDS = {  # name → (module, one line of help)
     "audit": ("securetf.cli.audit", "Read and check the audit log of a CAS."),
     "cas": ("securetf.cli.cas", "Start a CAS, or attest one and pin it."),
     "demo": ("securetf.cli.demo", "Show the whole path on this machine, in simulation."),
+    "endorsements": ("securetf.cli.endorsements", "Fetch, import and show what vendors say about platforms."),
     "evidence": ("securetf.cli.evidence", "Show what a piece of Evidence says."),
     "explain": ("securetf.cli.explain", "Explain an error code."),
     "key": ("securetf.cli.key", "Make an owner's key."),

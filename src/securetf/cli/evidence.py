@@ -1,14 +1,15 @@
 """`securetf evidence show|verify FILE`: what a piece of Evidence says, and whether it holds. Offline."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from securetf.cli.endorsements import cached
 from securetf.cli.evidence_kinds import SIZE_LIMIT, facts
 from securetf.cli.evidence_verify import Request, Verdict, judge
+from securetf.cli.moments import moment
 from securetf.endorsements.trust import SIMULATION_MARK
 from securetf.errors import MalformedEvidenceError, UsageError
 
@@ -53,6 +54,11 @@ def show(file: Path, as_json: bool) -> None:
     help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP; "
     "enrolments (JSON) for TPMs.",
 )
+@click.option(
+    "--cache",
+    type=_FILE,
+    help="Without --endorsements: a cache that `securetf endorsements fetch|import` filled; offline.",
+)
 @click.option("--policy", type=_FILE, help="TOML file with [appraisal.PLATFORM], such as a Manifest.")
 @click.option(
     "--rtmr3", help="RTMR 3 of TDX that the policy is to be held against. Without: no code measured."
@@ -78,16 +84,18 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
     Exits with 0 if everything holds, 10 if the Evidence does not, 11 if the policy does not accept it.
     """
     nonce = _hex("--report-data", options["report_data"])
+    raw, now = _read(file), moment(options["moment"])
+    endorsements = [_read_any(one) for one in options["endorsements"]]
     request = Request(
-        raw=_read(file),
+        raw=raw,
         report_data=nonce.ljust(_REPORT_DATA_SIZE, b"\0"),
         nonce=nonce,
         roots=[_read_any(one) for one in options["roots"]],
-        endorsements=[_read_any(one) for one in options["endorsements"]],
+        endorsements=endorsements or cached(options["cache"], raw, now),
         policy=_optional(options["policy"]),
         rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),
         event_log=_optional(options["event_log"]),
-        now=_moment(options["moment"]),
+        now=now,
         minimum_tcb_evaluation=options["minimum_tcb_evaluation"],
         simulation_root=_optional(options["insecure_simulation_root"]),
         no_revocation=options["insecure_no_revocation"],
@@ -131,18 +139,6 @@ def _hex(option: str, text: str, size: int | None = None) -> bytes:
             f"{option} has {len(value)} bytes, expected {size or '1 to 64'}", "an empty one is never fresh"
         )
     return value
-
-
-def _moment(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--at {text!r} is no time", "write it as 2026-11-22T20:00:00Z") from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--at {text!r} has no time zone", "write it as 2026-11-22T20:00:00Z")
-    return moment.astimezone(UTC)
 
 
 def _optional(file: Path | None) -> bytes | None:

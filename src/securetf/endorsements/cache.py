@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,12 +86,7 @@ class Cache:
             EndorsementExpiredError: it does not count at `now`. EndorsementError: it cannot be read, or is
             too large. EnvironmentUnfitError: it cannot be written.
         """
-        window = window_of(name, content)
-        if not window.holds(now):
-            raise EndorsementExpiredError(
-                window.problem(f"{name} from {source}", now), "check this machine's clock"
-            )
-        path = self._path(name)
+        path, window = self._path(name), self.check(name, content, now=now, source=source)
         text = json.dumps(
             {
                 "version": VERSION,
@@ -103,6 +99,18 @@ class Cache:
         self._make_room(path, now)
         self._write(path, text.encode())
         return Artefact(name=name, content=content, source=source, fetched_at=now, window=window)
+
+    def check(self, name: str, content: bytes, *, now: datetime, source: str = "a file") -> Window:
+        """Return the window of what is to be kept under a name.
+
+        Raises:
+            EndorsementExpiredError, EndorsementError: as `put`.
+        """
+        self._path(name)
+        window = window_of(name, content)
+        if not window.holds(now):
+            raise EndorsementExpiredError(window.problem(f"{name} from {source}", now), _FIX)
+        return window
 
     def __iter__(self) -> Iterator[Artefact | EndorsementError]:
         """Yield each artefact in the order of names; an error in the place of a damaged one."""
@@ -174,7 +182,8 @@ class Cache:
                 os.fsync(stream.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise EnvironmentUnfitError(
                 f"{path} cannot be written: {error.strerror}", "make room, or name another directory"
             ) from None

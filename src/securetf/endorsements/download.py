@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import urlsplit
@@ -106,10 +107,11 @@ class Downloader:
     def _once(self, url: str, limit: int, deadline: float) -> tuple[int, dict[str, str], bytes]:
         connection = self._connection(url, deadline)
         parts = urlsplit(url)
-        watchdog = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (connection,))
-        watchdog.daemon = True
+        watchdog: threading.Timer | None = None
         try:
             connection.connect()
+            watchdog = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (connection.sock,))
+            watchdog.daemon = True
             watchdog.start()  # a host that sends a byte now and then is cut, too
             target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
             connection.request("GET", target, headers={"User-Agent": "securetf", "Connection": "close"})
@@ -117,7 +119,8 @@ class Downloader:
             headers = _headers(response.headers)
             body = response.read(limit + 1) if response.status == 200 else b""
         finally:
-            watchdog.cancel()
+            if watchdog is not None:
+                watchdog.cancel()
             connection.close()
         if len(body) > limit:
             raise EndorsementSourceError(f"{url} answers with more than {limit} bytes", _SERVICE)
@@ -146,13 +149,9 @@ def _headers(message: Message) -> dict[str, str]:
     return found
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
-    sock: socket.socket | None = connection.sock
-    if sock is not None:
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it is closed already
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which changes the state of a reader
 
 
 def _printable(url: str) -> bool:

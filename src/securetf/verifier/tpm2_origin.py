@@ -13,11 +13,11 @@ from cryptography.x509.oid import ObjectIdentifier
 
 from securetf.endorsements import TrustAnchors
 from securetf.endorsements.tpm import KnownAk
-from securetf.endorsements.trust import spki_digest
 from securetf.errors import SignatureError, SimulationRefusedError
 from securetf.evidence import tpm2_public
 from securetf.evidence.tpm2_public import Public
 from securetf.verifier import certificate_path
+from securetf.verifier.certificate_path import KnownPaths
 from securetf.verifier.tpm2_quote import PublicKey
 
 EnrolmentOf = Callable[[bytes], KnownAk | None]  # name of an AK to its enrolment
@@ -55,6 +55,7 @@ class KeyOrigins:
                 "pin the roots of your TPMs' manufacturers",
             )
         self._anchors, self._enrolment_of, self._revoked = anchors, enrolment_of, revoked
+        self._known = KnownPaths()
         loaded = [certificate_path.load("an authority", der) for der in authorities]
         self._authorities = {certificate.subject: certificate for certificate in loaded}
 
@@ -86,15 +87,17 @@ class KeyOrigins:
     def _certified(
         self, key: PublicKey, certificates: Sequence[bytes], now: datetime
     ) -> tuple[bytes, datetime]:
-        path = [certificate_path.load("a TPM certificate", der) for der in certificates]
+        path = [self._known.load("a TPM certificate", der) for der in certificates]
         while path[-1].issuer != path[-1].subject and len(path) < certificate_path.PATH_LIMIT:
             above = self._authorities.get(path[-1].issuer)
             if above is None:
                 break
             path.append(above)
-        end = certificate_path.check(_CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked)
+        end = certificate_path.check(
+            _CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked, known=self._known
+        )
         digest = spki_sha256(key)
-        if spki_digest(path[0]) != digest:
+        if self._known.digest(path[0]) != digest:
             raise SignatureError("the certificate is of another key than the attestation key", _ENROL)
         try:
             usage = path[0].extensions.get_extension_for_class(x509.KeyUsage).value
