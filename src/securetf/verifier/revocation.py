@@ -6,6 +6,7 @@ might as well not publish any. One that names none needs none. Indirect and delt
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -34,7 +35,7 @@ def check(
         raise EndorsementError(f"{len(lists)} revocation lists for {what}, at most {LIST_LIMIT}", _FETCH)
     loaded = [_load(der) for der in lists]
     ends: list[datetime] = []
-    for below, (certificate, issuer) in enumerate(zip(path, path[1:], strict=False)):
+    for below, (certificate, issuer) in enumerate(pairwise(path)):
         name = certificate.subject.rfc4514_string() or "a certificate without a subject"
         own = list(_of(issuer, loaded))
         if not own and not _names_a_list(certificate):

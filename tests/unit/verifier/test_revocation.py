@@ -1,4 +1,4 @@
-"""Revocation lists of TPM certificates: needed where a certificate names one, and each refusal by its reason."""
+"""Revocation lists of TPM certificates: needed where a certificate names one; each refusal by its reason."""
 
 from datetime import datetime, timedelta
 from typing import Any
