@@ -25,6 +25,7 @@ COMMANDS = {  # name → (module, one line of help)
     "secret": ("securetf.cli.secret", "Import a secret into a session."),
     "session": ("securetf.cli.session", "Create, read and update sessions at a CAS."),
     "simulation": ("securetf.cli.simulation", "Make an insecure simulated platform for development."),
+    "tpm": ("securetf.cli.tpm", "Enrol this machine's TPM at a CAS."),
     "up": ("securetf.cli.up", "Run all members of a Manifest on this machine."),
     "volume": ("securetf.cli.volume", "Pack, unpack, list and check volumes."),
 }

@@ -183,11 +183,16 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs."""
+    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs.
+
+    require: platforms whose Evidence each attestation must have, all of them (`require` in `[appraisal]`);
+    empty: one of those in `appraisal` is enough.
+    """
 
     session: Session
     access: Access = Access()
     appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
+    require: tuple[PlatformName, ...] = ()
     network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from msgspec.structs import replace
 
 from securetf import manifest as manifests
-from securetf.appraisal import AttestationResult, appraise, ear
+from securetf.appraisal import AttestationResult, appraise_all, ear
 from securetf.cas.service import certificates
 from securetf.cas.service.access import check_window
 from securetf.cas.service.challenges import LIFETIME_S, Challenges
@@ -48,7 +49,7 @@ from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key, thumbprint
 from securetf.manifest import Manifest
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant, check_public_key, seal
-from securetf.verifier import verify
+from securetf.verifier import verify_composite
 from securetf.wire import (
     AttestRequest,
     AttestResponse,
@@ -103,12 +104,12 @@ class Attestation:
         try:
             checked = self._check(request)
             draft.actor = f"p256:{thumbprint(checked.tls_key)}"
-            verified, result = self._prove(request, checked, draft)
+            verified, results = self._prove(request, checked, draft)
         except SecuretfError as error:
             self._context.record_refusal(draft, error)
             raise
         appraised = time.perf_counter_ns()
-        response = self._release(request, checked, result, draft)
+        response = self._release(request, checked, results, draft)
         released = time.perf_counter_ns()
         response.timings_us.update(
             verify=(verified - started) // 1000,
@@ -201,30 +202,35 @@ class Attestation:
 
     def _prove(
         self, request: AttestRequest, checked: _Checked, draft: AuditDraft
-    ) -> tuple[int, AttestationResult]:
+    ) -> tuple[int, Sequence[AttestationResult]]:
         self._challenges.consume(request.nonce, request.session, request.workload, request.instance)
         now = self._context.clock.now()
         expected = hashlib.sha512(self._transcript(request)).digest()
-        claims = verify(
-            Evidence(checked.platform, request.evidence),
+        others = tuple(Evidence(self._platform(name), raw) for name, raw in request.submods.items())
+        claims = verify_composite(
+            Evidence(checked.platform, request.evidence, others),
             verifiers=self._context.verifiers,
             expected_report_data=expected,
             now=now,
         )
         verified = time.perf_counter_ns()
-        draft.measurement = claims.measurement.hex()
-        result = appraise(
+        draft.measurement = claims[0].measurement.hex()
+        draft.details |= {f"beside:{one.platform.value}": one.measurement.hex() for one in claims[1:]}
+        results = appraise_all(
             claims,
-            policy={str(name): policy for name, policy in checked.manifest.appraisal.items()}.get(
-                checked.platform.value
-            ),
+            policies={str(name): policy for name, policy in checked.manifest.appraisal.items()},
+            require=checked.manifest.require,
             rtmr3=code_register(manifests.code_roots(checked.manifest, request.workload)),
             now=now,
         )
-        return verified, result
+        return verified, results
 
     def _release(
-        self, request: AttestRequest, checked: _Checked, result: AttestationResult, draft: AuditDraft
+        self,
+        request: AttestRequest,
+        checked: _Checked,
+        results: Sequence[AttestationResult],
+        draft: AuditDraft,
     ) -> AttestResponse:
         context, identity = self._context, self._context.identity
         now = context.clock.now()
@@ -250,7 +256,7 @@ class Attestation:
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
         token = ear.issue(
-            result,
+            results[0],
             key=identity.token_key,
             issuer=f"securetf-cas:{identity.spki_sha256}",
             audience=f"securetf-session:{request.session}",
@@ -259,7 +265,8 @@ class Attestation:
             confirmation_jwk=ear.confirmation_jwk(checked.tls_key),
             binding=ear.Binding.KEY,
             token_id=os.urandom(16).hex(),
-            now=result.appraised_at,
+            now=results[0].appraised_at,
+            others=results[1:],
         )
         sealed = seal(provision, request.hpke_public_key, self._transcript(request))
         return AttestResponse(token=token, sealed_provision=sealed, timings_us={})
