@@ -26,6 +26,7 @@ SECTIONS = {
     "[appraisal.sgx]": types.SgxPolicy,
     "[appraisal.sev_snp]": types.SnpPolicy,
     "[appraisal.nitro]": types.PcrPolicy,
+    "[appraisal.azure_vtpm]": types.AzurePolicy,
     "[network]": types.Network,
     "[secrets.NAME]": types.Secret,
     "[volumes.NAME]": types.Volume,

@@ -167,16 +167,24 @@ def check(
     audience: str,
     nonce: bytes | None,
     now: datetime,
+    session_binding: bool = False,
 ) -> EarClaims:
     """Return what a token about hardware says. keys: `kid` to key of the CAS. nonce: None if any one counts.
 
+    session_binding: refuse a token whose attestation was not bound to its TLS session by the exporter.
+
     Raises:
-        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience or nonce,
-        expired. SimulationRefusedError: the token is about a simulation.
+        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience, nonce or
+        binding, expired. SimulationRefusedError: the token is about a simulation.
     """
     claims = check_insecure_simulation(
         token, keys=keys, issuer=issuer, audience=audience, nonce=nonce, now=now
     )
+    if session_binding and claims.binding is not Binding.SESSION:
+        raise TokenError(
+            "the token's attestation was bound to keys alone, and a bound TLS session is demanded",
+            "attest over a connection whose exporter both sides have",
+        )
     if claims.simulated:
         raise SimulationRefusedError(
             "the token is about an INSECURE SIMULATION, and only hardware counts here",

@@ -75,20 +75,14 @@ def hardware_verifiers(
     *,
     minimum_tcb_evaluation: int = MINIMUM_TCB_EVALUATION,
     tpm_roots: TpmRoots | None = None,
-    enrolment_of: EnrolmentOf = lambda _: None,
 ) -> dict[Platform, Verifier]:
     """Return the verifier of each hardware platform.
 
     library: where collateral, certificates and revocation lists are had. tpm_roots: of certified attestation
-    keys beside Google's, None: only those. enrolment_of: name of an attestation key to what is
-    known of it.
+    keys beside Google's, None: only those.
     """
     intel = _IntelVerifier(library, minimum_tcb_evaluation)
     amd = _SnpVerifier(library)
-    google = TrustAnchors.google_tpm()
-    pins = google.spki_sha256 | (tpm_roots.anchors.spki_sha256 if tpm_roots else frozenset())
-    anchors = TrustAnchors(spki_sha256=pins, development=False)
-    certificates = tpm_roots.certificates if tpm_roots else ()
     hardware: dict[int, tuple[azure_vtpm.HardwareEvidence, Verifier]] = {
         azure.SNP: (azure_vtpm.snp_evidence, amd),
         azure.TDX: (azure_vtpm.tdx_evidence, intel),
@@ -98,15 +92,32 @@ def hardware_verifiers(
         Platform.SGX: intel,
         Platform.SEV_SNP: amd,
         Platform.NITRO: NitroVerifier(TrustAnchors.aws_nitro()),
-        Platform.TPM2: _TpmVerifier(
-            library,
-            TpmRoots(anchors, certificates),
-            enrolment_of,
-            lambda origins: Tpm2Verifier(origins, event_log_required=False),
+        Platform.TPM2: tpm_verifier(library, tpm_roots=tpm_roots),
+        Platform.GCP_VTPM: _TpmVerifier(
+            library, TpmRoots(TrustAnchors.google_tpm(), ()), _nobody, GcpVtpmVerifier
         ),
-        Platform.GCP_VTPM: _TpmVerifier(library, TpmRoots(google, ()), lambda _: None, GcpVtpmVerifier),
         Platform.AZURE_VTPM: azure_vtpm.AzureVtpmVerifier(hardware),
     }
+
+
+def tpm_verifier(
+    library: Library, *, tpm_roots: TpmRoots | None = None, enrolment_of: EnrolmentOf | None = None
+) -> Verifier:
+    """Return the verifier of TPM 2.0 Evidence. enrolment_of: what is known of a key by its TPM name."""
+    google = TrustAnchors.google_tpm().spki_sha256
+    pins = google | (tpm_roots.anchors.spki_sha256 if tpm_roots else frozenset())
+    roots = TpmRoots(
+        TrustAnchors(spki_sha256=pins, development=False), tpm_roots.certificates if tpm_roots else ()
+    )
+
+    def make(origins: KeyOrigins) -> Verifier:
+        return Tpm2Verifier(origins, event_log_required=False)
+
+    return _TpmVerifier(library, roots, enrolment_of or _nobody, make)
+
+
+def _nobody(_: bytes) -> KnownAk | None:
+    return None
 
 
 class _IntelVerifier:

@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from securetf.attester import Attester
-from securetf.cas.hardware_verifiers import MINIMUM_TCB_EVALUATION, TpmRoots, hardware_verifiers
+from securetf.cas.hardware_verifiers import MINIMUM_TCB_EVALUATION, TpmRoots, hardware_verifiers, tpm_verifier
 from securetf.cas.http import bind, serve
 from securetf.cas.service import CasService, Context, load_or_create
 from securetf.cas.service.tpm import OwnTpm, TpmTrust, enrolment_of
@@ -21,6 +21,7 @@ from securetf.cas.simulated_machine import ReloadingVerifier, SimulatedMachine
 from securetf.cas.store import MonotonicAnchor, Store, create_store, open_store
 from securetf.cas.store.store import read_meta
 from securetf.cas.tpm_machine import HardwareSettings, TpmMachine
+from securetf.cas.verifier_pool import VerifierPool
 from securetf.claims import Platform
 from securetf.endorsements.cache import Cache
 from securetf.endorsements.library import Library
@@ -102,9 +103,11 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     machine = _machine(settings, clock)
     store: Store | None = None
+    fresh = None if settings.sources is None else replace(settings.sources)  # without its connections
+    pool = VerifierPool(partial(_verifiers, replace(settings, hardware=None, sources=fresh)))
     try:
         store = _open(settings.data, machine)
-        service = CasService.of(_context(settings, machine, store, clock))
+        service = CasService.of(_context(settings, machine, store, clock, pool))
         host, port = listening.getsockname()[:2]
         line = json.dumps(
             {
@@ -116,6 +119,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         )
         serve(service, listening, lambda: announce(line))
     finally:
+        pool.close()
         if store is not None:
             store.close()
         machine.close()
@@ -133,25 +137,31 @@ def _machine(settings: Settings, clock: SystemClock) -> Machine:
     return SimulatedMachine(settings.insecure_simulation, settings.insecure_anchor, settings.data, clock.now)
 
 
-def _context(settings: Settings, machine: Machine, store: Store, clock: SystemClock) -> Context:
+def _verifiers(settings: Settings) -> dict[Platform, Verifier]:
+    """Return the verifiers that need nothing of the CAS's state; worker processes call this too."""
     verifiers: dict[Platform, Verifier] = {}
-    tpm_trust = None
     if settings.endorsements is not None:
         library = Library(Cache(settings.endorsements), settings.sources)
-        roots = None if settings.tpm_roots is None else TpmRoots.of(_read(settings.tpm_roots))
-        if roots is not None:
-            tpm_trust = TpmTrust(anchors=roots.anchors, completed=partial(roots.completed, library))
-        verifiers |= hardware_verifiers(
-            library,
-            minimum_tcb_evaluation=settings.minimum_tcb_evaluation,
-            tpm_roots=roots,
-            enrolment_of=partial(enrolment_of, store),
-        )
-    elif settings.tpm_roots is not None:
-        raise EndorsementError("`--tpm-roots` without `--endorsements`", "name the cache's directory too")
+        verifiers |= hardware_verifiers(library, minimum_tcb_evaluation=settings.minimum_tcb_evaluation)
     if settings.insecure_simulation is not None:
-        simulation = ReloadingVerifier(settings.insecure_simulation, clock.now())
-        verifiers[Platform.INSECURE_SIMULATION] = simulation
+        now = SystemClock().now()
+        verifiers[Platform.INSECURE_SIMULATION] = ReloadingVerifier(settings.insecure_simulation, now)
+    return verifiers
+
+
+def _context(
+    settings: Settings, machine: Machine, store: Store, clock: SystemClock, pool: VerifierPool
+) -> Context:
+    verifiers = pool.wrap(_verifiers(settings))
+    tpm_trust = None
+    if settings.tpm_roots is not None:
+        if settings.endorsements is None:
+            raise EndorsementError("`--tpm-roots` without `--endorsements`", "name the cache's directory too")
+        library = Library(Cache(settings.endorsements), settings.sources)
+        roots = TpmRoots.of(_read(settings.tpm_roots))
+        tpm_trust = TpmTrust(anchors=roots.anchors, completed=partial(roots.completed, library))
+        known = partial(enrolment_of, store)
+        verifiers[Platform.TPM2] = tpm_verifier(library, tpm_roots=roots, enrolment_of=known)
     return Context(
         store=store,
         clock=clock,

@@ -52,7 +52,7 @@ def show(file: Path, as_json: bool) -> None:
     type=_FILE,
     multiple=True,
     help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP; "
-    "enrolments (JSON) for TPMs.",
+    "enrolments (JSON), issuers and their revocation lists (PEM, DER) for TPMs.",
 )
 @click.option(
     "--cache",
