@@ -22,6 +22,7 @@ COMMANDS = {  # name → (module, one line of help)
     "measure": ("securetf.cli.measure", "Print the measurement of the installed securetf."),
     "run": ("securetf.cli.run", "Run a program as the Manifest says, after attestation."),
     "secret": ("securetf.cli.secret", "Import a secret into a session."),
+    "serve": ("securetf.cli.serve", "Serve models to clients of TensorFlow Serving and Open Inference."),
     "session": ("securetf.cli.session", "Create, read and update sessions at a CAS."),
     "simulation": ("securetf.cli.simulation", "Make an insecure simulated platform for development."),
     "up": ("securetf.cli.up", "Run all members of a Manifest on this machine."),

@@ -138,4 +138,14 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "`securetf session members` shows who attested when. `--members-deadline` waits longer."
     ),
     "DemoError": "`securetf demo` shows the step; run it again, and report the output if it repeats.",
+    "ServingError": "the message names what the service lacks; docs/how-to/serve.md has the whole picture.",
+    "ModelLoadError": (
+        "load the model with its engine alone; `GET /v1/models/MODEL` says the reason for each version. "
+        "One .tflite, .keras or SavedModel stands in each MODEL/VERSION/."
+    ),
+    "Refusal": "correct the request as the text says; docs/how-to/serve.md lists limits and statuses.",
+    "ReceiptError": "start the service with `securetf run`, and `receipts = true` in its workload's table.",
+    "ConversionError": (
+        "look at the difference that is named: allow it with --tolerance, or convert to float32."
+    ),
 }
