@@ -24,6 +24,7 @@ COMMANDS = {  # name → (module, one line of help)
     "proxy": ("securetf.cli.proxy", "Carry a local port to an attested service."),
     "run": ("securetf.cli.run", "Run a program as the Manifest says, after attestation."),
     "secret": ("securetf.cli.secret", "Import a secret into a session."),
+    "serve": ("securetf.cli.serve", "Serve models to clients of TensorFlow Serving and Open Inference."),
     "session": ("securetf.cli.session", "Create, read and update sessions at a CAS."),
     "simulation": ("securetf.cli.simulation", "Make an insecure simulated platform for development."),
     "tpm": ("securetf.cli.tpm", "Enrol this machine's TPM at a CAS."),

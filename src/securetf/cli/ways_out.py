@@ -165,4 +165,16 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "the service is the right one: have its owner add your public key to `clients` of the `outside` "
         "rule, and give the private key with `--client-key`."
     ),
+    "ServingError": "the message names what the service lacks; docs/how-to/serve.md has the whole picture.",
+    "ModelLoadError": (
+        "load the model with its engine alone; `GET /v1/models/MODEL` says the reason for each version. "
+        "One .tflite, .keras or SavedModel stands in each MODEL/VERSION/."
+    ),
+    "Refusal": "correct the request as the text says; docs/how-to/serve.md lists limits and statuses.",
+    "ReceiptUnavailableError": (
+        "start the service with `securetf run`, and `receipts = true` in its workload's table."
+    ),
+    "ConversionError": (
+        "look at the difference that is named: allow it with --tolerance, or convert to float32."
+    ),
 }
