@@ -102,6 +102,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
             volumes=volumes,
             directories=_directories(volume),
         )
+    network["outside"] = _outside(planned, network["outside"])
     if dry_run:
         click.echo("\n".join(describe(planned, simulation=simulation)))
         return 0
@@ -154,7 +155,7 @@ def _run(
             tunnel=options["tunnel"],
             advertise=options["advertise"],
             interceptor=options["interceptor"],
-            outside=_outside(planned, options["outside"]),
+            outside=options["outside"],
         ),
         progress=Progress(options["progress_fd"]),
         members_deadline_s=options["members_deadline"],
