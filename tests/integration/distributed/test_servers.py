@@ -137,7 +137,7 @@ def test_parameter_servers_when_a_worker_joins_late_a_new_chief_uses_it_and_it_m
     chief_at, late_at = hosts.addresses[0], hosts.addresses[3]
     members = [CLUSTER[0], CLUSTER[1], *CLUSTER[3:]]
     job = shielded("parameter-server", members)
-    lifetime_s = 10
+    lifetime_s = 60  # a busy machine renews late
     network = f"[network]\ncertificate_lifetime_s = {lifetime_s}\n"
     job.create(job.manifest_text(*ENDLESS, spare=1, tables=network))
     job.pack_all(records)
