@@ -12,16 +12,17 @@ from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.library import Library
 from securetf.endorsements.needs import DcapNeed, IssuersNeed, SnpNeed
 from securetf.endorsements.sev_snp import SnpAnchors
-from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.tpm import Issuers, KnownAk
 from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, MalformedEvidenceError
 from securetf.evidence import azure_vtpm as azure
 from securetf.verifier import Verifier, azure_vtpm, sev_snp, sgx, tdx
-from securetf.verifier.certificate_path import PATH_LIMIT
+from securetf.verifier.certificate_path import PATH_LIMIT, KnownPaths
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
 from securetf.verifier.known import Known
 from securetf.verifier.needs import needs_of
 from securetf.verifier.nitro import NitroVerifier
+from securetf.verifier.sev_snp_chain import KnownSnp
 from securetf.verifier.tpm2 import Tpm2Verifier
 from securetf.verifier.tpm2_origin import KeyOrigins
 
@@ -52,13 +53,22 @@ class TpmRoots:
         certificates = tuple(one.public_bytes(Encoding.DER) for one in loaded)
         return TpmRoots(TrustAnchors.chosen(b"".join(roots)), certificates)
 
-    def completed(self, library: Library, chain: Sequence[bytes], now: datetime) -> list[bytes]:
-        """Return certificates of a TPM with the issuers that did not come along, up to the root.
+    def completed(self, library: Library, chain: Sequence[bytes], now: datetime) -> Issuers:
+        """Return the issuers of a TPM's certificate that did not come along, and all revocation lists.
 
         Raises:
             EndorsementError: what they name is not to be had. MalformedEvidenceError: they cannot be read.
         """
-        path = [*chain, *library.obtain(IssuersNeed(chain=tuple(chain)), now=now).certificates]
+        if not chain:  # nothing to complete; the verifier says what is missing
+            return Issuers()
+        path = self._extended(chain)
+        found = library.obtain(IssuersNeed(chain=tuple(path)), now=now)
+        path = self._extended([*path, *found.certificates])
+        return Issuers(certificates=tuple(path[len(chain) :]), crls=found.crls)
+
+    def _extended(self, chain: Sequence[bytes]) -> list[bytes]:
+        """Return the chain with what our own certificates put above it."""
+        path = list(chain)
         try:
             issuers = {x509.load_der_x509_certificate(der).subject: der for der in self.certificates}
             top = x509.load_der_x509_certificate(path[-1])
@@ -152,7 +162,7 @@ class _SnpVerifier:
     """SEV-SNP: AMD's certificates for the report's chip and firmware."""
 
     def __init__(self, library: Library) -> None:
-        self._library = library
+        self._library, self._known = library, KnownSnp()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         (need,) = needs_of(evidence)
@@ -166,6 +176,7 @@ class _SnpVerifier:
             endorsements_for=lambda _: self._library.obtain(need, now=now),
             expected_report_data=expected_report_data,
             now=now,
+            known=self._known,
         )
 
 
@@ -180,11 +191,17 @@ class _TpmVerifier:
         make: Callable[[KeyOrigins], Verifier],
     ) -> None:
         self._library, self._roots, self._enrolment_of, self._make = library, roots, enrolment_of, make
+        self._known = KnownPaths()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
-        authorities = self._roots.certificates
+        issuers = Issuers()
         for need in needs_of(evidence):
             if isinstance(need, IssuersNeed):
-                authorities += self._library.obtain(need, now=now).certificates
-        origins = KeyOrigins(self._roots.anchors, self._enrolment_of, authorities=authorities)
+                issuers = self._roots.completed(self._library, need.chain, now)
+        origins = KeyOrigins(
+            self._roots.anchors,
+            self._enrolment_of,
+            issuers_for=lambda _: issuers,
+            known=self._known,
+        )
         return self._make(origins).verify(evidence, expected_report_data=expected_report_data, now=now)

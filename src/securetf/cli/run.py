@@ -102,7 +102,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
             volumes=volumes,
             directories=_directories(volume),
         )
-    network["outside"] = _outside(planned, network["outside"])
+    options["outside"] = _outside(planned, options["outside"])
     if dry_run:
         click.echo("\n".join(describe(planned, simulation=simulation)))
         return 0
