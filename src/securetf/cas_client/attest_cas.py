@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from securetf.appraisal import Policy, appraise
-from securetf.cas_client.client import decode_answer, refusal_of
+from securetf.cas_client.answers import decode_answer, refusal_of
 from securetf.cas_client.transport import Transport
 from securetf.cas_client.trust import CasTrust
 from securetf.claims import Evidence, Platform, code_register

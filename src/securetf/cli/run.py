@@ -52,6 +52,12 @@ _PATH = click.Path(path_type=Path)
     help="What the others are told instead, such as an address outside a NAT.",
 )
 @click.option(
+    "--outside",
+    multiple=True,
+    metavar="NAME=IP:PORT",
+    help="Where clients of one `outside` rule are met, instead of its public port on 0.0.0.0; repeatable.",
+)
+@click.option(
     "--interceptor",
     type=click.Choice(["auto", "namespace", "seccomp"]),
     default="auto",
@@ -143,7 +149,10 @@ def _run(
     provisioner = CasProvisioner(planned, trust, _attester(planned, simulation), report)
     network = Stages(
         network=ProgramNetwork(
-            tunnel=options["tunnel"], advertise=options["advertise"], interceptor=options["interceptor"]
+            tunnel=options["tunnel"],
+            advertise=options["advertise"],
+            interceptor=options["interceptor"],
+            outside=_outside(planned, options["outside"]),
         ),
         progress=Progress(options["progress_fd"]),
         members_deadline_s=options["members_deadline"],
@@ -169,6 +178,20 @@ def _attester(planned: LaunchPlan, simulation: Path | None) -> "Callable[[], Att
         return SimulatedTdx(simulation, planned.code_roots)
 
     return make
+
+
+def _outside(planned: LaunchPlan, given: tuple[str, ...]) -> dict[str, str]:
+    """Return where the clients of each rule are met: what is given, else the rule's port on all addresses."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, _, where = one.partition("=")
+        if name not in planned.outside or name in found:
+            raise UsageError(
+                f"`--outside {one}` names no `outside` rule of {planned.workload}, or one again",
+                f"its rules are {', '.join(sorted(planned.outside)) or 'none'}; write NAME=IP:PORT, once",
+            )
+        found[name] = where
+    return {name: f"0.0.0.0:{port}" for name, port in planned.outside.items()} | found
 
 
 def _directories(given: tuple[str, ...]) -> dict[str, Path]:

@@ -44,7 +44,8 @@ class LaunchPlan:
     mounts: in the order in which they are mounted, so that a mount below another one comes after it.
     secret_files, secret_variables: path or variable to secret name. hexadecimal: the random secrets, which a
     variable carries as hex text. environment: without the secret variables. networked: it has
-    network rules, so it gets a certificate. cluster: it waits for the members of this one and gets TF_CONFIG.
+    network rules, so it gets a certificate. outside: rule's name to public port. receipts: it gets an
+    identity directory. cluster: it waits for the members of this one and gets TF_CONFIG.
     user_id: None = as the launcher, without capabilities.
     """
 
@@ -62,6 +63,8 @@ class LaunchPlan:
     code_roots: Mapping[str, bytes]
     instance: int = 0
     networked: bool = False
+    outside: Mapping[str, int] = field(default_factory=dict)
+    receipts: bool = False
     cluster: str | None = None
     user_id: int | None = None
 
@@ -130,7 +133,9 @@ def plan(
         hexadecimal=frozenset(name for name in chosen.secrets if manifest.secrets[name].kind == "random"),
         code_roots=manifests.code_roots(manifest, workload_name),
         instance=instance,
-        networked=bool(chosen.listen or chosen.connect or chosen.external),
+        networked=bool(chosen.listen or chosen.connect or chosen.external or chosen.outside),
+        outside={name: rule.public for name, rule in chosen.outside.items()},
+        receipts=chosen.receipts,
         cluster=chosen.tensorflow_cluster,
         user_id=chosen.user_id,
     )
@@ -200,6 +205,13 @@ def _described_network(planned: LaunchPlan) -> list[str]:
             if (workload, instance) != (planned.workload, planned.instance)
         ]
     lines += [f"   to {name}: UNSHIELDED, {how}" for name, how in sorted(chosen.external.items())]
+    lines += [
+        f"   port {rule.port} ({name}): from OUTSIDE of the session by TLS on port {rule.public}, "
+        + ("anybody" if rule.clients is None else f"{len(rule.clients)} client keys")
+        for name, rule in sorted(chosen.outside.items())
+    ]
+    if planned.receipts:
+        lines.append("   the program gets a receipt key; the identity is renewed while it runs")
     if planned.cluster:
         lines.append(f"   wait for the cluster {planned.cluster}; the CAS issues TF_CONFIG")
     return lines

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 from securetf.errors import ManifestSyntaxError, ManifestValueError
-from securetf.manifest import network_rules, rules
+from securetf.manifest import network_rules, outside_rules, rules
 from securetf.manifest.canonical import canonical, hash_text, manifest_hash
 from securetf.manifest.convert import dotted, struct
 from securetf.manifest.diff import diff
@@ -24,6 +24,7 @@ from securetf.manifest.types import (
     Listen,
     Manifest,
     Network,
+    OutsideListen,
     PlatformPolicy,
     Secret,
     Session,
@@ -32,10 +33,10 @@ from securetf.manifest.types import (
 )
 
 __all__ = [
-    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PcrPolicy", "PlatformPolicy",
-    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "canonical",
-    "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load", "manifest_hash",
-    "mounts", "parse", "secret_places", "volume_rule", "workload",
+    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "OutsideListen", "PcrPolicy",
+    "PlatformPolicy", "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload",
+    "canonical", "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load",
+    "manifest_hash", "mounts", "parse", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
 
 MAX_SIZE = 256 * 1024  # bytes of the file
@@ -65,6 +66,7 @@ def parse(text: str) -> Manifest:
     manifest = struct(tree, Manifest)
     rules.check(manifest)
     network_rules.check(manifest)
+    outside_rules.check(manifest)
     return manifest
 
 

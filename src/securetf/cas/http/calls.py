@@ -33,6 +33,9 @@ from securetf.wire import (
     SessionUpdateRequest,
     SessionView,
     StatusResponse,
+    TokenKey,
+    TokenRequest,
+    TokenResponse,
 )
 from securetf.wire.messages import Message
 
@@ -113,6 +116,15 @@ def _attest(incoming: Incoming) -> Message:
 def _renew(incoming: Incoming) -> Message:
     request = _as(incoming, RenewRequest)
     return incoming.service.attestation.renew(_signature(incoming), request, incoming.draft)
+
+
+def _token(incoming: Incoming) -> Message:
+    request = _as(incoming, TokenRequest)
+    return incoming.service.attestation.refresh(_signature(incoming), request, incoming.draft)
+
+
+def _keys(incoming: Incoming) -> Message:
+    return incoming.service.keys()
 
 
 def _members(incoming: Incoming) -> Message:
@@ -238,6 +250,15 @@ CALLS = (
         handler=_evidence,
     ),
     Call(
+        action="keys",
+        method="GET",
+        path="/v1/keys",
+        summary="The key that attestation tokens are signed with, signed by the audit key.",
+        response=TokenKey,
+        handler=_keys,
+        inline=True,
+    ),
+    Call(
         action="challenge",
         method="POST",
         path="/v1/challenge",
@@ -264,6 +285,16 @@ CALLS = (
         request=RenewRequest,
         response=RenewResponse,
         handler=_renew,
+        signed=Signed.MEMBER,
+    ),
+    Call(
+        action="token",
+        method="POST",
+        path="/v1/token",
+        summary="Evidence in, the member's next attestation token out.",
+        request=TokenRequest,
+        response=TokenResponse,
+        handler=_token,
         signed=Signed.MEMBER,
     ),
     Call(

@@ -1,7 +1,6 @@
 """Challenge and attest: the one way by which a workload receives anything."""
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from msgspec.structs import replace
 
 from securetf import manifest as manifests
-from securetf.appraisal import AttestationResult, appraise, ear
+from securetf.appraisal import AttestationResult, appraise
 from securetf.cas.service import certificates
 from securetf.cas.service.access import check_window
 from securetf.cas.service.challenges import LIFETIME_S, Challenges
@@ -29,6 +28,7 @@ from securetf.cas.service.rows import (
     secret_key,
     session_of,
 )
+from securetf.cas.service.tokens import issue_token
 from securetf.cas.service.volumes import raise_epoch, reach, read_grant
 from securetf.cas.store import Transaction
 from securetf.claims import Evidence, Platform, code_register
@@ -56,6 +56,8 @@ from securetf.wire import (
     ChallengeResponse,
     RenewRequest,
     RenewResponse,
+    TokenRequest,
+    TokenResponse,
 )
 
 
@@ -123,23 +125,7 @@ class Attestation:
         Raises:
             As `attest`. NotFoundError, FencedError, NotAuthorisedError: not the current member's request.
         """
-        _describe(draft, request)
-        try:
-            draft.actor = signed.key_id
-            check_window(self._context, signed)
-            checked = self._check(request)
-            if checked.network_key is None:
-                raise UsageError("a renewal without network key", "send `network_spki`")
-            member = find(
-                self._context.store,
-                MemberRow,
-                member_key(request.session, request.workload, request.instance),
-            )
-            check_member(checked.session, member, signed, request.workload, request.instance)
-            self._prove(request, checked, draft)
-        except SecuretfError as error:
-            self._context.record_refusal(draft, error)
-            raise
+        checked, _ = self._again(signed, request, draft, certificate=True)
         now = self._context.clock.now()
 
         def operation(transaction: Transaction) -> _Entered:
@@ -152,6 +138,49 @@ class Attestation:
 
         grant = self._certificate(checked, self._context.decide(draft, operation), now)
         return RenewResponse(**msgspec.structs.asdict(grant))
+
+    def refresh(self, signed: SignedRequest, request: TokenRequest, draft: AuditDraft) -> TokenResponse:
+        """Attest a member again for its next token; nothing is released, its certificate stays.
+
+        Raises:
+            As `renew`.
+        """
+        checked, result = self._again(signed, request, draft, certificate=False)
+        now = self._context.clock.now()
+
+        def operation(transaction: Transaction) -> MemberRow:
+            session = _still_current(transaction, checked)
+            row = renewed(transaction, session, request, signed, now=now, expires_at=None)
+            draft.released = ["token"]
+            draft.details["generation"] = str(row.generation)
+            return row
+
+        self._context.decide(draft, operation)
+        identity = self._context.identity
+        return TokenResponse(token=issue_token(identity, request, result, checked.tls_key))
+
+    def _again(
+        self, signed: SignedRequest, request: AttestRequest, draft: AuditDraft, *, certificate: bool
+    ) -> tuple[_Checked, AttestationResult]:
+        """Check a member's request, and what it proves, once more; refusals are recorded."""
+        _describe(draft, request)
+        try:
+            draft.actor = signed.key_id
+            check_window(self._context, signed)
+            checked = self._check(request)
+            if certificate != (checked.network_key is not None):
+                what = "a renewal without" if certificate else "a request for a token with"
+                raise UsageError(f"{what} network key", "use the call that fits: renew, or token")
+            member = find(
+                self._context.store,
+                MemberRow,
+                member_key(request.session, request.workload, request.instance),
+            )
+            check_member(checked.session, member, signed, request.workload, request.instance)
+            return checked, self._prove(request, checked, draft)[1]
+        except SecuretfError as error:
+            self._context.record_refusal(draft, error)
+            raise
 
     def _check(self, request: AttestRequest) -> _Checked:
         context = self._context
@@ -226,7 +255,7 @@ class Attestation:
     def _release(
         self, request: AttestRequest, checked: _Checked, result: AttestationResult, draft: AuditDraft
     ) -> AttestResponse:
-        context, identity = self._context, self._context.identity
+        context = self._context
         now = context.clock.now()
         lease = Lease(
             key_id=draft.actor,
@@ -249,18 +278,7 @@ class Attestation:
         provision, entered = context.decide(draft, operation)
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
-        token = ear.issue(
-            result,
-            key=identity.token_key,
-            issuer=f"securetf-cas:{identity.spki_sha256}",
-            audience=f"securetf-session:{request.session}",
-            subject=str(self._spiffe_id(checked.session, entered.member)),
-            nonce=request.nonce,
-            confirmation_jwk=ear.confirmation_jwk(checked.tls_key),
-            binding=ear.Binding.KEY,
-            token_id=os.urandom(16).hex(),
-            now=result.appraised_at,
-        )
+        token = issue_token(context.identity, request, result, checked.tls_key)
         sealed = seal(provision, request.hpke_public_key, self._transcript(request))
         return AttestResponse(token=token, sealed_provision=sealed, timings_us={})
 
