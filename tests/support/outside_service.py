@@ -3,6 +3,7 @@
 Data goes to a plain local port, as a relay does it; its bytes are counted.
 """
 
+import os
 import socket
 import ssl
 import threading
@@ -80,7 +81,14 @@ class OutsideService:
             if not statement:
                 with self._lock:
                     self.connections += 1
-            secured = self._context(statement).wrap_socket(plain, server_side=True)
+            secured = self._context(statement).wrap_socket(
+                plain, server_side=True, do_handshake_on_connect=False
+            )
+            try:
+                secured.do_handshake()
+            except OSError:
+                drain(secured)
+                raise
             with self._lock:
                 self._open.discard(plain)
                 self._open.add(secured)
@@ -156,6 +164,15 @@ class OutsideService:
             for client in self.clients:
                 context.load_verify_locations(client)
         return context
+
+
+def drain(refused: socket.socket) -> None:
+    """Close a refused connection so that the alert arrives: unread bytes would reset it."""
+    with suppress(OSError):
+        socket.socket.shutdown(refused, socket.SHUT_WR)
+        while os.read(refused.fileno(), 65536):
+            pass
+    refused.close()
 
 
 def with_shutdown(one: socket.socket) -> None:

@@ -106,14 +106,14 @@ class Relay:
         self._live[task] = link
         try:
             await link.carry(first, reader, writer)
-        except ssl.SSLError as error:
-            known = refused_or(error)
-            if isinstance(known, SecuretfError):
-                self._told(known)
-                if not link.answered:
-                    await answers.refuse(first, reader, writer, protocol, known)
-                    return
-            reset(writer)
+        except (OSError, EOFError) as error:
+            known = refused_or(error) if isinstance(error, ssl.SSLError) else None
+            if link.answered or reader.exception() is not None:  # the latter: the local program has gone
+                reset(writer)
+                return
+            told = known if isinstance(known, SecuretfError) else _cut(error)
+            self._told(told)
+            await answers.refuse(first, reader, writer, protocol, told)
         finally:
             link.close()
 
@@ -278,6 +278,14 @@ def reset(writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
     writer.transport.abort()
+
+
+def _cut(error: Exception) -> ServiceUnreachableError:
+    return ServiceUnreachableError(
+        f"the service cut the connection before it answered ({type(error).__name__}); it may have read "
+        "the request",
+        "see the service's log; if it admits only known clients, give your key with --client-key",
+    )
 
 
 async def _first_bytes(reader: asyncio.StreamReader) -> bytes:

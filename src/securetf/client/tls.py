@@ -26,6 +26,7 @@ _REFUSALS = (
     "ALERT_UNSUPPORTED_CERTIFICATE",
     "ALERT_UNKNOWN_CA",
 )
+_CUT = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)  # as writing fails after the peer has closed
 
 
 class _Proving:
@@ -75,7 +76,7 @@ class _Socket(_Proving, ssl.SSLSocket):
         self._still()
         try:
             return super().write(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except _CUT:
             self._alert()
             raise
 
@@ -83,7 +84,7 @@ class _Socket(_Proving, ssl.SSLSocket):
         self._still()
         try:
             return super().send(data, flags)
-        except (BrokenPipeError, ConnectionResetError):
+        except _CUT:
             self._alert()
             raise
 
