@@ -93,20 +93,12 @@ class Pool:
             started = time.monotonic()
             for job in jobs:
                 job.waited_s = started - job.queued
-            try:
-                results = (
-                    [engine.infer(jobs[0].signature, jobs[0].inputs)]
-                    if len(jobs) == 1
-                    else _batch(engine, jobs)
-                )
-            except BaseException as error:  # noqa: BLE001  (whoever waits for the answer gets it)
-                for job in jobs:
-                    job.done.set_exception(error)
-            else:
-                computed_s = time.monotonic() - started
-                for job, outputs in zip(jobs, results, strict=True):
-                    job.computed_s = computed_s
-                    job.done.set_result(outputs)
+            for job, outcome in zip(jobs, _compute(engine, jobs), strict=True):
+                job.computed_s = time.monotonic() - started
+                if isinstance(outcome, BaseException):
+                    job.done.set_exception(outcome)
+                else:
+                    job.done.set_result(outcome)
             del jobs  # while it waits for the next, this thread holds no tensors
 
     def _take(self) -> list[Job]:
@@ -158,6 +150,14 @@ def late() -> Refusal:
         "the deadline passed before there was an answer",
         "allow more time, or ask for less at once",
     )
+
+
+def _compute(engine: Engine, jobs: Sequence[Job]) -> list[Outputs | BaseException]:
+    """Return the outputs or the failure of each job. If a batch fails, each is computed by itself."""
+    try:
+        return [*_batch(engine, jobs)] if len(jobs) > 1 else [engine.infer(jobs[0].signature, jobs[0].inputs)]
+    except BaseException as error:  # noqa: BLE001  (whoever waits for the answer gets it)
+        return [error] if len(jobs) == 1 else [_compute(engine, [job])[0] for job in jobs]
 
 
 def _batch(engine: Engine, jobs: Sequence[Job]) -> list[Outputs]:
