@@ -1,15 +1,18 @@
-"""One call of the API: how it is reached, who signs it, who answers."""
+"""What one call of `/v1` is: its row in the table, and one request of it."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.access import OwnerRequest
 from securetf.cas.service.context import Refused
 from securetf.keys.signature import SignedRequest
 from securetf.wire.messages import Message
+
+_M = TypeVar("_M", bound=Message)
 
 
 class Signed(StrEnum):
@@ -64,3 +67,10 @@ class Call:
     inline: bool = False
     begin: "Callable[[Incoming], Future[Refused | None]] | None" = None
     query: tuple[str, ...] = field(default=())
+
+
+def message_of(incoming: Incoming, kind: type[_M]) -> _M:
+    """Return the request's message, which the table has had decoded as `kind`."""
+    if not isinstance(incoming.message, kind):
+        raise AssertionError(f"the table and the handler disagree about {kind.__name__}")
+    return incoming.message

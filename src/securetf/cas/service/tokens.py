@@ -1,6 +1,7 @@
 """The EAR token of a workload that has just proved itself."""
 
 import os
+from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -11,12 +12,15 @@ from securetf.wire import AttestRequest
 
 
 def issue_token(
-    identity: CasIdentity, request: AttestRequest, result: AttestationResult, tls_key: EllipticCurvePublicKey
+    identity: CasIdentity,
+    request: AttestRequest,
+    results: Sequence[AttestationResult],
+    tls_key: EllipticCurvePublicKey,
 ) -> str:
-    """Return the token about `request`, whose Evidence was appraised as `result` and binds `tls_key`."""
+    """Return the token about `request`, whose Evidence was appraised as `results` and binds `tls_key`."""
     domain = identity.spki_sha256
     return ear.issue(
-        result,
+        results[0],
         key=identity.token_key,
         issuer=f"securetf-cas:{domain}",
         audience=f"securetf-session:{request.session}",
@@ -25,5 +29,6 @@ def issue_token(
         confirmation_jwk=ear.confirmation_jwk(tls_key),
         binding=ear.Binding.KEY,
         token_id=os.urandom(16).hex(),
-        now=result.appraised_at,
+        now=results[0].appraised_at,
+        others=results[1:],
     )
