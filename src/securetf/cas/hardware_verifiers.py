@@ -12,7 +12,7 @@ from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.endorsements.library import Library
 from securetf.endorsements.needs import DcapNeed, IssuersNeed, SnpNeed
 from securetf.endorsements.sev_snp import SnpAnchors
-from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.tpm import Issuers, KnownAk
 from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, MalformedEvidenceError
 from securetf.evidence import azure_vtpm as azure
@@ -52,22 +52,23 @@ class TpmRoots:
         certificates = tuple(one.public_bytes(Encoding.DER) for one in loaded)
         return TpmRoots(TrustAnchors.chosen(b"".join(roots)), certificates)
 
-    def completed(self, library: Library, chain: Sequence[bytes], now: datetime) -> list[bytes]:
-        """Return certificates of a TPM with the issuers that did not come along, up to the root.
+    def issuers(self, library: Library, chain: Sequence[bytes], now: datetime) -> Issuers:
+        """Return what stands above a TPM's certificates, up to the root, and the lists that they name.
 
         Raises:
             EndorsementError: what they name is not to be had. MalformedEvidenceError: they cannot be read.
         """
-        path = [*chain, *library.obtain(IssuersNeed(chain=tuple(chain)), now=now).certificates]
+        found = library.obtain(IssuersNeed(chain=tuple(chain)), now=now)
+        above = list(found.certificates)
         try:
-            issuers = {x509.load_der_x509_certificate(der).subject: der for der in self.certificates}
-            top = x509.load_der_x509_certificate(path[-1])
-            while top.issuer != top.subject and top.issuer in issuers and len(path) < PATH_LIMIT:
-                path.append(issuers[top.issuer])
-                top = x509.load_der_x509_certificate(path[-1])
+            known = {x509.load_der_x509_certificate(der).subject: der for der in self.certificates}
+            top = x509.load_der_x509_certificate([*chain, *above][-1])
+            while top.issuer != top.subject and top.issuer in known and len(above) < PATH_LIMIT:
+                above.append(known[top.issuer])
+                top = x509.load_der_x509_certificate(above[-1])
         except UNREADABLE as error:
             raise MalformedEvidenceError(f"a TPM's certificate cannot be read: {error}", _AS_GIVEN) from None
-        return path
+        return Issuers(certificates=tuple(above), crls=found.crls)
 
 
 def hardware_verifiers(
@@ -182,9 +183,9 @@ class _TpmVerifier:
         self._library, self._roots, self._enrolment_of, self._make = library, roots, enrolment_of, make
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
-        authorities = self._roots.certificates
-        for need in needs_of(evidence):
-            if isinstance(need, IssuersNeed):
-                authorities += self._library.obtain(need, now=now).certificates
-        origins = KeyOrigins(self._roots.anchors, self._enrolment_of, authorities=authorities)
+        origins = KeyOrigins(
+            self._roots.anchors,
+            self._enrolment_of,
+            issuers_for=lambda chain: self._roots.issuers(self._library, chain, now),
+        )
         return self._make(origins).verify(evidence, expected_report_data=expected_report_data, now=now)

@@ -8,6 +8,7 @@ from datetime import datetime
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from securetf.endorsements import TrustAnchors
+from securetf.endorsements.tpm import Issuers
 from securetf.errors import CasProtocolError
 from securetf.evidence import tpm2_public
 from securetf.verifier import Verifier, tpm2_activation
@@ -20,12 +21,12 @@ Ask = Callable[[CasTpmRequest], CasTpmResponse]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpmIssuers:
-    """Whose TPMs the caller trusts. anchors: roots of their manufacturers. completed: certificates that came
-    and the time, to the whole chain.
+    """Whose TPMs the caller trusts. anchors: roots of their manufacturers. issuers: certificates that came
+    and the time, to what stands above them.
     """
 
     anchors: TrustAnchors
-    completed: Callable[[Sequence[bytes], datetime], Sequence[bytes]] = lambda chain, _: chain
+    issuers: Callable[[Sequence[bytes], datetime], Issuers] = lambda _chain, _now: Issuers()
 
     def verifier(self, ask: Ask, now: datetime) -> Verifier:
         """Return the verifier that believes in the one attestation key that the CAS's TPM proved to hold.
@@ -35,8 +36,10 @@ class TpmIssuers:
         """
         keys = ask(CasTpmRequest())
         ek_public, ak = tpm2_public.parse(keys.ek_public), tpm2_public.parse(keys.ak_public)
-        chain = self.completed(keys.ek_certificates, now)
-        ek = tpm2_activation.check_ek(ek_public, chain, anchors=self.anchors, now=now)
+        issuers = self.issuers(keys.ek_certificates, now)
+        ek = tpm2_activation.check_ek(
+            ek_public, keys.ek_certificates, anchors=self.anchors, now=now, issuers=issuers
+        )
         secret = os.urandom(tpm2_activation.SECRET_SIZE)
         curve = ek.key.curve if isinstance(ek.key, ec.EllipticCurvePublicKey) else None
         challenge = tpm2_activation.challenge(

@@ -18,7 +18,7 @@ from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.rows import TpmKeyRow, TpmRow, find, put
 from securetf.cas.store import Store, Transaction
 from securetf.endorsements import TrustAnchors
-from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.tpm import Issuers, KnownAk
 from securetf.errors import NonceError, SecuretfError, UnsupportedPlatformError
 from securetf.evidence import tpm2_public
 from securetf.evidence.tpm2_public import Public
@@ -38,16 +38,16 @@ LIFETIME_S = 300  # a TPM may take long for its endorsement key
 KEYS_PER_TPM = 8  # the oldest gives way
 _TIME, _RANDOM = 8, 8  # bytes of a ticket
 _FIX = "enrol again: `securetf tpm enrol`"
-# Certificates as they came and the time, to the whole chain as far as it can be completed.
-Completed = Callable[[Sequence[bytes], datetime], Sequence[bytes]]
+# Certificates as they came and the time, to what stands above them, as far as it is to be had.
+IssuersFor = Callable[[Sequence[bytes], datetime], Issuers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpmTrust:
-    """Whose TPMs count. anchors: their manufacturers' roots. completed: finds issuers that did not come."""
+    """Whose TPMs count. anchors: their manufacturers' roots. issuers: finds what did not come along."""
 
     anchors: TrustAnchors
-    completed: Completed = lambda chain, _: chain
+    issuers: IssuersFor = lambda _chain, _now: Issuers()
 
 
 class OwnTpm(Protocol):
@@ -168,8 +168,10 @@ class Tpms:
             )
         now = self.context.clock.now()
         ek = tpm2_public.parse(request.ek_public)
-        chain = self.trust.completed(request.ek_certificates, now)
-        checked = tpm2_activation.check_ek(ek, chain, anchors=self.trust.anchors, now=now)
+        issuers = self.trust.issuers(request.ek_certificates, now)
+        checked = tpm2_activation.check_ek(
+            ek, request.ek_certificates, anchors=self.trust.anchors, now=now, issuers=issuers
+        )
         return checked, tpm2_public.parse(request.ak_public)
 
     def _check_age(self, ticket: bytes) -> None:
