@@ -15,6 +15,7 @@ from securetf.endorsements.cache import Artefact, Cache
 from securetf.endorsements.importing import FILE_LIMIT, import_files
 from securetf.endorsements.library import Library, Value
 from securetf.endorsements.needs import DcapNeed, Need, PckCa, SnpNeed, Tee
+from securetf.endorsements.refreshing import refresh
 from securetf.endorsements.sev_snp import SnpEndorsements
 from securetf.endorsements.sources import DEADLINE_S, TPM_HOSTS, Sources, Update
 from securetf.endorsements.tpm import Issuers
@@ -71,6 +72,7 @@ def command() -> None:
     "--tcb", help="With --chip-id: reported TCB as bootloader=N,tee=N,snp=N,microcode=N, on Turin also fmc=N."
 )
 @click.option("--vlek", is_flag=True, help="With --product: chain of a cloud provider's VLEK.")
+@click.option("--refresh", "again", is_flag=True, help="Fetch again what the cache holds, before it expires.")
 @_UPDATE
 @click.option("--pccs", help="Address of a PCCS, in place of Intel's own service.")
 @click.option("--kds", help="Address of AMD's KDS, or of a copy of it.")
@@ -82,14 +84,19 @@ def command() -> None:
 def fetch(files: tuple[Path, ...], directory: Path, at: str | None, as_json: bool, **options: Any) -> None:
     """Fetch what the Evidence in FILES needs, or a platform named by options; what is valid is not fetched.
 
-    Addresses are Intel's, AMD's and the TPM manufacturers' own, unless others are given.
+    Addresses are Intel's, AMD's and the TPM manufacturers' own, unless others are given. With --refresh, what
+    cannot be had again is kept as it is and named on standard error.
     """
     needs = [need for file in files for need in _needs(file)] + _named(options)
-    if not needs:
+    if not needs and not options["again"]:
         raise UsageError(
             "nothing was named that needs endorsements", "name an Evidence file, or --fmspc, --product"
         )
-    now, library = moment(at), Library(Cache(directory), sources(options))
+    now, services = moment(at), sources(options)
+    library = Library(Cache(directory), services)
+    for name, error in (refresh(library.cache, services, now=now) if options["again"] else {}).items():
+        if error is not None:
+            click.echo(f"{name} is kept as it was: {error.problem}", err=True)
     for need in needs:
         library.obtain(need, now=now)
     _print(library.cache, now, as_json)
