@@ -17,11 +17,12 @@ from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, MalformedEvidenceError
 from securetf.evidence import azure_vtpm as azure
 from securetf.verifier import Verifier, azure_vtpm, sev_snp, sgx, tdx
-from securetf.verifier.certificate_path import PATH_LIMIT
+from securetf.verifier.certificate_path import PATH_LIMIT, KnownPaths
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
 from securetf.verifier.known import Known
 from securetf.verifier.needs import needs_of
 from securetf.verifier.nitro import NitroVerifier
+from securetf.verifier.sev_snp_chain import KnownSnp
 from securetf.verifier.tpm2 import Tpm2Verifier
 from securetf.verifier.tpm2_origin import KeyOrigins
 
@@ -52,23 +53,31 @@ class TpmRoots:
         certificates = tuple(one.public_bytes(Encoding.DER) for one in loaded)
         return TpmRoots(TrustAnchors.chosen(b"".join(roots)), certificates)
 
-    def issuers(self, library: Library, chain: Sequence[bytes], now: datetime) -> Issuers:
-        """Return what stands above a TPM's certificates, up to the root, and the lists that they name.
+    def completed(self, library: Library, chain: Sequence[bytes], now: datetime) -> Issuers:
+        """Return the issuers of a TPM's certificate that did not come along, and all revocation lists.
 
         Raises:
             EndorsementError: what they name is not to be had. MalformedEvidenceError: they cannot be read.
         """
-        found = library.obtain(IssuersNeed(chain=tuple(chain)), now=now)
-        above = list(found.certificates)
+        if not chain:  # nothing to complete; the verifier says what is missing
+            return Issuers()
+        path = self._extended(chain)
+        found = library.obtain(IssuersNeed(chain=tuple(path)), now=now)
+        path = self._extended([*path, *found.certificates])
+        return Issuers(certificates=tuple(path[len(chain) :]), crls=found.crls)
+
+    def _extended(self, chain: Sequence[bytes]) -> list[bytes]:
+        """Return the chain with what our own certificates put above it."""
+        path = list(chain)
         try:
-            known = {x509.load_der_x509_certificate(der).subject: der for der in self.certificates}
-            top = x509.load_der_x509_certificate([*chain, *above][-1])
-            while top.issuer != top.subject and top.issuer in known and len(above) < PATH_LIMIT:
-                above.append(known[top.issuer])
-                top = x509.load_der_x509_certificate(above[-1])
+            issuers = {x509.load_der_x509_certificate(der).subject: der for der in self.certificates}
+            top = x509.load_der_x509_certificate(path[-1])
+            while top.issuer != top.subject and top.issuer in issuers and len(path) < PATH_LIMIT:
+                path.append(issuers[top.issuer])
+                top = x509.load_der_x509_certificate(path[-1])
         except UNREADABLE as error:
             raise MalformedEvidenceError(f"a TPM's certificate cannot be read: {error}", _AS_GIVEN) from None
-        return Issuers(certificates=tuple(above), crls=found.crls)
+        return path
 
 
 def hardware_verifiers(
@@ -153,7 +162,7 @@ class _SnpVerifier:
     """SEV-SNP: AMD's certificates for the report's chip and firmware."""
 
     def __init__(self, library: Library) -> None:
-        self._library = library
+        self._library, self._known = library, KnownSnp()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         (need,) = needs_of(evidence)
@@ -167,6 +176,7 @@ class _SnpVerifier:
             endorsements_for=lambda _: self._library.obtain(need, now=now),
             expected_report_data=expected_report_data,
             now=now,
+            known=self._known,
         )
 
 
@@ -181,11 +191,17 @@ class _TpmVerifier:
         make: Callable[[KeyOrigins], Verifier],
     ) -> None:
         self._library, self._roots, self._enrolment_of, self._make = library, roots, enrolment_of, make
+        self._known = KnownPaths()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
+        issuers = Issuers()
+        for need in needs_of(evidence):
+            if isinstance(need, IssuersNeed):
+                issuers = self._roots.completed(self._library, need.chain, now)
         origins = KeyOrigins(
             self._roots.anchors,
             self._enrolment_of,
-            issuers_for=lambda chain: self._roots.issuers(self._library, chain, now),
+            issuers_for=lambda _: issuers,
+            known=self._known,
         )
         return self._make(origins).verify(evidence, expected_report_data=expected_report_data, now=now)

@@ -159,7 +159,7 @@ def _context(
             raise EndorsementError("`--tpm-roots` without `--endorsements`", "name the cache's directory too")
         library = Library(Cache(settings.endorsements), settings.sources)
         roots = TpmRoots.of(_read(settings.tpm_roots))
-        tpm_trust = TpmTrust(anchors=roots.anchors, issuers=partial(roots.issuers, library))
+        tpm_trust = TpmTrust(anchors=roots.anchors, completed=partial(roots.completed, library))
         known = partial(enrolment_of, store)
         verifiers[Platform.TPM2] = tpm_verifier(library, tpm_roots=roots, enrolment_of=known)
     return Context(

@@ -21,12 +21,12 @@ Ask = Callable[[CasTpmRequest], CasTpmResponse]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpmIssuers:
-    """Whose TPMs the caller trusts. anchors: roots of their manufacturers. issuers: certificates that came
-    and the time, to what stands above them.
+    """Whose TPMs the caller trusts. anchors: roots of their manufacturers. completed: certificates that came
+    and the time, to those above them and the revocation lists that all of them name.
     """
 
     anchors: TrustAnchors
-    issuers: Callable[[Sequence[bytes], datetime], Issuers] = lambda _chain, _now: Issuers()
+    completed: Callable[[Sequence[bytes], datetime], Issuers] = lambda *_: Issuers()
 
     def verifier(self, ask: Ask, now: datetime) -> Verifier:
         """Return the verifier that believes in the one attestation key that the CAS's TPM proved to hold.
@@ -36,7 +36,7 @@ class TpmIssuers:
         """
         keys = ask(CasTpmRequest())
         ek_public, ak = tpm2_public.parse(keys.ek_public), tpm2_public.parse(keys.ak_public)
-        issuers = self.issuers(keys.ek_certificates, now)
+        issuers = self.completed(keys.ek_certificates, now)
         ek = tpm2_activation.check_ek(
             ek_public, keys.ek_certificates, anchors=self.anchors, now=now, issuers=issuers
         )

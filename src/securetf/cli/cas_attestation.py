@@ -53,7 +53,7 @@ def hardware(url: str, policy: Path, given: dict[str, Any]) -> CasTrust:
     tpm, roots = None, None
     if given["tpm_roots"] is not None:
         roots = TpmRoots.of(_roots(given["tpm_roots"]))
-        tpm = TpmIssuers(anchors=roots.anchors, issuers=partial(roots.issuers, library))
+        tpm = TpmIssuers(anchors=roots.anchors, completed=partial(roots.completed, library))
     verifiers = hardware_verifiers(
         library, minimum_tcb_evaluation=given["minimum_tcb_evaluation"], tpm_roots=roots
     )

@@ -30,6 +30,8 @@ def issuers(need: IssuersNeed, get: Get, sources: Sources) -> Issuers:
     Raises:
         EndorsementError: a certificate cannot be read, or what it names is not to be had.
     """
+    if not need.chain:
+        return Issuers()
     path = [_read(der) for der in need.chain]
     above: list[bytes] = []
     while path[-1].issuer != path[-1].subject and len(path) < PATH_LIMIT:

@@ -40,6 +40,7 @@ class KeyOrigins:
         authorities: Iterable[bytes] = (),
         revoked: frozenset[bytes] = frozenset(),
         issuers_for: IssuersFor = lambda _: None,
+        known: KnownPaths | None = None,
     ) -> None:
         """Configure.
 
@@ -47,7 +48,8 @@ class KeyOrigins:
         enrolment_of: what is known of an AK without certificate. authorities: DER certificates that complete
         a chain which came without its upper end; not trusted for being here. revoked: SHA-256 of the
         SubjectPublicKeyInfo of keys that no longer count. issuers_for: certificates as they came, DER, to
-        those above them and the revocation lists that the chain names; None when there are none.
+        those above them and the revocation lists that the chain names; None when there are none. known: what
+        the caller keeps from one configuration to the next.
 
         Raises:
             SimulationRefusedError: the anchors are development roots.
@@ -58,7 +60,7 @@ class KeyOrigins:
                 "pin the roots of your TPMs' manufacturers",
             )
         self._anchors, self._enrolment_of, self._revoked = anchors, enrolment_of, revoked
-        self._known, self._issuers_for = KnownPaths(), issuers_for
+        self._known, self._issuers_for = known or KnownPaths(), issuers_for
         loaded = [certificate_path.load("an authority", der) for der in authorities]
         self._authorities = {certificate.subject: certificate for certificate in loaded}
 

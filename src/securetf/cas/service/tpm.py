@@ -38,16 +38,18 @@ LIFETIME_S = 300  # a TPM may take long for its endorsement key
 KEYS_PER_TPM = 8  # the oldest gives way
 _TIME, _RANDOM = 8, 8  # bytes of a ticket
 _FIX = "enrol again: `securetf tpm enrol`"
-# Certificates as they came and the time, to what stands above them, as far as it is to be had.
-IssuersFor = Callable[[Sequence[bytes], datetime], Issuers]
+# Certificates as they came and the time, to those above them and the revocation lists that all of them name.
+Completed = Callable[[Sequence[bytes], datetime], Issuers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpmTrust:
-    """Whose TPMs count. anchors: their manufacturers' roots. issuers: finds what did not come along."""
+    """Whose TPMs count. anchors: their manufacturers' roots. completed: finds issuers that did not come,
+    and revocation lists.
+    """
 
     anchors: TrustAnchors
-    issuers: IssuersFor = lambda _chain, _now: Issuers()
+    completed: Completed = lambda *_: Issuers()
 
 
 class OwnTpm(Protocol):
@@ -168,7 +170,7 @@ class Tpms:
             )
         now = self.context.clock.now()
         ek = tpm2_public.parse(request.ek_public)
-        issuers = self.trust.issuers(request.ek_certificates, now)
+        issuers = self.trust.completed(request.ek_certificates, now)
         checked = tpm2_activation.check_ek(
             ek, request.ek_certificates, anchors=self.trust.anchors, now=now, issuers=issuers
         )
