@@ -7,15 +7,15 @@ which the measured launcher checks before it starts anything.
 from collections.abc import Iterator
 
 from securetf.appraisal import sev_snp
-from securetf.appraisal.comparison import Mismatch, machine, register, tcb_status
-from securetf.claims import Platform, VerifiedClaims
+from securetf.appraisal.comparison import Claims, Mismatch, machine, register, tcb_status
+from securetf.claims import Platform
 from securetf.errors import PlatformNotAllowedError
 from securetf.manifest.platforms import AzurePolicy, AzureTdxPolicy
 
 _RTMRS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 
 
-def mismatches(claims: VerifiedClaims, policy: AzurePolicy) -> Iterator[Mismatch]:
+def mismatches(claims: Claims, policy: AzurePolicy) -> Iterator[Mismatch]:
     """Yield whatever of the claims the policy does not accept."""
     for name, accepted in sorted(policy.pcrs.items()):
         yield from register(name, claims, accepted)
@@ -29,7 +29,7 @@ def mismatches(claims: VerifiedClaims, policy: AzurePolicy) -> Iterator[Mismatch
     yield from machine(claims, policy.platform_ids)
 
 
-def _tdx(claims: VerifiedClaims, policy: AzureTdxPolicy) -> Iterator[Mismatch]:
+def _tdx(claims: Claims, policy: AzureTdxPolicy) -> Iterator[Mismatch]:
     yield from register("mr_td", claims, policy.mr_td)
     for name in _RTMRS:
         accepted = getattr(policy, name)

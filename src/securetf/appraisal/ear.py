@@ -167,16 +167,24 @@ def check(
     audience: str,
     nonce: bytes | None,
     now: datetime,
+    session_binding: bool = False,
 ) -> EarClaims:
     """Return what a token about hardware says. keys: `kid` to key of the CAS. nonce: None if any one counts.
 
+    session_binding: refuse a token whose attestation was not bound to its TLS session by the exporter.
+
     Raises:
-        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience or nonce,
-        expired. SimulationRefusedError: the token is about a simulation.
+        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience, nonce or
+        binding, expired. SimulationRefusedError: the token is about a simulation.
     """
     claims = check_insecure_simulation(
         token, keys=keys, issuer=issuer, audience=audience, nonce=nonce, now=now
     )
+    if session_binding and claims.binding is not Binding.SESSION:
+        raise TokenError(
+            "the token's attestation was bound to keys alone, and a bound TLS session is demanded",
+            "attest over a connection whose exporter both sides have",
+        )
     if claims.simulated:
         raise SimulationRefusedError(
             "the token is about an INSECURE SIMULATION, and only hardware counts here",
@@ -199,7 +207,7 @@ def check_insecure_simulation(
     Raises:
         TokenError: as `check`.
     """
-    claims = _read(_verified_payload(token, keys))
+    claims = authenticate(token, keys=keys)
     for what, found, expected in (
         ("issuer", claims.issuer, issuer),
         ("audience", claims.audience, audience),
@@ -214,6 +222,15 @@ def check_insecure_simulation(
     if claims.expires_at - claims.issued_at > LIFETIME:
         raise TokenError("the token claims to live longer than 5 minutes", _ATTEST_AGAIN)
     return claims
+
+
+def authenticate(token: str, *, keys: Mapping[str, ec.EllipticCurvePublicKey]) -> EarClaims:
+    """Return what a token says that one of `keys` signed; for whom, when and about what is not checked.
+
+    Raises:
+        TokenError: another algorithm, type or profile, unknown kid, wrong signature.
+    """
+    return _read(_verified_payload(token, keys))
 
 
 def _public_key(key: ec.EllipticCurvePublicKey) -> ECKey:

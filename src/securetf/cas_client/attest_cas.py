@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from securetf.appraisal import AttestationResult, appraise_all
 from securetf.appraisal.policy import AnyPolicy
-from securetf.cas_client.client import decode_answer, refusal_of
+from securetf.cas_client.answers import decode_answer, refusal_of
 from securetf.cas_client.tpm_of_cas import TpmIssuers
 from securetf.cas_client.transport import Transport
 from securetf.cas_client.trust import CasTrust

@@ -21,16 +21,19 @@ COMMANDS = {  # name → (module, one line of help)
     "key": ("securetf.cli.key", "Make an owner's key."),
     "manifest": ("securetf.cli.manifest", "Check, hash and compare Manifests."),
     "measure": ("securetf.cli.measure", "Print the measurement of the installed securetf."),
+    "proxy": ("securetf.cli.proxy", "Carry a local port to an attested service."),
     "reference-values": (
         "securetf.cli.reference_values",
         "Print a Manifest's [appraisal] table from verified Evidence.",
     ),
     "run": ("securetf.cli.run", "Run a program as the Manifest says, after attestation."),
     "secret": ("securetf.cli.secret", "Import a secret into a session."),
+    "serve": ("securetf.cli.serve", "Serve models to clients of TensorFlow Serving and Open Inference."),
     "session": ("securetf.cli.session", "Create, read and update sessions at a CAS."),
     "simulation": ("securetf.cli.simulation", "Make an insecure simulated platform for development."),
     "tpm": ("securetf.cli.tpm", "Enrol this machine's TPM at a CAS."),
     "up": ("securetf.cli.up", "Run all members of a Manifest on this machine."),
+    "verify": ("securetf.cli.verify", "Have a service prove what a policy asks for."),
     "volume": ("securetf.cli.volume", "Pack, unpack, list and check volumes."),
 }
 

@@ -54,6 +54,12 @@ _PATH = click.Path(path_type=Path)
     help="What the others are told instead, such as an address outside a NAT.",
 )
 @click.option(
+    "--outside",
+    multiple=True,
+    metavar="NAME=IP:PORT",
+    help="Where clients of one `outside` rule are met, instead of its public port on 0.0.0.0; repeatable.",
+)
+@click.option(
     "--interceptor",
     type=click.Choice(["auto", "namespace", "seccomp"]),
     default="auto",
@@ -96,6 +102,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
             volumes=volumes,
             directories=_directories(volume),
         )
+    options["outside"] = _outside(planned, options["outside"])
     if dry_run:
         click.echo("\n".join(describe(planned, simulation=simulation)))
         return 0
@@ -145,7 +152,10 @@ def _run(
     provisioner = CasProvisioner(planned, trust, _attester(planned, simulation, options), report)
     network = Stages(
         network=ProgramNetwork(
-            tunnel=options["tunnel"], advertise=options["advertise"], interceptor=options["interceptor"]
+            tunnel=options["tunnel"],
+            advertise=options["advertise"],
+            interceptor=options["interceptor"],
+            outside=options["outside"],
         ),
         progress=Progress(options["progress_fd"]),
         members_deadline_s=options["members_deadline"],
@@ -171,6 +181,20 @@ def _attester(
         return attester_options.attester(options, machine, planned.code_roots)
 
     return make
+
+
+def _outside(planned: LaunchPlan, given: tuple[str, ...]) -> dict[str, str]:
+    """Return where the clients of each rule are met: what is given, else the rule's port on all addresses."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, _, where = one.partition("=")
+        if name not in planned.outside or name in found:
+            raise UsageError(
+                f"`--outside {one}` names no `outside` rule of {planned.workload}, or one again",
+                f"its rules are {', '.join(sorted(planned.outside)) or 'none'}; write NAME=IP:PORT, once",
+            )
+        found[name] = where
+    return {name: f"0.0.0.0:{port}" for name, port in planned.outside.items()} | found
 
 
 def _directories(given: tuple[str, ...]) -> dict[str, Path]:

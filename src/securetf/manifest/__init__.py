@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from securetf.errors import ManifestSyntaxError, ManifestValueError
-from securetf.manifest import network_rules, rules
+from securetf.manifest import network_rules, outside_rules, rules
 from securetf.manifest.canonical import canonical, hash_text, manifest_hash
 from securetf.manifest.convert import dotted, required, struct, unknown_key
 from securetf.manifest.diff import diff
@@ -26,6 +26,7 @@ from securetf.manifest.types import (
     Listen,
     Manifest,
     Network,
+    OutsideListen,
     PlatformPolicy,
     Secret,
     Session,
@@ -34,8 +35,9 @@ from securetf.manifest.types import (
 )
 
 __all__ = [
-    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PcrPolicy", "PlatformPolicy",
-    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "appraisal_of",
+    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "OutsideListen", "PcrPolicy",
+    "PlatformPolicy", "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload",
+    "appraisal_of",
     "canonical", "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load",
     "manifest_hash", "mounts", "parse", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
@@ -67,6 +69,7 @@ def parse(text: str) -> Manifest:
     manifest = _manifest(tree)
     rules.check(manifest)
     network_rules.check(manifest)
+    outside_rules.check(manifest)
     return manifest
 
 

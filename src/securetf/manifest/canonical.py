@@ -12,6 +12,7 @@ _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {  # keys that the first r
     Volume: ("per_instance",),
     Workload: (
         "instances", "listen", "connect", "external", "tensorflow_cluster", "tensorflow_task", "user_id",
+        "outside", "receipts",
     ),
 }  # fmt: skip
 

@@ -46,6 +46,16 @@ Outside = Annotated[
         description='"name:port", a DNS name in lower case and a TCP port',
     ),
 ]
+Protocol = Annotated[
+    str, Meta(pattern=r"^[a-z0-9./-]{1,32}$", description='a protocol of TLS\'s ALPN, such as "h2"')
+]
+PublicKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]{1,512}\n?-----END PUBLIC KEY-----\n?$",
+        description='a public key as PEM, "-----BEGIN PUBLIC KEY-----" first',
+    ),
+]
 EnvironmentName = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$", description="letters, digits and underscores")
 ]
@@ -155,13 +165,27 @@ class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[Name, ...], Meta(max_length=MAX_ENTRIES)] = field(name="from", default=())
 
 
+class OutsideListen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A TCP port of the program for clients that are no members: the shield ends their TLS.
+
+    public: the host's port, where the operator names no other. alpn: protocols that the program speaks, the
+    preferred one first. clients: their public keys as PEM; None = anybody, empty = nobody.
+    """
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    public: Annotated[int, Meta(ge=1, le=65535)]
+    alpn: Annotated[tuple[Protocol, ...], Meta(min_length=1, max_length=8)] = ("http/1.1", "h2")
+    clients: Annotated[tuple[PublicKey, ...], Meta(max_length=MAX_ENTRIES)] | None = None
+
+
 class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One program and all that it gets. Nothing is added by the host but what `host_environment` names.
 
     volumes: volume name to "/path:ro" or "/path:rw". secrets: secret name to "file:/path" or "env:NAME".
     memory: directory to size in bytes of a private file system in memory that the program may write.
     listen: rule's name to port; connect: "workload:rule"; external: "name:port" outside of the session, to
-    which the program speaks TLS itself. Without them the program has no network but its own loopback.
+    which the program speaks TLS itself; outside: ports for clients that are no members. Without them the
+    program has no network but its own loopback. receipts: the program gets a key to sign receipts with.
     tensorflow_cluster: the cluster for which the CAS issues TF_CONFIG; tensorflow_task: its task type, None =
     the workload's name. user_id: who the program runs as, None = as the launcher, without capabilities.
     """
@@ -177,6 +201,8 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Annotated[dict[Name, Listen], Meta(max_length=MAX_ENTRIES)] = {}
     connect: Annotated[tuple[Peer, ...], Meta(max_length=MAX_ENTRIES)] = ()
     external: dict[Outside, Literal["tls passthrough"]] = {}
+    outside: Annotated[dict[Name, OutsideListen], Meta(max_length=16)] = {}
+    receipts: bool = False
     tensorflow_cluster: Name | None = None
     tensorflow_task: Literal["chief", "worker", "ps", "evaluator"] | None = None
     user_id: Annotated[int, Meta(ge=1, le=2**32 - 2)] | None = None

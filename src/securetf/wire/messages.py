@@ -109,6 +109,16 @@ class RenewRequest(AttestRequest, frozen=True, kw_only=True):
     """As AttestRequest, by the current member: the same tls_spki, which also signs the request."""
 
 
+class TokenRequest(AttestRequest, frozen=True, kw_only=True):
+    """As RenewRequest, for an EAR token alone: without network key and endpoint, which stay."""
+
+
+class TokenResponse(Message, frozen=True, kw_only=True):
+    """token: EAR (EAT JWT) about the Evidence of the request."""
+
+    token: str
+
+
 class RenewResponse(Message, frozen=True, kw_only=True):
     """The member's next certificate; see `provisioning.NetworkGrant`. Certificates are DER, leaf first.
 

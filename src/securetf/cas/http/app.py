@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from securetf.cas.http.calls import CALLS, Call, Incoming, Signed
+from securetf.cas.http.call import Call, Incoming, Signed
+from securetf.cas.http.calls import CALLS
 from securetf.cas.http.limits import RateLimit
 from securetf.cas.http.openapi import document
 from securetf.cas.http.tpm_calls import TPM_CALLS

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from securetf import __version__
-from securetf.cas.http.calls import CALLS, Call, Signed
+from securetf.cas.http.call import Call, Signed
+from securetf.cas.http.calls import CALLS
 from securetf.cas.http.tpm_calls import TPM_CALLS
 from securetf.wire import ErrorDocument
 from securetf.wire.messages import Message

@@ -1,8 +1,6 @@
 """The calls about TPMs."""
 
-from typing import TypeVar
-
-from securetf.cas.http.calls import Call, Incoming
+from securetf.cas.http.call import Call, Incoming, message_of
 from securetf.wire.messages import Message
 from securetf.wire.tpm import (
     CasTpmRequest,
@@ -13,25 +11,17 @@ from securetf.wire.tpm import (
     TpmEnrolResponse,
 )
 
-_M = TypeVar("_M", bound=Message)
-
-
-def _as(incoming: Incoming, kind: type[_M]) -> _M:
-    if not isinstance(incoming.message, kind):
-        raise AssertionError(f"the table and the handler disagree about {kind.__name__}")
-    return incoming.message
-
 
 def _challenge(incoming: Incoming) -> Message:
-    return incoming.service.tpms.challenge(_as(incoming, TpmChallengeRequest))
+    return incoming.service.tpms.challenge(message_of(incoming, TpmChallengeRequest))
 
 
 def _enrol(incoming: Incoming) -> Message:
-    return incoming.service.tpms.enrol(_as(incoming, TpmEnrolRequest), incoming.draft)
+    return incoming.service.tpms.enrol(message_of(incoming, TpmEnrolRequest), incoming.draft)
 
 
 def _of_cas(incoming: Incoming) -> Message:
-    return incoming.service.tpms.of_cas(_as(incoming, CasTpmRequest))
+    return incoming.service.tpms.of_cas(message_of(incoming, CasTpmRequest))
 
 
 TPM_CALLS = (

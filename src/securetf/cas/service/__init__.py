@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from securetf import __version__
 from securetf.cas.service.access import Owners
 from securetf.cas.service.attestation import Attestation
@@ -15,7 +17,8 @@ from securetf.cas.service.sessions import Sessions
 from securetf.cas.service.tpm import Tpms
 from securetf.cas.service.volumes import Volumes
 from securetf.evidence import binding
-from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse
+from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse, TokenKey
+from securetf.wire.statement import token_key_text
 
 __all__ = ["AuditDraft", "CasIdentity", "CasService", "Clock", "Context", "load_or_create"]
 
@@ -59,6 +62,13 @@ class CasService:
             platform=context.attester.platform.value,
             spki_sha256=context.identity.spki_sha256,
         )
+
+    def keys(self) -> TokenKey:
+        """Return the key that tokens are signed with, vouched for by the audit key."""
+        identity = self.context.identity
+        spki = identity.token_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        text = token_key_text(identity.spki_sha256, spki)
+        return TokenKey(spki=spki, signature=identity.audit_key.sign(text))
 
     def evidence(self, request: CasEvidenceRequest) -> CasEvidenceResponse:
         """Return the CAS's own Evidence for a caller's nonce. Raises AttesterError."""
