@@ -3,6 +3,7 @@
 The CAS is a simulation that verifies hardware; its client is the command line.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -88,13 +89,14 @@ class Site:
     trust_file: Path
     number: int = 0
 
-    def session(self, appraisal: str) -> "Session":
+    def session(self, appraisal: str, script: str = "true") -> "Session":
         """Create a session with what it accepts."""
         self.number += 1
         name = f"acme/tpm{self.number}"
         text = (
             f'[session]\nname = "{name}"\n{appraisal}\n[secrets.token]\nkind = "random"\nsize_bytes = 32\n'
-            '[workloads.trainer]\ncommand = ["true"]\nsecrets = { token = "env:TOKEN" }\n'
+            f'[workloads.trainer]\ncommand = ["/bin/sh", "-c", "{script}"]\n'
+            'secrets = { token = "env:TOKEN" }\n'
         )
         with CasClient(self.cas.trust()) as client:
             client.create_session(text, self.owner)
@@ -150,6 +152,26 @@ def test_manifest_when_it_names_tpm_and_simulation_then_both_machines_get_their_
     session = site.session(simulation_policy() + tpm_policy(site.machine, 0, 9))
     for attester in (site.machine.attester(), SimulatedTdx(site.cas.platform, {})):
         assert len(session.provision(attester).secrets["token"]) == 32
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts")
+def test_program_when_run_on_a_tpm_machine_then_gets_its_secret_and_so_beside_a_simulated_tee(
+    site: Site, tmp_path: Path
+) -> None:
+    script = "test ${#TOKEN} = 64 && echo has its secret"
+    required = '[appraisal]\nrequire = ["tpm2"]\n'
+    session = site.session(required + simulation_policy() + tpm_policy(site.machine, 0), script)
+    manifest = tmp_path / "manifest.toml"
+    manifest.write_text(session.text)
+    run = [*MAIN, "run", "trainer", "--manifest", str(manifest), "--cas", str(site.trust_file)]
+    tpm = ["--attester", "tpm2", "--tpm", site.machine.address, "--tpm-key", str(site.machine.key)]
+    simulation = ["--insecure-simulation", str(site.cas.platform)]
+    for options in (tpm, [*simulation, *tpm]):
+        done = subprocess.run([*run, *options], capture_output=True, text=True, check=False, timeout=120)
+        assert (done.returncode, done.stdout) == (0, "has its secret\n"), done.stderr
+    done = subprocess.run([*run, *simulation], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "requires Evidence of tpm2" in done.stderr) == (11, True), done.stderr
 
 
 def test_hardware_policy_when_the_cas_takes_simulations_then_still_refuses_them(site: Site) -> None:

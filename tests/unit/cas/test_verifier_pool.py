@@ -1,6 +1,7 @@
 """Verification in processes: the same answers as in one, refusals included, and nobody is left behind."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,3 +115,29 @@ def test_pool_when_busy_then_others_verify_in_processes_and_all_end_with_it(
             first.result()
     pool.close()
     assert children() == before
+
+
+def test_pool_when_its_process_is_killed_then_verification_goes_on_here(
+    pool: VerifierPool, evidence: tuple[Path, Evidence]
+) -> None:
+    before, now, here = children(), datetime.now(UTC), Slow()
+    first = Slow()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pool.verify, first, evidence[1], REPORT_DATA, now)
+        here.go.set()
+        deadline = time.monotonic() + 60
+        while True:  # until the process is there
+            try:
+                pool.verify(here, evidence[1], REPORT_DATA, now)
+                break
+            except BindingError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        (process,) = children() - before
+        os.kill(process, signal.SIGKILL)
+        for _ in range(3):
+            with pytest.raises(BindingError, match="verified in this process"):
+                pool.verify(here, evidence[1], REPORT_DATA, now)
+        first.go.set()
+        with pytest.raises(BindingError):
+            waiting.result()
