@@ -15,6 +15,7 @@ from securetf.endorsements.cache import Artefact, Cache
 from securetf.endorsements.importing import FILE_LIMIT, import_files
 from securetf.endorsements.library import Library, Value
 from securetf.endorsements.needs import DcapNeed, Need, PckCa, SnpNeed, Tee
+from securetf.endorsements.refreshing import refresh
 from securetf.endorsements.sev_snp import SnpEndorsements
 from securetf.endorsements.sources import DEADLINE_S, TPM_HOSTS, Sources, Update
 from securetf.endorsements.tpm import Issuers
@@ -22,17 +23,14 @@ from securetf.errors import EndorsementError, UsageError
 from securetf.evidence.sev_snp import SnpKey, SnpProduct, SnpTcb
 from securetf.verifier.needs import needs_of
 
-DIRECTORY = Path.home() / ".cache" / "securetf" / "endorsements"
 _TCB_NAMES = ("bootloader", "tee", "snp", "microcode", "fmc")
 _FILE = click.Path(path_type=Path)
 _CACHE = click.option(
     "--cache",
     "directory",
     type=_FILE,
-    default=DIRECTORY,
     envvar="SECURETF_ENDORSEMENTS",
-    show_default="~/.cache/securetf/endorsements",
-    help="Directory of the cache, also from SECURETF_ENDORSEMENTS.",
+    help="Directory of the cache. Default: SECURETF_ENDORSEMENTS, or ~/.cache/securetf/endorsements.",
 )
 _AT = click.option("--at", "at", help="Time at which it must count, ISO 8601 with a zone. Default: now.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -71,6 +69,7 @@ def command() -> None:
     "--tcb", help="With --chip-id: reported TCB as bootloader=N,tee=N,snp=N,microcode=N, on Turin also fmc=N."
 )
 @click.option("--vlek", is_flag=True, help="With --product: chain of a cloud provider's VLEK.")
+@click.option("--refresh", "again", is_flag=True, help="Fetch again what the cache holds, before it expires.")
 @_UPDATE
 @click.option("--pccs", help="Address of a PCCS, in place of Intel's own service.")
 @click.option("--kds", help="Address of AMD's KDS, or of a copy of it.")
@@ -79,17 +78,24 @@ def command() -> None:
 @click.option("--deadline", type=click.FloatRange(0.1, 600), default=DEADLINE_S, help="Seconds per request.")
 @_AT
 @_JSON
-def fetch(files: tuple[Path, ...], directory: Path, at: str | None, as_json: bool, **options: Any) -> None:
+def fetch(
+    files: tuple[Path, ...], directory: Path | None, at: str | None, as_json: bool, **options: Any
+) -> None:
     """Fetch what the Evidence in FILES needs, or a platform named by options; what is valid is not fetched.
 
-    Addresses are Intel's, AMD's and the TPM manufacturers' own, unless others are given.
+    Addresses are Intel's, AMD's and the TPM manufacturers' own, unless others are given. With --refresh, what
+    cannot be had again is kept as it is and named on standard error.
     """
     needs = [need for file in files for need in _needs(file)] + _named(options)
-    if not needs:
+    if not needs and not options["again"]:
         raise UsageError(
             "nothing was named that needs endorsements", "name an Evidence file, or --fmspc, --product"
         )
-    now, library = moment(at), Library(Cache(directory), sources(options))
+    now, services = moment(at), sources(options)
+    library = Library(_cache(directory), services)
+    for name, error in (refresh(library.cache, services, now=now) if options["again"] else {}).items():
+        if error is not None:
+            click.echo(f"{name} is kept as it was: {error.problem}", err=True)
     for need in needs:
         library.obtain(need, now=now)
     _print(library.cache, now, as_json)
@@ -101,12 +107,14 @@ def fetch(files: tuple[Path, ...], directory: Path, at: str | None, as_json: boo
 @_UPDATE
 @_AT
 @_JSON
-def import_(files: tuple[Path, ...], directory: Path, update: str, at: str | None, as_json: bool) -> None:
+def import_(
+    files: tuple[Path, ...], directory: Path | None, update: str, at: str | None, as_json: bool
+) -> None:
     """Import FILES, or all files of directories: collateral (JSON), AMD's files (PEM, DER), another cache.
 
     All of them or none: the first that cannot be used ends it.
     """
-    now, cache = moment(at), Cache(directory)
+    now, cache = moment(at), _cache(directory)
     found = [path for file in files for path in (sorted(file.iterdir()) if file.is_dir() else [file])]
     contents = [(path.name, _read(path, FILE_LIMIT)) for path in found if path.is_file()]
     import_files(cache, contents, update=update, now=now)
@@ -117,9 +125,13 @@ def import_(files: tuple[Path, ...], directory: Path, update: str, at: str | Non
 @_CACHE
 @_AT
 @_JSON
-def show(directory: Path, at: str | None, as_json: bool) -> None:
+def show(directory: Path | None, at: str | None, as_json: bool) -> None:
     """Print what the cache holds, from when to when it counts, and where it came from."""
-    _print(Cache(directory), moment(at), as_json)
+    _print(_cache(directory), moment(at), as_json)
+
+
+def _cache(directory: Path | None) -> Cache:
+    return Cache(directory or Path.home() / ".cache" / "securetf" / "endorsements")
 
 
 def sources(options: dict[str, Any]) -> Sources:

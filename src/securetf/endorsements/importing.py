@@ -47,7 +47,10 @@ def import_files(
             found.append(_json(source, content, update))
         else:
             amd.append((source, content))
-    found += _amd(amd)
+    try:
+        found += _amd(amd)
+    except UNREADABLE as error:  # some parts are read only when they are asked for
+        raise EndorsementError(f"a certificate or list cannot be read: {error}", _FIX) from None
     for name, content, _ in found:  # all of them, before the first is kept
         cache.check(name, content, now=now)
     return [cache.put(name, content, source=source, now=now) for name, content, source in found]

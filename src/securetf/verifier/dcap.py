@@ -4,14 +4,13 @@ It is verified by dcap-qvl behind our strict parser; what that leaves open is ch
 `dcap_diagnosis` names the part. Numbers are those of docs/platforms.md.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import dcap_qvl
-from cryptography.hazmat.primitives.serialization import Encoding
+import msgspec
 
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.errors import EndorsementError, EvidenceError, TcbError
@@ -92,15 +91,14 @@ def _verify_signatures(
     rules: Rules, chain: pck.Chain, endorsements: Endorsements, now: datetime, known: Known
 ) -> Facts:
     seconds = int(now.timestamp())
-    root = chain.root.public_bytes(Encoding.DER)
     try:
         collateral = known.read_collateral(endorsements)
-        claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
+        claims = dcap_qvl.QuoteVerifier(chain.root_der).verify_with_policy(
             rules.canonical, collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
         )
     except ValueError as error:
         dcap_diagnosis.explain(rules, chain, endorsements, now, str(error))
-    facts = _read_facts(json.loads(claims.to_json()))
+    facts = _read_facts(msgspec.json.decode(claims.to_json()))
     if facts.latest_issue > now:  # dcap-qvl does not look at the date of a CRL
         dcap_diagnosis.explain(rules, chain, endorsements, now, "collateral is issued in the future")
     return facts

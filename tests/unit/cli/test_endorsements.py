@@ -56,6 +56,19 @@ def test_fetch_when_a_platform_is_named_then_its_collateral_is_in_the_cache(
     assert (row["valid"], row["source"]) == (False, vendor.url)
 
 
+def test_refresh_when_the_service_is_down_then_says_what_is_kept(
+    vendor: Vendor, collateral: Endorsements, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor.serve_dcap(collateral, tee="tdx", fmspc=pki.FMSPC)
+    cache = ("--cache", str(tmp_path / "cache"))
+    assert call(["endorsements", "fetch", *TDX, *cache, *AT, *services(vendor)]) == 0
+    assert call(["endorsements", "fetch", "--refresh", *cache, *AT, *services(vendor)]) == 0
+    assert len(vendor.asked) == 8
+    vendor.routes.clear()
+    assert call(["endorsements", "fetch", "--refresh", *cache, *AT, *services(vendor)]) == 0
+    assert "is kept as it was" in capsys.readouterr().err
+
+
 def test_fetch_when_early_is_asked_for_then_the_service_is_asked_for_it(
     vendor: Vendor, collateral: Endorsements, tmp_path: Path
 ) -> None:

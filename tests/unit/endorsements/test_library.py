@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from securetf.attester import development_pki as pki
 from securetf.endorsements import Endorsements, names
 from securetf.endorsements.cache import Cache
 from securetf.endorsements.library import Library
 from securetf.endorsements.needs import DcapNeed, SnpNeed
+from securetf.endorsements.refreshing import refresh
 from securetf.endorsements.refusals import EndorsementExpiredError, EndorsementMissingError
 from securetf.endorsements.sources import Update
 from securetf.errors import EndorsementError
@@ -203,3 +205,32 @@ def test_amd_when_the_firmware_differs_then_it_is_another_certificate() -> None:
     one = names.vcek(platform.product, platform.hw_id, platform.tcb)
     other = names.vcek(platform.product, platform.hw_id, snp_platform.replace(platform.tcb, fmc=2))
     assert one != other
+
+
+def test_refresh_when_there_is_something_newer_then_it_counts_at_once(
+    served: Vendor, cache: Cache, need: DcapNeed
+) -> None:
+    library = Library(cache, served.sources())
+    library.obtain(need, now=NOW)
+    newer = pki.endorse(pki.create(NOW, platform_id=bytes(16)), NOW + timedelta(days=3))
+    served.serve_dcap(newer, tee="tdx", fmspc=need.fmspc)
+    found = refresh(cache, served.sources(), now=NOW + timedelta(days=3))
+    assert found == {names.dcap(need, Update.STANDARD): None}
+    assert library.obtain(need, now=NOW + timedelta(days=3)) == newer
+
+
+def test_refresh_when_the_service_is_down_then_the_old_is_kept(
+    served: Vendor, cache: Cache, need: DcapNeed, collateral: Endorsements
+) -> None:
+    platform = snp_platform.Platform()
+    serve_amd(served, platform)
+    library = Library(cache, served.sources())
+    library.obtain(need, now=NOW)
+    library.obtain(snp_need(platform), now=snp_platform.NOW)
+    asked = len(served.asked)
+    served.routes.clear()
+    found = refresh(cache, served.sources(), now=NOW)
+    assert sorted(name.split("-")[0] for name in found) == ["chain", "crl", "dcap"]  # a VCEK never changes
+    assert all("HTTP 404" in str(error) for error in found.values())
+    assert len(served.asked) == asked + 3
+    assert library.obtain(need, now=NOW) == collateral
