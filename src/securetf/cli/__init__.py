@@ -21,6 +21,7 @@ COMMANDS = {  # name → (module, one line of help)
     "manifest": ("securetf.cli.manifest", "Check, hash and compare Manifests."),
     "measure": ("securetf.cli.measure", "Print the measurement of the installed securetf."),
     "proxy": ("securetf.cli.proxy", "Carry a local port to an attested service."),
+    "receipt": ("securetf.cli.receipt", "Read and verify receipts of answers."),
     "run": ("securetf.cli.run", "Run a program as the Manifest says, after attestation."),
     "secret": ("securetf.cli.secret", "Import a secret into a session."),
     "session": ("securetf.cli.session", "Create, read and update sessions at a CAS."),

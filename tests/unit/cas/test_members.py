@@ -21,6 +21,7 @@ from securetf.errors import (
     UsageError,
 )
 from securetf.keys import OwnerKey, WorkloadKey
+from securetf.receipt import attested_spki, ear_digest
 from securetf.wire import RenewRequest, RenewResponse, TokenRequest
 from securetf.wire.statement import check_token_key
 
@@ -156,10 +157,15 @@ class TestAttest:
         assert first.network.trust_root == second.network.trust_root
 
     def test_what_was_released_is_recorded(self, cluster: Cas) -> None:
-        cluster.attest(named="chief", network=True, endpoint="192.0.2.1:1")
+        workload = cluster.attest(named="chief", network=True, endpoint="192.0.2.1:1")
         entry = cluster.audit()[-1]
         assert (entry["action"], entry["released"]) == ("attest", ["certificate"])
-        assert entry["details"] == {"generation": "1", "endpoint": "192.0.2.1:1"}
+        assert workload.response is not None
+        assert entry["details"] == {
+            "generation": "1",
+            "endpoint": "192.0.2.1:1",
+            **noted(workload.response.token),
+        }
 
 
 class TestRenew:
@@ -245,7 +251,8 @@ class TestTokens:
         workload = cluster.attest(network=True)
         (before,) = cluster.members(workload).members
         cluster.clock.turn(50)
-        claims = checked(cluster, refresh(cluster, workload))
+        token = refresh(cluster, workload)
+        claims = checked(cluster, token)
         assert claims.subject.endswith(f"/{SESSION}/trainer/0")
         assert claims.confirmation_jwk == ear.confirmation_jwk(workload.tls.private.public_key())
         assert claims.issued_at == cluster.clock.now().replace(microsecond=0)
@@ -254,6 +261,7 @@ class TestTokens:
         assert member.last_attested_at == before.last_attested_at + 50
         entry = cluster.audit()[-1]
         assert (entry["action"], entry["verdict"], entry["released"]) == ("token", "granted", ["token"])
+        assert noted(token).items() <= entry["details"].items()
 
     def test_with_a_network_key_it_is_refused(self, cluster: Cas) -> None:
         workload = cluster.attest(network=True)
@@ -416,3 +424,8 @@ class TestVolumesOfInstances:
         assert [state.name for state in cluster.read().volumes] == ["data"]
         cluster.attest(network=True, instance=1)
         assert [state.name for state in cluster.read().volumes] == ["data", "own.1"]
+
+
+def noted(token: str) -> dict[str, str]:
+    """What the audit log keeps of a token, so that receipts can be traced to it."""
+    return {"ear_jti": attested_spki(token)[0], "ear_sha256": ear_digest(token)}
