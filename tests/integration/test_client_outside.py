@@ -88,8 +88,8 @@ class Service:
         self.report = directory / "report.json"
         command = [
             *SECUR_ETF, "run", "trainer", "--manifest", str(self.job.manifest),
-            "--volumes", str(self.job.volumes), "--cas", str(self.cloud.trust_file), "--insecure-simulation", str(self.cloud.platform),
-            "--report", str(self.report),
+            "--volumes", str(self.job.volumes), "--cas", str(self.cloud.trust_file),
+            "--insecure-simulation", str(self.cloud.platform), "--report", str(self.report),
         ]  # fmt: skip
         self.run = Run(hosts.on(0, command), directory / "run.log")
         self.url = f"https://{hosts.addresses[0]}:{PUBLIC}"

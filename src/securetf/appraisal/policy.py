@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from securetf.appraisal import pcrs, sev_snp, sgx
+from securetf.appraisal import azure, pcrs, sev_snp, sgx
 from securetf.appraisal.comparison import Claims, Mismatch, machine, register, tcb_status
 from securetf.claims import Platform, VerifiedClaims
 from securetf.errors import (
@@ -19,7 +19,7 @@ from securetf.errors import (
     PlatformNotAllowedError,
     TcbNotAcceptedError,
 )
-from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import AzurePolicy, PcrPolicy, SgxPolicy, SnpPolicy
 
 _FIXES: dict[type[AppraisalError], str] = {
     MeasurementError: "start the reviewed software and code, or accept these values in the Manifest",
@@ -34,6 +34,7 @@ _POLICIES = MappingProxyType(  # the others have TDX's registers
         Platform.NITRO: PcrPolicy,
         Platform.TPM2: PcrPolicy,
         Platform.GCP_VTPM: PcrPolicy,
+        Platform.AZURE_VTPM: AzurePolicy,
     }
 )
 _GOOD = {"UpToDate", "Committed"}  # TCB statuses that leave nothing to be desired
@@ -84,7 +85,7 @@ class AttestationResult:
     appraised_at: datetime
 
 
-AnyPolicy = Policy | SgxPolicy | SnpPolicy | PcrPolicy
+AnyPolicy = Policy | SgxPolicy | SnpPolicy | PcrPolicy | AzurePolicy
 
 
 def appraise(
@@ -143,6 +144,8 @@ def compare(claims: Claims, policy: AnyPolicy, *, rtmr3: bytes | None) -> Iterat
         yield from sev_snp.mismatches(claims, policy)
     elif isinstance(policy, PcrPolicy):
         yield from pcrs.mismatches(claims, policy)
+    elif isinstance(policy, AzurePolicy):
+        yield from azure.mismatches(claims, policy)
     else:
         yield from _tdx(claims, policy, rtmr3)
 
@@ -179,7 +182,7 @@ def _vector(claims: VerifiedClaims, policy: AnyPolicy) -> dict[str, int]:
 
 def _policy_id(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes) -> str:
     """Hash the policy as canonical JSON: names sorted, no spaces, UTF-8."""
-    if isinstance(policy, SgxPolicy | SnpPolicy | PcrPolicy):
+    if isinstance(policy, SgxPolicy | SnpPolicy | PcrPolicy | AzurePolicy):
         return _digest({"platform": claims.platform.value, **msgspec.to_builtins(policy)})
     content = {
         "platform": claims.platform.value,

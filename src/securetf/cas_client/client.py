@@ -104,6 +104,10 @@ class CasClient:
         """Ask whether the CAS is ready."""
         return self._call("GET", "/v1/status", None, StatusResponse, repeatable=True)
 
+    def ask(self, target: str, message: Message, answer: type[_M]) -> _M:
+        """Send a call that nobody signs, and that may be sent again when its answer is lost."""
+        return self._call("POST", target, message, answer, repeatable=True)
+
     def create_session(self, manifest_text: str, owner_key: OwnerKey) -> SessionView:
         """Submit the first version (TOML text); the key becomes `creator`. The CAS makes keys and secrets."""
         return self._call(

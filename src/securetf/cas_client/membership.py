@@ -87,6 +87,7 @@ def attest_fields(
         "hpke_public_key": keys.hpke.public,
         "network_spki": network_spki,
         "endpoint": endpoint,
+        "submods": {one.platform.value: one.raw for one in evidence.others},
     }
     return fields, transcript
 

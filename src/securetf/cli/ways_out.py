@@ -61,6 +61,18 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
     "TpmResponseError": (
         "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty."
     ),
+    "EndorsementMissingError": (
+        "`securetf endorsements fetch` what the Evidence needs; without a network, `import` what another "
+        "machine fetched."
+    ),
+    "EndorsementExpiredError": (
+        "`securetf endorsements fetch` or `import` newer ones; `show` prints until when each counts. If they "
+        "should count, check the clock."
+    ),
+    "EndorsementSourceError": (
+        "check the service's address, the network and the proxy; or fetch on another machine and "
+        "`securetf endorsements import`."
+    ),
     "AppraisalError": (
         "compare what was expected and found. Change the software to what was approved, or approve it in "
         "a new version of the Manifest."
@@ -152,5 +164,17 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
     "ClientNotAuthorisedError": (
         "the service is the right one: have its owner add your public key to `clients` of the `outside` "
         "rule, and give the private key with `--client-key`."
+    ),
+    "ServingError": "the message names what the service lacks; docs/how-to/serve.md has the whole picture.",
+    "ModelLoadError": (
+        "load the model with its engine alone; `GET /v1/models/MODEL` says the reason for each version. "
+        "One .tflite, .keras or SavedModel stands in each MODEL/VERSION/."
+    ),
+    "Refusal": "correct the request as the text says; docs/how-to/serve.md lists limits and statuses.",
+    "ReceiptUnavailableError": (
+        "start the service with `securetf run`, and `receipts = true` in its workload's table."
+    ),
+    "ConversionError": (
+        "look at the difference that is named: allow it with --tolerance, or convert to float32."
     ),
 }

@@ -7,11 +7,9 @@ from datetime import UTC, datetime
 
 from securetf.appraisal import ear
 from securetf.appraisal.ear import EarClaims
-from securetf.appraisal.policy import compare
-from securetf.appraisal.relying import result_claims
 from securetf.claims import MEASUREMENT_REGISTERS, Platform
+from securetf.client import legs
 from securetf.client.audited import Attested, AuditExport
-from securetf.client.legs import attested_key
 from securetf.client.observation import Observation, read_statement
 from securetf.client.policy import ClientPolicy
 from securetf.client.verdict import Check, Checklist, Status
@@ -162,7 +160,7 @@ class _Verification:
             raise ReceiptError(
                 f"the saved token is about {token.subject}, the receipt is of {expected}", _FIX
             )
-        if attested_key(token) != public_key(receipt.attested_key):
+        if legs.attested_key(token) != public_key(receipt.attested_key):
             raise ReceiptError("the saved token is about another attested key", "save the statement anew")
         if token.token_id != receipt.ear_jti:
             return f"jti {token.token_id}, another token of the same key than the receipt's", token
@@ -192,18 +190,11 @@ class _Verification:
                 _FIX,
             )
 
-    def _measured(self, token: EarClaims | None) -> tuple[str, bool]:
+    def _measured(self, token: EarClaims | None) -> tuple[str, object]:
         if token is None:
             raise AssertionError("checked by the caller")
         self._hardware(simulated=token.simulated)
-        claims = result_claims(token)
-        policy = self.policy.platforms.get(claims.platform.value)
-        if policy is None:
-            raise MeasurementError(f"the policy does not name {claims.platform.value}", _FIX)
-        wrong = [text for _, text in compare(claims, policy, rtmr3=None)]
-        if wrong:
-            raise MeasurementError("; ".join(wrong), _FIX)
-        return f"{claims.platform.value}, measurement {claims.measurement.hex()}", True
+        return legs.measurement(self.policy, token)
 
     def _recorded(self, found: Attested | None) -> tuple[str, bool]:
         """The log holds the one register that tells which software was started."""

@@ -1,7 +1,7 @@
 """From Manifest and options to a `LaunchPlan`: pure, so that `--dry-run` shows exactly what `run` does."""
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -89,31 +89,12 @@ def plan(
     """
     chosen = manifests.workload(manifest, workload_name)
     manifests.check_instance(manifest, workload_name, instance)
-    directories = directories or {}
-    for name in directories:
-        if name not in chosen.volumes:
-            raise UsageError(
-                f"`--volume {name}=…`, but {workload_name} mounts no volume of this name",
-                f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
-            )
-    own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
-    mounts = [PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE)]
-    mounts += [
-        PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
-    ]
-    for name, (path, writable) in manifests.mounts(manifest, workload_name, instance).items():
-        directory = directories.get(own[name]) or (volumes / name if volumes else None)
-        if directory is None:
-            raise UsageError(
-                f"no directory is given for the volume {name}",
-                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
-            )
-        mounts.append(
-            PlannedMount(
-                kind="volume", path=path, name=name, writable=writable, directory=directory.absolute()
-            )
-        )
     files, variables = _secrets(chosen)
+    mounts = [
+        PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE),
+        *(PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()),
+        *_volumes(manifest, workload_name, instance, volumes, directories or {}),
+    ]
     mounts += [
         PlannedMount(kind="secrets", path=path, size_bytes=SECRETS_MEMORY_SIZE)
         for path in sorted({posixpath.dirname(file) for file in files})
@@ -139,6 +120,29 @@ def plan(
         cluster=chosen.tensorflow_cluster,
         user_id=chosen.user_id,
     )
+
+
+def _volumes(
+    manifest: Manifest, workload: str, instance: int, volumes: Path | None, directories: Mapping[str, Path]
+) -> Iterator[PlannedMount]:
+    chosen = manifest.workloads[workload]
+    for name in directories:
+        if name not in chosen.volumes:
+            raise UsageError(
+                f"`--volume {name}=…`, but {workload} mounts no volume of this name",
+                f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
+            )
+    own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
+    for name, (path, writable) in manifests.mounts(manifest, workload, instance).items():
+        directory = directories.get(own[name]) or (volumes / name if volumes else None)
+        if directory is None:
+            raise UsageError(
+                f"no directory is given for the volume {name}",
+                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
+            )
+        yield PlannedMount(
+            kind="volume", path=path, name=name, writable=writable, directory=directory.absolute()
+        )
 
 
 def _secrets(chosen: manifests.Workload) -> tuple[dict[str, str], dict[str, str]]:

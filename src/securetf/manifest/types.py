@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import AzurePolicy, PcrPolicy, SgxPolicy, SnpPolicy
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of volumes, secrets and workloads; also segments of a SPIFFE ID
 REGISTER_HEX = r"^[0-9a-f]{96}$"  # 48 bytes
@@ -103,7 +103,9 @@ class PlatformPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ()
 
 
-PlatformName = Literal["tdx", "insecure_simulation", "sgx", "sev_snp", "nitro", "tpm2", "gcp_vtpm"]
+PlatformName = Literal[
+    "tdx", "insecure_simulation", "sgx", "sev_snp", "nitro", "tpm2", "gcp_vtpm", "azure_vtpm"
+]
 # The class of `[appraisal.<platform>]`, by the platform's name.
 POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
     {
@@ -114,6 +116,7 @@ POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
         "nitro": PcrPolicy,
         "tpm2": PcrPolicy,
         "gcp_vtpm": PcrPolicy,
+        "azure_vtpm": AzurePolicy,
     }
 )
 
@@ -206,11 +209,16 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs."""
+    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs.
+
+    require: platforms whose Evidence each attestation must have, all of them (`require` in `[appraisal]`);
+    empty: one of those in `appraisal` is enough.
+    """
 
     session: Session
     access: Access = Access()
     appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
+    require: tuple[PlatformName, ...] = ()
     network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}

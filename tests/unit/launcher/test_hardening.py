@@ -27,7 +27,8 @@ import resource, subprocess, sys
 from securetf.launcher.hardening import take_descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 show = "import resource, sys; sys.stdin.read(); print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-child = subprocess.Popen([sys.executable, "-c", show], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+command = [sys.executable, "-c", show]
+child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 take_descriptors()
 print(*resource.getrlimit(resource.RLIMIT_NOFILE), child.communicate()[0])
 """

@@ -33,11 +33,11 @@ fn bytes_and_ends_pass_in_both_directions() {
     tls.conn.send_close_notify();
     tls.conn.complete_io(&mut tls.sock).ok();
     assert_eq!(program.read(&mut question).unwrap(), 0);
-    program.write_all(&[7; 300_000]).unwrap();
+    program.write_all(&vec![7; 300_000]).unwrap();
     program.shutdown(Shutdown::Write).unwrap();
     let mut answer = Vec::new();
     tls.read_to_end(&mut answer).unwrap(); // with close_notify
-    assert_eq!(answer, [7; 300_000]);
+    assert_eq!(answer, vec![7; 300_000]);
     eventually("the end", || server.node.relay.stats().live == 0);
     let stats = server.node.relay.stats();
     assert_eq!((stats.outside, stats.cut, stats.denied), (1, 0, 0));

@@ -204,5 +204,9 @@ pub fn statement(address: SocketAddr, nonce: u8) -> (serde_json::Value, Vec<u8>)
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }

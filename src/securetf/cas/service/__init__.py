@@ -14,6 +14,7 @@ from securetf.cas.service.identity import CasIdentity, load_or_create
 from securetf.cas.service.members import Members
 from securetf.cas.service.secrets import Secrets
 from securetf.cas.service.sessions import Sessions
+from securetf.cas.service.tpm import Tpms
 from securetf.cas.service.volumes import Volumes
 from securetf.evidence import binding
 from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse, TokenKey
@@ -34,6 +35,7 @@ class CasService:
     attestation: Attestation
     members: Members
     audit: AuditLog
+    tpms: Tpms
 
     @classmethod
     def of(cls, context: Context) -> "CasService":
@@ -47,6 +49,7 @@ class CasService:
             attestation=Attestation(context),
             members=Members(context),
             audit=AuditLog(context),
+            tpms=Tpms(context, context.tpm_trust, context.own_tpm),
         )
 
     def status(self) -> StatusResponse:
@@ -87,4 +90,5 @@ class CasService:
             hpke_public_key=identity.hpke_key.public,
             audit_public_key=identity.audit_public_key,
             endorsements=context.endorsements(),
+            submods={one.platform.value: one.raw for one in evidence.others},
         )

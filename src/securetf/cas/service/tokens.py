@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -27,15 +28,18 @@ class IssuedToken:
 
 
 def issue_token(
-    identity: CasIdentity, request: AttestRequest, result: AttestationResult, tls_key: EllipticCurvePublicKey
+    identity: CasIdentity,
+    request: AttestRequest,
+    results: Sequence[AttestationResult],
+    tls_key: EllipticCurvePublicKey,
 ) -> IssuedToken:
-    """Return the token about `request`, whose Evidence was appraised as `result` and binds `tls_key`.
+    """Return the token about `request`, whose Evidence was appraised as `results` and binds `tls_key`.
 
     It counts for nothing until the caller's decision has handed it out.
     """
     domain, token_id = identity.spki_sha256, os.urandom(16).hex()
     text = ear.issue(
-        result,
+        results[0],
         key=identity.token_key,
         issuer=f"securetf-cas:{domain}",
         audience=f"securetf-session:{request.session}",
@@ -44,6 +48,7 @@ def issue_token(
         confirmation_jwk=ear.confirmation_jwk(tls_key),
         binding=ear.Binding.KEY,
         token_id=token_id,
-        now=result.appraised_at,
+        now=results[0].appraised_at,
+        others=results[1:],
     )
     return IssuedToken(text, token_id)

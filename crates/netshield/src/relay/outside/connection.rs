@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::server::Acceptor;
 use rustls::{CertificateError, Error};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -29,7 +29,11 @@ use super::statement::NONCE;
 const FAREWELL: Duration = Duration::from_secs(2);
 const FAREWELL_BYTES: usize = 65_536;
 
-type Client = TlsStream<TcpStream>;
+/// Read from the socket at once; rustls alone would take 4 KiB.
+const READ_BYTES: usize = 32_768;
+
+type Socket = BufReader<TcpStream>;
+type Client = TlsStream<Socket>;
 
 /// What a client came for.
 enum Wish {
@@ -73,7 +77,8 @@ pub async fn serve(
 
 /// The handshake; its error is the reason for the log, none when there is nothing to tell.
 async fn handshake(shared: &Shared, rule: &Rule, tcp: TcpStream) -> Result<Wish, Option<String>> {
-    let mut acceptor = std::pin::pin!(LazyConfigAcceptor::new(Acceptor::default(), tcp));
+    let socket = BufReader::with_capacity(READ_BYTES, tcp);
+    let mut acceptor = std::pin::pin!(LazyConfigAcceptor::new(Acceptor::default(), socket));
     let start = match acceptor.as_mut().await {
         Ok(start) => start,
         Err(error) => {
@@ -109,7 +114,7 @@ async fn handshake(shared: &Shared, rule: &Rule, tcp: TcpStream) -> Result<Wish,
 }
 
 /// Closes so that our alert arrives: a socket that is closed with unread bytes resets the connection at once.
-async fn farewell(mut tcp: TcpStream) {
+async fn farewell(mut tcp: Socket) {
     if tcp.shutdown().await.is_ok() {
         let mut rest = tcp.take(FAREWELL_BYTES as u64);
         let _ = timeout(FAREWELL, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
@@ -160,7 +165,7 @@ async fn state_it(
 /// Connects to the program and passes bytes on until both have ended, or something ends it.
 async fn carry(shared: &Shared, rule: &Rule, mut client: Client) -> Result<(), String> {
     let state = &shared.state;
-    reset_on_close(client.get_ref().0); // whatever happens, a client must not take it for an end
+    reset_on_close(client.get_ref().0.get_ref()); // whatever happens, a client must not take it for an end
     let Ok(mut program) = dial(state, rule.port).await else {
         add(&state.stats.unreachable, 1);
         return Ok(());
@@ -179,7 +184,7 @@ async fn carry(shared: &Shared, rule: &Rule, mut client: Client) -> Result<(), S
     state.stats.live.fetch_sub(1, Ordering::Relaxed);
     match ended {
         Ok(()) => {
-            end_on_close(client.get_ref().0);
+            end_on_close(client.get_ref().0.get_ref());
             end_on_close(&program);
             Ok(())
         }

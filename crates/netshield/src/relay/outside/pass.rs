@@ -12,8 +12,8 @@ use super::super::stats::{Stats, add};
 
 /// From the client: the plaintext of one TLS record.
 const UP_BYTES: usize = 16_384;
-/// To the client: four records in one write.
-const DOWN_BYTES: usize = 65_536;
+/// To the client: two records in one write.
+const DOWN_BYTES: usize = 32_768;
 
 /// Passes on until both directions have ended in order: an end here is an end there, while the other direction goes on.
 ///
