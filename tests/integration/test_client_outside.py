@@ -110,15 +110,42 @@ class Service:
         return json.loads(self.report.read_text())["network"]
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Hosts(1) as hosts:
-        one = Service(tmp_path, hosts)
+        one = Service(tmp_path_factory.mktemp("service"), hosts)
         try:
             one.run.wait_for("serving")
             yield one
         finally:
             one.stop()
+
+
+def test_customer_when_the_policy_does_not_match_sends_nothing(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another measurement, another model root, hardware wanted, expired, another CAS."""
+    text = service.policy(capsys).read_text()
+    measurement = text.split('mr_td = ["')[1][:96]
+    trust = json.loads(service.cloud.trust_file.read_text())
+    (tmp_path / "other.json").write_text(json.dumps(trust | {"spki_sha256": "00" * 32}))
+    wrong = {
+        "measurement": text.replace(measurement, "0" * 96),
+        "volumes": text.replace(service.root, "0" * 64),
+        "simulation": text.replace("[insecure_simulation]", "[appraisal.tdx]"),
+        "policy": text.replace('expires = "20', 'expires = "19'),
+        "cas": text.replace(str(service.cloud.trust_file), str(tmp_path / "other.json")),
+    }
+    with service.hosts.captured(tmp_path / "wire"):
+        for check, changed in wrong.items():
+            path = tmp_path / f"{check}.toml"
+            path.write_text(changed)
+            with pytest.raises(ServiceNotProvedError, match=check):
+                securetf.connect(service.url, policy=path)
+        command = [*SECUR_ETF, "proxy", "--to", service.url, "--policy", str(tmp_path / "measurement.toml")]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (refused.returncode, "measurement" in refused.stderr) == (17, True)
+    assert (tmp_path / "wire").stat().st_size < len(BODY)
 
 
 def test_customer_when_the_service_is_the_right_one_gets_an_answer_and_a_receipt_that_holds(
@@ -139,7 +166,8 @@ def test_customer_when_the_service_is_the_right_one_gets_an_answer_and_a_receipt
     assert capture.found([CANARY, digest.encode()]) == 0
     assert (tmp_path / "wire").stat().st_size > 2 * len(BODY)
     receipt_holds(service, policy, saved, answer, tmp_path)
-    service.stop()
+    # Of all connections that were ever made for data, those of this test are all: refused policies made none.
+    assert service.stop()["outside"] == 2
     assert call(["verify", "--statement", str(saved), "--policy", str(policy)]) == 0  # offline, still fresh
 
 
@@ -173,32 +201,3 @@ def through_proxy(url: str, policy: Path) -> str:
         finally:
             proxy.terminate()
             proxy.wait(30)
-
-
-def test_customer_when_the_policy_does_not_match_sends_nothing(
-    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Another measurement, another model root, hardware wanted, expired, another CAS."""
-    text = service.policy(capsys).read_text()
-    measurement = text.split('mr_td = ["')[1][:96]
-    trust = json.loads(service.cloud.trust_file.read_text())
-    (tmp_path / "other.json").write_text(json.dumps(trust | {"spki_sha256": "00" * 32}))
-    wrong = {
-        "measurement": text.replace(measurement, "0" * 96),
-        "volumes": text.replace(service.root, "0" * 64),
-        "simulation": text.replace("[insecure_simulation]", "[appraisal.tdx]"),
-        "policy": text.replace('expires = "20', 'expires = "19'),
-        "cas": text.replace(str(service.cloud.trust_file), str(tmp_path / "other.json")),
-    }
-    with service.hosts.captured(tmp_path / "wire"):
-        for check, changed in wrong.items():
-            path = tmp_path / f"{check}.toml"
-            path.write_text(changed)
-            with pytest.raises(ServiceNotProvedError, match=check):
-                securetf.connect(service.url, policy=path)
-            command = [*SECUR_ETF, "proxy", "--to", service.url, "--policy", str(path)]
-            refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-            assert (refused.returncode, check in refused.stderr) == (17, True)
-    network = service.stop()
-    assert (network["outside"], network["statements"]) == (0, 1 + 2 * len(wrong))  # no connection for data
-    assert (tmp_path / "wire").stat().st_size < len(BODY)
