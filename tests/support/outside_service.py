@@ -28,7 +28,8 @@ class OutsideService:
 
     def __init__(self, member: Member, backends: dict[str, int], directory: Path) -> None:
         self.member, self.backends, self.directory = member, backends, directory
-        self.received, self.connections, self.statements, self.silent = 0, 0, 0, False
+        self.received, self.connections, self.statements = 0, 0, 0
+        self.silent, self.cutting = False, False
         self.imposter: Member | None = None  # answers for data in place of the member
         self.clients: list[Path] | None = None
         self._lock = threading.Lock()
@@ -51,7 +52,8 @@ class OutsideService:
             thread.join(10)
 
     def cut(self) -> None:
-        """Cut all connections that are open now."""
+        """Cut all connections that are open now, without an end of TLS."""
+        self.cutting = True
         with self._lock:
             found = [*self._open]
         for one in found:
@@ -130,7 +132,8 @@ class OutsideService:
             try:
                 while part := backend.recv(65536):
                     secured.sendall(part)
-                secured.unwrap()
+                if not self.cutting:
+                    secured.unwrap()
             except (OSError, ValueError):
                 pass
             finally:

@@ -1,9 +1,10 @@
-"""The policy that accepts exactly what some verified claims show, as a table for a Manifest."""
+"""The policy that accepts exactly what some claims show, as a table for a Manifest."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from securetf.claims import Platform, VerifiedClaims
+from securetf.appraisal.comparison import Claims
+from securetf.claims import Platform
 from securetf.errors import PlatformNotAllowedError
 
 _RTMRS = ("rtmr0", "rtmr1", "rtmr2")
@@ -16,7 +17,7 @@ _NITRO_PCRS = (0, 1, 2)
 _NITRO_SIGNER = 8
 
 
-def reference_values(claims: VerifiedClaims, *, any_machine: bool) -> dict[str, Any]:
+def reference_values(claims: Claims, *, any_machine: bool) -> dict[str, Any]:
     """Return the content of `[appraisal.PLATFORM]`. any_machine: leave `platform_ids` out.
 
     Statuses and advisories of the machine stand under `tolerate`, which whoever uses the table must weigh.
@@ -47,11 +48,11 @@ def reference_values(claims: VerifiedClaims, *, any_machine: bool) -> dict[str, 
     return table
 
 
-def _tdx(claims: VerifiedClaims, rtmrs: Iterable[str]) -> dict[str, Any]:
+def _tdx(claims: Claims, rtmrs: Iterable[str]) -> dict[str, Any]:
     return {name: [claims.registers[name].hex()] for name in ("mr_td", *rtmrs)} | _tolerated(claims)
 
 
-def _sgx(claims: VerifiedClaims) -> dict[str, Any]:
+def _sgx(claims: Claims) -> dict[str, Any]:
     return {
         "mr_enclave": [claims.registers["mr_enclave"].hex()],
         "mr_signer": [claims.registers["mr_signer"].hex()],
@@ -61,13 +62,13 @@ def _sgx(claims: VerifiedClaims) -> dict[str, Any]:
     }
 
 
-def _tolerated(claims: VerifiedClaims) -> dict[str, Any]:
+def _tolerated(claims: Claims) -> dict[str, Any]:
     status = [] if claims.tcb_status == "UpToDate" else [claims.tcb_status]
     tolerate = [*status, *claims.advisories]
     return {"tolerate": tolerate} if tolerate else {}
 
 
-def _snp(claims: VerifiedClaims) -> dict[str, Any]:
+def _snp(claims: Claims) -> dict[str, Any]:
     given = claims.properties
     table: dict[str, Any] = {"measurement": [claims.registers["measurement"].hex()]}
     for name in _SNP_OPTIONAL:
@@ -89,12 +90,12 @@ def _snp(claims: VerifiedClaims) -> dict[str, Any]:
     return table | {"minimum_tcb": {given["product"]: minimum}}
 
 
-def _pcrs(claims: VerifiedClaims, indices: Iterable[int]) -> dict[str, list[str]]:
+def _pcrs(claims: Claims, indices: Iterable[int]) -> dict[str, list[str]]:
     names = [f"pcr{index}" for index in indices]
     return {name: [claims.registers[name].hex()] for name in names if name in claims.registers}
 
 
-def _azure(claims: VerifiedClaims) -> dict[str, Any]:
+def _azure(claims: Claims) -> dict[str, Any]:
     hardware = str(claims.properties.get("hardware"))
     part = _snp(claims) if hardware == Platform.SEV_SNP.value else _tdx(claims, (*_RTMRS, "rtmr3"))
     return {"pcrs": _pcrs(claims, _BOOT_PCRS), hardware: part}

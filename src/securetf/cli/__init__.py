@@ -22,6 +22,7 @@ COMMANDS = {  # name → (module, one line of help)
     "manifest": ("securetf.cli.manifest", "Check, hash and compare Manifests."),
     "measure": ("securetf.cli.measure", "Print the measurement of the installed securetf."),
     "proxy": ("securetf.cli.proxy", "Carry a local port to an attested service."),
+    "receipt": ("securetf.cli.receipt", "Read and verify receipts of answers."),
     "reference-values": (
         "securetf.cli.reference_values",
         "Print a Manifest's [appraisal] table from verified Evidence.",

@@ -103,7 +103,7 @@ def _result(checks: Checklist, seen: Seen, token: EarClaims | None) -> ResultCla
     return run(
         "measurement",
         "software, TCB and machine are accepted",
-        _on(token, lambda one: legs.measurement(seen, one)),
+        _on(token, lambda one: legs.measurement(seen.policy, one)),
         here,
     )
 

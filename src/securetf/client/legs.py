@@ -161,20 +161,24 @@ def status(seen: Seen, token: EarClaims) -> tuple[str, bool]:
     return f"{token.status}, appraisal policy {token.policy_id}", True
 
 
-def measurement(seen: Seen, token: EarClaims) -> tuple[str, ResultClaims]:
-    """Software, TCB and machine."""
-    claims = result_claims(token)
-    policy = seen.policy.platforms.get(claims.platform.value)
-    if policy is None:
+def measurement(policy: ClientPolicy, token: EarClaims) -> tuple[str, ResultClaims]:
+    """Software, TCB and machine; and those of a TPM beside it, if the policy names its platform."""
+    found, *beside = result_claims(token)
+    if found.platform.value not in policy.platforms:
+        named = ", ".join(policy.platforms)
         raise PlatformNotAllowedError(
-            f"the platform is {claims.platform.value}, the policy names {', '.join(seen.policy.platforms)}",
-            _FIX,
+            f"the platform is {found.platform.value}, the policy names {named}", _FIX
         )
-    mismatches = [text for _, text in compare(claims, policy, rtmr3=None)]
+    mismatches = [
+        text
+        for one in (found, *beside)
+        if (accepted := policy.platforms.get(one.platform.value)) is not None
+        for _, text in compare(one, accepted, rtmr3=None)
+    ]
     if mismatches:
         raise MeasurementError("; ".join(mismatches), _FIX)
-    shown = claims.measurement.hex() or "as listed in the policy"
-    return f"{claims.platform.value}, measurement {shown}, TCB {claims.tcb_status}", claims
+    shown = found.measurement.hex() or "as listed in the policy"
+    return f"{found.platform.value}, measurement {shown}, TCB {found.tcb_status}", found
 
 
 def binding(seen: Seen, token: EarClaims | None) -> tuple[str, tuple[Binding, str]]:

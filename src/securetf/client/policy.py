@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from securetf.cas_client.trust import load_trust
 from securetf.errors import CasIdentityError, ManifestValueError
 from securetf.manifest.convert import struct
-from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import AzurePolicy, PcrPolicy, SgxPolicy, SnpPolicy
 from securetf.manifest.types import NAME, Hash, Name, PlatformName, PlatformPolicy
 from securetf.service_errors import ClientPolicyError
 
@@ -27,6 +27,8 @@ _Moment = Annotated[
         description='a moment in UTC such as "2027-06-30T00:00:00Z"',
     ),
 ]
+
+AnyPlatformPolicy = PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy | AzurePolicy
 
 
 class CasPins(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +65,7 @@ class PolicyFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires: _Moment | None = None
     cas: CasPins
     service: Service
-    appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
+    appraisal: dict[PlatformName, AnyPlatformPolicy] = {}
     insecure_simulation: PlatformPolicy | None = None
 
 
@@ -83,7 +85,7 @@ class ClientPolicy:
 
     cas: CasAnchor
     service: Service
-    platforms: dict[str, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy]
+    platforms: dict[str, AnyPlatformPolicy]
     simulation_accepted: bool
     expires: datetime | None
     digest: str
@@ -130,7 +132,7 @@ def parse_policy(raw: bytes, *, directory: Path) -> ClientPolicy:
 
 def _platforms(
     file: PolicyFile,
-) -> dict[str, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy]:
+) -> dict[str, AnyPlatformPolicy]:
     """Return platform to policy: of hardware, or of a simulation, never of both."""
     appraisal = {str(name): policy for name, policy in file.appraisal.items()}
     if "insecure_simulation" in appraisal:

@@ -3,15 +3,16 @@
 The chain from the pinned CAS down to the TLS key is verified; only which values are right is left open.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from securetf.appraisal import ear
 from securetf.appraisal.ear import EarClaims
+from securetf.appraisal.reference_values import reference_values
 from securetf.appraisal.relying import ResultClaims, result_claims
 from securetf.cas_client.trust import load_trust
-from securetf.claims import Platform
 from securetf.client.checks import verify
 from securetf.client.legs import attested_key
 from securetf.client.observation import Observation, read_statement
@@ -21,7 +22,6 @@ from securetf.identity import SpiffeId
 from securetf.wire.statement import Binding, check_token_key, read_binding
 
 _LIFETIME = timedelta(days=90)
-_TCB_PARTS = ("bootloader", "tee", "snp", "microcode", "fmc")
 
 
 def write_policy(observation: Observation, trust_file: Path, *, now: datetime) -> tuple[str, Verdict]:
@@ -40,7 +40,7 @@ def write_policy(observation: Observation, trust_file: Path, *, now: datetime) -
     )
     token = ear.authenticate(statement.ear, keys={ear.key_id(key): key})
     binding = read_binding(statement.binding, attested_key(token))
-    text = "\n".join(_lines(trust_file, token, result_claims(token), binding, now)) + "\n"
+    text = "\n".join(_lines(trust_file, token, result_claims(token)[0], binding, now)) + "\n"
     policy = parse_policy(text.encode(), directory=Path())
     return text, verify(observation, policy, now=now)
 
@@ -76,35 +76,24 @@ def _lines(
         yield "[insecure_simulation]"
     else:
         yield f"[appraisal.{claims.platform.value}]"
-    yield from _platform(claims)
+    table = reference_values(claims, any_machine=True)
+    if table.get("tolerate"):
+        yield "# The machine has what stands under `tolerate`; weigh it before you accept it."
+    yield from _table(table)
 
 
-def _platform(claims: ResultClaims) -> Iterator[str]:
-    """Yield the keys of a platform's table that accept exactly these claims."""
-    registers = {name: value.hex() for name, value in claims.registers.items()}
-    if claims.platform in (Platform.TDX, Platform.INSECURE_SIMULATION):
-        yield from (f"{name} = [{_text(registers[name])}]" for name in ("mr_td", "rtmr0", "rtmr1", "rtmr2"))
-    elif claims.platform is Platform.SGX:
-        yield f"mr_enclave = [{_text(registers['mr_enclave'])}]"
-        yield f"minimum_isv_svn = {claims.properties.get('isv_svn', 0)}"
-    elif claims.platform is Platform.SEV_SNP:
-        yield f"measurement = [{_text(registers['measurement'])}]"
-        found = {part: claims.properties.get(f"reported_tcb_{part}") for part in _TCB_PARTS}
-        values = ", ".join(f"{part} = {value}" for part, value in found.items() if isinstance(value, int))
-        yield f"minimum_tcb = {{ {claims.properties.get('product', 'Milan')} = {{ {values} }} }}"
-        if claims.properties.get("smt_allowed"):
-            yield 'tolerate = ["SMT"]  # the host may run another thread on its cores'
-        return
-    else:
-        pcrs = ", ".join(f"{name} = [{_text(value)}]" for name, value in sorted(registers.items()))
-        yield f"pcrs = {{ {pcrs} }}"
-    yield f"tcb = [{_text(claims.tcb_status)}]"
-    if claims.advisories:
-        yield f"tolerate = {_list(claims.advisories)}  # security advisories that apply to the machine"
+def _table(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of a table of text, numbers, lists and tables, each on a line of its own."""
+    for name, value in table.items():
+        yield f"{name} = {_value(value)}"
 
 
-def _list(values: Sequence[str]) -> str:
-    return f"[{', '.join(map(_text, values))}]"
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_value(one)}" for name, one in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return _text(value) if isinstance(value, str) else str(int(value))
 
 
 def _text(value: str) -> str:

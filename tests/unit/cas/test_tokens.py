@@ -35,6 +35,7 @@ class TestTokens:
         assert member.last_attested_at == before.last_attested_at + 50
         entry = cluster.audit()[-1]
         assert (entry["action"], entry["verdict"], entry["released"]) == ("token", "granted", ["token"])
+        assert entry["details"]["ear_jti"] == claims.token_id
 
     def test_with_a_network_key_it_is_refused(self, cluster: Cas) -> None:
         workload = cluster.attest(network=True)

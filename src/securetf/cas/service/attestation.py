@@ -132,17 +132,18 @@ class Attestation:
         """
         checked, results = self._again(signed, request, draft, certificate=False)
         now = self._context.clock.now()
+        token = issue_token(self._context.identity, request, results, checked.tls_key)
 
         def operation(transaction: Transaction) -> MemberRow:
             session = _still_current(transaction, checked)
             row = renewed(transaction, session, request, signed, now=now, expires_at=None)
             draft.released = ["token"]
             draft.details["generation"] = str(row.generation)
+            token.note(draft)
             return row
 
         self._context.decide(draft, operation)
-        identity = self._context.identity
-        return TokenResponse(token=issue_token(identity, request, results, checked.tls_key))
+        return TokenResponse(token=token.text)
 
     def _again(
         self, signed: SignedRequest, request: AttestRequest, draft: AuditDraft, *, certificate: bool
@@ -208,6 +209,7 @@ class Attestation:
             spki=request.tls_spki,
             holder=f"workload {request.workload}/{request.instance} {draft.actor}",
         )
+        token = issue_token(context.identity, request, results, checked.tls_key)
 
         def operation(transaction: Transaction) -> tuple[Provision, _Entered]:
             session = _still_current(transaction, checked)
@@ -219,14 +221,14 @@ class Attestation:
                 draft.details["endpoint"] = request.endpoint
             if checked.network_key is not None:
                 draft.released.append("certificate")
+            token.note(draft)
             return provision, _Entered(row, authority)
 
         provision, entered = context.decide(draft, operation)
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
-        token = issue_token(context.identity, request, results, checked.tls_key)
         sealed = seal(provision, request.hpke_public_key, self._transcript(request))
-        return AttestResponse(token=token, sealed_provision=sealed, timings_us={})
+        return AttestResponse(token=token.text, sealed_provision=sealed, timings_us={})
 
     def _transcript(self, request: AttestRequest) -> bytes:
         return binding.transcript(
