@@ -137,9 +137,17 @@ class Shielded(Job):
         self.tasks: list[Task] = []
 
     def manifest_text(
-        self, *arguments: str, program: str = "train.py", tables: str = "", environment: str = ""
+        self,
+        *arguments: str,
+        program: str = "train.py",
+        tables: str = "",
+        environment: str = "",
+        spare: int = 0,
     ) -> str:
-        """Return the example's Manifest for this machine and these arguments of the program."""
+        """Return the example's Manifest for this machine and these arguments of the program.
+
+        spare: how many of the workers may come and go.
+        """
         text = (EXAMPLES / self.example / "manifest.toml").read_text()
         extra = "".join(f', "{one}"' for one in arguments)
         for old, new in (
@@ -157,7 +165,8 @@ class Shielded(Job):
 
         def count(found: re.Match[str]) -> str:
             number = sum(kind == written[found[0]] for kind, _ in self.members)
-            return f"minimum = {number}, maximum = {number}"
+            least = number - spare if written[found[0]] == "worker" else number
+            return f"minimum = {least}, maximum = {number}"
 
         text = re.sub("|".join(written), count, text)
         return text + tables

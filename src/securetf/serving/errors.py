@@ -21,7 +21,7 @@ class ModelLoadError(ServingError):
     code = "STF-5001"
 
 
-class ReceiptError(ServingError):
+class ReceiptUnavailableError(ServingError):
     """The identity directory from which receipts are signed is incomplete or not of the expected form."""
 
     code = "STF-5003"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from securetf.serving.errors import ReceiptError
+from securetf.serving.errors import ReceiptUnavailableError
 
 _MAX_BYTES = 1 << 20
 ENVIRONMENT = "SECURETF_IDENTITY"
@@ -28,18 +28,18 @@ class Identity:
         """Return a file of the directory.
 
         Raises:
-            ReceiptError: it is missing or larger than 1 MiB.
+            ReceiptUnavailableError: it is missing or larger than 1 MiB.
         """
         try:
             with (self.directory / name).open("rb") as stream:
                 content = stream.read(_MAX_BYTES + 1)
         except OSError as error:
-            raise ReceiptError(
+            raise ReceiptUnavailableError(
                 f"{name} of the identity directory cannot be read: {error.strerror}",
                 "start the service by `securetf run` with `receipts = true` in its workload",
             ) from None
         if len(content) > _MAX_BYTES:
-            raise ReceiptError(
+            raise ReceiptUnavailableError(
                 f"{name} of the identity directory is larger than 1 MiB", "start the service anew"
             )
         return content
@@ -48,14 +48,14 @@ class Identity:
         """Return a JSON file of the directory.
 
         Raises:
-            ReceiptError: as `read`, or not a JSON object.
+            ReceiptUnavailableError: as `read`, or not a JSON object.
         """
         try:
             found = json.loads(self.read(name))
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise ReceiptError(
+            raise ReceiptUnavailableError(
                 f"{name} of the identity directory is not a JSON object", "start the service anew"
             )
         return found
@@ -64,7 +64,7 @@ class Identity:
         """Return name, root (hex) and epoch of the volume in whose mount a path lies; empty and 0 for none.
 
         Raises:
-            ReceiptError: as `document`.
+            ReceiptUnavailableError: as `document`.
         """
         where = path.resolve()
         best: tuple[int, tuple[str, str, int]] = (-1, ("", "", 0))

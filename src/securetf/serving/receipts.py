@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from securetf.serving.errors import Kind, ReceiptError, Refusal
+from securetf.serving.errors import Kind, ReceiptUnavailableError, Refusal
 from securetf.serving.identity import Identity
 from securetf.serving.models import Version
 
@@ -45,7 +45,7 @@ class Signer:
     """Signs with the receipt key; follows the launcher's renewals of attestation and delegation.
 
     Raises:
-        ReceiptError: the identity directory is incomplete.
+        ReceiptUnavailableError: the identity directory is incomplete.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -55,7 +55,9 @@ class Signer:
         try:
             self._key = ECKey.import_key(identity.read("receipt-key.pem"))
         except ValueError:
-            raise ReceiptError("receipt-key.pem is not an EC key", "start the service anew") from None
+            raise ReceiptUnavailableError(
+                "receipt-key.pem is not an EC key", "start the service anew"
+            ) from None
         self._lock = threading.Lock()
         self._standing = self._read()
 
@@ -63,7 +65,7 @@ class Signer:
         """Return the compact JWS (ES256) for one answer. request, response: bodies as docs/formats says.
 
         Raises:
-            ReceiptError: the identity directory has become incomplete.
+            ReceiptUnavailableError: the identity directory has become incomplete.
         """
         from joserfc import jws  # noqa: PLC0415
 
@@ -100,7 +102,7 @@ class Signer:
                 for name in ("attestation.json", "receipt-delegation.jws")
             ]
         except OSError as error:
-            raise ReceiptError(
+            raise ReceiptUnavailableError(
                 f"the identity directory has gone: {error.strerror}", "start the service anew"
             ) from None
         return tuple((one.st_ino, one.st_mtime_ns) for one in facts)
@@ -110,10 +112,10 @@ class Signer:
         ear = self._identity.document("attestation.json").get("ear")
         delegation = self._identity.read("receipt-delegation.jws").decode("ascii", "replace").strip()
         if not isinstance(ear, str):
-            raise ReceiptError("attestation.json names no EAR", "start the service anew")
+            raise ReceiptUnavailableError("attestation.json names no EAR", "start the service anew")
         bound, token = _payload(delegation, "receipt-delegation.jws"), _payload(ear, "the EAR")
         if any(name not in bound for name in _BOUND) or "jti" not in token:
-            raise ReceiptError(
+            raise ReceiptUnavailableError(
                 "the delegation or the EAR lacks a claim", "start the service with this release's launcher"
             )
         claims = {name: bound[name] for name in _BOUND}
@@ -129,5 +131,5 @@ def _payload(compact: str, what: str) -> dict[str, Any]:
     except (IndexError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise ReceiptError(f"{what} is not a compact JWS", "start the service anew")
+        raise ReceiptUnavailableError(f"{what} is not a compact JWS", "start the service anew")
     return found

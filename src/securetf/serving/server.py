@@ -37,7 +37,7 @@ def run(options: Options, *, listening: Callable[[Addresses], None], ready: Call
 
     Raises:
         UsageError, PortInUseError: as `bind`, or the models' directory is not there.
-        ReceiptError: the identity directory is incomplete.
+        ReceiptUnavailableError: the identity directory is incomplete.
     """
     if not options.models.is_dir():
         raise UsageError(

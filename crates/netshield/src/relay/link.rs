@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::record::RecordError;
 use super::stats::Stats;
-use super::tunnel::{TunnelError, reset_on_close};
+use super::tunnel::{TunnelError, end_on_close, reset_on_close};
 
 /// Why a stream is cut: both programs get a reset.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,7 @@ pub struct Link {
     pub expires: Cell<Instant>,
     /// Sockets of all tunnels so far.
     tunnels: RefCell<Vec<Weak<TcpStream>>>,
+    was_cut: Cell<bool>,
     /// Something above has changed.
     pub changed: Notify,
 }
@@ -99,6 +100,7 @@ impl Link {
             asked: Cell::new(Asked::No),
             expires: Cell::new(expires),
             tunnels: RefCell::default(),
+            was_cut: Cell::new(false),
             changed: Notify::new(),
         }
     }
@@ -135,7 +137,7 @@ impl Link {
 
     /// Makes the coming close of every socket a reset.
     pub fn cut(&self) {
-        reset_on_close(&self.program);
+        self.was_cut.set(true);
         for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
             reset_on_close(&tunnel);
         }
@@ -157,10 +159,11 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// A stream that is dropped before its end, as when the relay stops, is a reset for the program.
+    /// Closing the program's socket is a reset from its first moment on, also when the relay is stopped or killed; only
+    /// here, when all has been passed on, does it become an end.
     fn drop(&mut self) {
-        if !self.is_done() {
-            reset_on_close(&self.program);
+        if self.is_done() && !self.was_cut.get() {
+            end_on_close(&self.program);
         }
     }
 }
