@@ -14,6 +14,7 @@ from securetf.errors import SecuretfError, UsageError
 COMMANDS = {  # name → (module, one line of help)
     "audit": ("securetf.cli.audit", "Read and check the audit log of a CAS."),
     "cas": ("securetf.cli.cas", "Start a CAS, or attest one and pin it."),
+    "convert": ("securetf.cli.convert", "Convert Keras models and SavedModels to LiteRT."),
     "demo": ("securetf.cli.demo", "Show the whole path on this machine, in simulation."),
     "endorsements": ("securetf.cli.endorsements", "Fetch, import and show what vendors say about platforms."),
     "evidence": ("securetf.cli.evidence", "Show, verify or collect Evidence."),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from securetf.serving.protocols import message
-from support.service import direct, serving
+from support.service import direct
 
 pytestmark = pytest.mark.tensorflow
 X = np.random.default_rng(8).standard_normal((3, 4)).astype(np.float32)
@@ -130,17 +130,8 @@ def example_request(request):
     return request
 
 
-@pytest.fixture(scope="module")
-def examples(apis, tmp_path_factory):
-    """A SavedModel that parses serialized Examples in its graph, as estimators write it."""
-    repository = tmp_path_factory.mktemp("examples") / "models"
-    write_example_model(apis.tf, repository / "examples" / "1")
-    with serving(repository) as found:
-        yield found
-
-
-def test_classify_regress_and_multi_inference_when_called_answer(apis, examples) -> None:
-    with grpc.insecure_channel(examples.grpc) as channel:
+def test_classify_regress_and_multi_inference_when_called_answer(apis, tensorflow_served) -> None:
+    with grpc.insecure_channel(tensorflow_served.grpc) as channel:
         stub = apis.prediction_service_pb2_grpc.PredictionServiceStub(channel)
         request = example_request(apis.classification_pb2.ClassificationRequest())
         request.model_spec.name, request.model_spec.signature_name = "examples", "classify"
@@ -159,45 +150,23 @@ def test_classify_regress_and_multi_inference_when_called_answer(apis, examples)
         assert two.regression_result.regressions[0].value == 3.0
 
 
-def test_rest_when_it_classifies_and_regresses_answers_in_serving_form(examples) -> None:
+def test_rest_when_it_classifies_and_regresses_answers_in_serving_form(tensorflow_served) -> None:
     rows = {"examples": [{"f": [1, 2.0]}, {"f": [3.0, 4]}]}
-    status, found = examples.json(
+    status, found = tensorflow_served.json(
         "POST", "/v1/models/examples:classify", {"signature_name": "classify", **rows}
     )
     assert (status, found) == (
         200,
         {"results": [[["first", 1.0], ["second", 2.0]], [["first", 3.0], ["second", 4.0]]]},
     )
-    status, found = examples.json(
+    status, found = tensorflow_served.json(
         "POST", "/v1/models/examples:regress", {"signature_name": "regress", **rows}
     )
     assert (status, found) == (200, {"results": [3.0, 7.0]})
-    status, found = examples.json(
+    status, found = tensorflow_served.json(
         "POST", "/v1/models/examples:classify", {"signature_name": "regress", **rows}
     )
     assert (status, "Expected signature method_name to be" in found["error"]) == (400, True)
-
-
-def write_example_model(tf, folder) -> None:
-    """Write a SavedModel with the signatures `classify` and `regress` over serialized Examples."""
-    v1 = tf.compat.v1
-    with v1.Graph().as_default(), v1.Session() as session:
-        serialized = v1.placeholder(tf.string, (None,), name="examples")
-        values = v1.io.parse_example(serialized, {"f": v1.io.FixedLenFeature((2,), tf.float32)})["f"]
-        classes = tf.tile(tf.constant([["first", "second"]]), [tf.shape(values)[0], 1])
-        info = v1.saved_model.build_tensor_info
-        build = v1.saved_model.build_signature_def
-        inputs = {"inputs": info(serialized)}
-        total = info(tf.reduce_sum(values, axis=1))
-        signatures = {
-            "classify": build(
-                inputs, {"classes": info(classes), "scores": info(values)}, "tensorflow/serving/classify"
-            ),
-            "regress": build(inputs, {"outputs": total}, "tensorflow/serving/regress"),
-        }
-        builder = v1.saved_model.Builder(str(folder))
-        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
-        builder.save()
 
 
 def published_fields(descriptor) -> set[tuple]:

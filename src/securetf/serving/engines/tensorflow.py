@@ -100,8 +100,9 @@ def _keras(tf: Any, model: Path) -> TensorflowEngine:
     inputs = {tensor.name.split(":")[0]: _keras_spec(tensor) for tensor in loaded.inputs}
     outputs = {f"output_{number}": _keras_spec(tensor) for number, tensor in enumerate(loaded.outputs)}
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in loaded.inputs]
+    given_as = (lambda tensors: tensors[0]) if len(specs) == 1 else list
     graph = tf.function(
-        lambda *tensors: tf.nest.flatten(loaded(list(tensors), training=False)), input_signature=specs
+        lambda *tensors: tf.nest.flatten(loaded(given_as(tensors), training=False)), input_signature=specs
     )
     signature = Signature(inputs=inputs, outputs=outputs)
 
