@@ -20,10 +20,10 @@ from pathlib import Path
 SHIELDS = ("none", "namespace", "seccomp")
 PATIENCE_S = 3600
 CPYTHON = ["-m", "test", "-v", "-i", "*VSOCK*", "-i", "*Vsock*", "test_socket", "test_asyncio"]
-EXPECTED = {  # the last line of what a test says, and why the shield has it say that
-    r"PermissionError: \[Errno 13\]|AssertionError: Can not create socket": "a UDP(LITE) socket: refused",
+EXPECTED = {  # what is found in "NAME: LAST LINE" of a test that failed, and why
+    r"PermissionError: \[Errno 13\]|AssertionError: Can not create socket": "a UDP socket: refused",
     r"(?s)127\.77\.": "S binds a loopback address of its own, and getsockname says so",
-    r"AssertionError: (0|False) (!=|is not) (1|True)": "S turns IPV6_V6ONLY off when it binds",
+    r"test_ipv6_only_default: AssertionError": "S turns IPV6_V6ONLY off when it binds",
 }
 # TensorFlow's tests choose ports with the package portpicker, which tries UDP, too, and skip without a port.
 PORTPICKER = """
@@ -88,7 +88,9 @@ def compare(shield: str, found: Results, without: Results) -> int:
     unexpected = 0
     by_reason: dict[str, list[str]] = {}
     for name in sorted(found.keys() - without.keys()):
-        reason = next((why for what, why in EXPECTED.items() if re.search(what, found[name])), None)
+        reason = next(
+            (why for what, why in EXPECTED.items() if re.search(what, f"{name}: {found[name]}")), None
+        )
         unexpected += reason is None
         by_reason.setdefault(reason or f"UNEXPECTED: {found[name]}", []).append(name)
     for reason, names in by_reason.items():
