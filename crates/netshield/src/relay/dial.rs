@@ -15,7 +15,7 @@ use super::peer::Instance;
 use super::state::{State, expiry};
 use super::stats::add;
 use super::stream::{self, Renewal};
-use super::tunnel::{Tunnel, TunnelError, end_on_close, reset_on_close, tune};
+use super::tunnel::{Tunnel, TunnelError, reset_on_close, tune};
 use super::verify::{Expected, Verifier};
 use crate::event::Outbound;
 use crate::policy::ExternalRule;
@@ -126,7 +126,6 @@ async fn member(
         Ok((tunnel, id)) => {
             state.reached(&text);
             add(&state.stats.outbound, 1);
-            end_on_close(&program);
             stream::run(
                 Arc::clone(state),
                 program,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::record::RecordError;
 use super::stats::Stats;
-use super::tunnel::{TunnelError, reset_on_close};
+use super::tunnel::{TunnelError, end_on_close, reset_on_close};
 
 /// Why a stream is cut: both programs get a reset.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +118,12 @@ impl Link {
         self.is_done() && self.peer_done.get()
     }
 
+    /// The program has all it will get, so that closing its socket may be an end. Until now it was a reset, also for the
+    /// kernel that closes the sockets of a relay that was killed.
+    pub fn program_is_done(&self) {
+        end_on_close(&self.program);
+    }
+
     /// Tells the peer that we are done: the end of the TCP connection, after `close_notify`.
     pub fn tell_done(&self) {
         for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
@@ -153,14 +159,5 @@ impl Link {
         self.down_moves.set(self.down_moves.get() + 1);
         self.expires.set(expires);
         self.set(&self.asked, Asked::No);
-    }
-}
-
-impl Drop for Link {
-    /// A stream that is dropped before its end, as when the relay stops, is a reset for the program.
-    fn drop(&mut self) {
-        if !self.is_done() {
-            reset_on_close(&self.program);
-        }
     }
 }

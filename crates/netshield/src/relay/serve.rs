@@ -14,7 +14,7 @@ use super::handshake::accept;
 use super::state::{Resumable, State, expiry, is_virtual};
 use super::stats::add;
 use super::stream::{self, Renewal};
-use super::tunnel::{Tunnel, end_on_close, reset_on_close, tune};
+use super::tunnel::{Tunnel, reset_on_close, tune};
 use super::verify::{Expected, Verifier};
 
 /// Tunnels for one stream that wait for its core.
@@ -119,7 +119,7 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
         add(&state.stats.unreachable, 1);
         return answer(state, tunnel, Answer::NotListening).await;
     };
-    reset_on_close(&program); // until the stream takes over: a relay that stops now must not look like an end
+    reset_on_close(&program); // a relay that stops or is killed must not look like an end
     let _ = program.set_nodelay(true);
     let (tunnels, waiting) = mpsc::channel(WAITING_TUNNELS);
     let Some(_registered) = Registered::new(
@@ -135,7 +135,6 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
     };
     if let Ok(Ok(())) = timeout(state.limits.handshake, tunnel.send(&[Answer::Ok as u8])).await {
         add(&state.stats.inbound, 1);
-        end_on_close(&program);
         stream::run(
             Arc::clone(state),
             program,

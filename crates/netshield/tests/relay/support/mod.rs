@@ -129,6 +129,11 @@ pub struct Node {
 }
 
 pub fn node(ca: &Ca, leaf: &Leaf, policy: Policy, limits: Limits) -> Node {
+    node_at(ca, leaf, policy, limits, "127.0.0.1:0")
+}
+
+/// A member whose peers arrive at `address`.
+pub fn node_at(ca: &Ca, leaf: &Leaf, policy: Policy, limits: Limits, address: &str) -> Node {
     let key = NetworkKey::generate().unwrap();
     let chain = vec![ca.issue(&key.spki_der().unwrap(), leaf)];
     let (program, denials) = (Arc::new(Program::default()), Arc::new(Denials::default()));
@@ -139,7 +144,7 @@ pub fn node(ca: &Ca, leaf: &Leaf, policy: Policy, limits: Limits) -> Node {
             chain,
         },
         trust_root: ca.der.clone(),
-        tunnel: TunnelListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(),
+        tunnel: TunnelListener::bind(address.parse().unwrap()).unwrap(),
         inner: program.clone(),
         denials: denials.clone(),
         limits,
@@ -174,6 +179,11 @@ impl Pair {
         let ca = Ca::new("session");
         let worker = node(&ca, worker, policy("worker", 0), limits);
         let ps = node(&ca, ps, policy("ps", 0), limits);
+        Self::of(ca, worker, ps)
+    }
+
+    /// Two members that know where each other is.
+    pub fn of(ca: Ca, worker: Node, ps: Node) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         *ps.program.address.lock().unwrap() = Some(listener.local_addr().unwrap());
         worker
