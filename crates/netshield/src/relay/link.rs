@@ -143,7 +143,7 @@ impl Link {
     pub fn cut(&self) {
         reset_on_close(&self.program);
         for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
-            reset_on_close(&tunnel);
+            reset_on_close(&*tunnel);
         }
     }
 

@@ -105,7 +105,8 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
     let (inner, port, source) = (Arc::clone(&state.inner), open.port, open.source);
     let dialled = timeout(
         state.limits.dial,
-        spawn_blocking(move || inner.dial(port, source)),
+        // A relay that stops or is killed from now on must not look like an end.
+        spawn_blocking(move || inner.dial(port, source).inspect(reset_on_close)),
     )
     .await;
     let program = match dialled {
@@ -119,7 +120,6 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
         add(&state.stats.unreachable, 1);
         return answer(state, tunnel, Answer::NotListening).await;
     };
-    reset_on_close(&program); // a relay that stops or is killed must not look like an end
     let _ = program.set_nodelay(true);
     let (tunnels, waiting) = mpsc::channel(WAITING_TUNNELS);
     let Some(_registered) = Registered::new(

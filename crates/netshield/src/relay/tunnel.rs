@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream as StdTcpStream;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -268,7 +269,7 @@ fn unpaced(tcp: &TcpStream) {
 }
 
 /// Makes the coming close a reset.
-pub fn reset_on_close(tcp: &TcpStream) {
+pub fn reset_on_close(tcp: &impl AsFd) {
     // Fails only on a socket that is no longer connected; that one is closed anyway.
     let _ = sockopt::set_socket_linger(tcp, Some(Duration::ZERO));
 }

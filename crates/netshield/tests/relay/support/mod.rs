@@ -226,10 +226,15 @@ pub fn dial(relay: &Relay, destination: &str) -> TcpStream {
     near
 }
 
-/// Accepts within ten seconds.
+/// Accepts within half a minute.
 pub fn accept(listener: &TcpListener) -> TcpStream {
+    accept_within(listener, Duration::from_secs(30))
+}
+
+/// Accepts, or panics after `patience`.
+pub fn accept_within(listener: &TcpListener, patience: Duration) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + patience;
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
