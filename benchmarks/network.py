@@ -1,6 +1,6 @@
 """What the network shield costs a connection, against plain TCP and stunnel.
 
-Throughput, latency, set-up, memory: `python benchmarks/network.py [--quick] [--json FILE]`. Programs:
+Throughput, latency, set-up, gRPC, memory: `python benchmarks/network.py [--quick] [--json FILE]`. Programs:
 `apt-get install iperf3 stunnel4`; ghostunnel is measured too where it is installed. Two relays in one process
 (the crate's example `relay_bench`, built here) stand between the programs; everything shares the machine's
 cores, so only ratios count. Runs alternate: raw, ours, stunnel.
@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from _report import Row, publish
+from _network_grpc import GrpcServer, call
+from _report import RESULTS, Row, bars, publish
 
 ROOT = Path(__file__).parents[1]
 IDLE = 1000
@@ -41,9 +42,30 @@ def main() -> None:
         bench = Bench(stack, binary, directory)
         rows = bench.throughput(seconds=2 if arguments.quick else 4, runs=3 if arguments.quick else 5)
         rows += bench.latency(messages=3000 if arguments.quick else 20_000, runs=3 if arguments.quick else 5)
+        rows += bench.grpc(small=300 if arguments.quick else 2000, large=20, runs=3 if arguments.quick else 5)
         rows += bench.memory()
     load = os.getloadavg()[0]
     publish("Network shield on loopback", rows, arguments.json, {"load_average": load, "peers": bench.names})
+    draw(rows)
+
+
+def draw(rows: list[Row]) -> None:
+    """Plot each path's figure relative to raw: more is better for Gbit/s, less for microseconds."""
+    groups: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.peer == "raw" and row.peer_value:
+            groups.setdefault(label(row), {}).update(raw=1.0, ours=row.value / row.peer_value)
+    for row in rows:
+        values = groups.get(label(row))
+        if values and row.peer != "raw" and row.peer_value:
+            values[row.peer] = row.peer_value * values["ours"] / row.value
+    bars(RESULTS / "network.png", "Network shield, relative to plain TCP", groups, "times raw")
+
+
+def label(row: Row) -> str:
+    """Return a row's name short enough for an axis."""
+    short = {"throughput, 1 stream(s)": "Gbit/s", "throughput, 4 stream(s)": "Gbit/s x4"}
+    return short.get(row.name, row.name.split(",")[0])
 
 
 def build() -> Path:
@@ -88,6 +110,7 @@ class Bench:
         iperf = free_port()
         stack.enter_context(running("iperf3", "-s", "-p", str(iperf)))
         echo = self._port(stack.enter_context(running(binary, "echo")))
+        self.grpc_paths = self._grpc(stack, binary)
         self.pair = stack.enter_context(running(binary, "pair", f"127.0.0.1:{echo}"))
         bulk = stack.enter_context(running(binary, "pair", f"127.0.0.1:{iperf}"))
         ours = (self._port(bulk), self._port(self.pair))
@@ -99,6 +122,11 @@ class Bench:
             wait_for(echo_port)
             wait_for(bulk_port)
         self.names = list(self.paths)
+
+    def _grpc(self, stack: ExitStack, binary: Path) -> dict[str, int]:
+        server = stack.enter_context(GrpcServer())
+        pair = stack.enter_context(running(binary, "pair", f"127.0.0.1:{server.port}"))
+        return {"raw": server.port, "ours": self._port(pair)}
 
     @staticmethod
     def _port(process: subprocess.Popen[str]) -> int:
@@ -207,6 +235,18 @@ class Bench:
             for peer in sorted(self.paths.keys() - {"ours"}):
                 target = TARGETS["ping-pong"] if mode == "pingpong" and peer == "raw" else None
                 rows.append(compare(what, "us", medians, peer, most=target))
+        return rows
+
+    def grpc(self, *, small: int, large: int, runs: int) -> list[Row]:
+        """Time unary calls of grpcio that send a message and get it back."""
+        rows: list[Row] = []
+        for name, size, count in (("64 B", 64, small), ("1 MiB", 1 << 20, large)):
+            micros: dict[str, list[float]] = {path: [] for path in self.grpc_paths}
+            for _ in range(runs):
+                for path, port in self.grpc_paths.items():
+                    micros[path].append(call(port, size, count))
+            medians = {path: statistics.median(values) for path, values in micros.items()}
+            rows.append(compare(f"gRPC unary {name}", "us", medians, "raw"))
         return rows
 
     def memory(self) -> list[Row]:

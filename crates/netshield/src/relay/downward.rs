@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::rc::Rc;
 
+use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -15,7 +16,7 @@ use super::link::{Asked, Cut, Link};
 use super::pool::{Buffer, Size};
 use super::record::{Content, MAX_RECORD, RecordError};
 use super::stats::add;
-use super::tunnel::{Incoming, TunnelError, receive};
+use super::tunnel::{Incoming, TunnelError, read_once, receive};
 
 /// Records given to the program with one system call.
 const BATCH: usize = 64;
@@ -71,7 +72,10 @@ impl Downward {
                 filled = self.take_leftover(&mut buffer);
             } else {
                 let room = buffer.bytes().get_mut(filled..).unwrap_or_default();
-                match self.tunnel.tcp.try_read(room) {
+                let tcp = &self.tunnel.tcp;
+                match read_once(tcp, room.len(), || {
+                    rustix::net::recv(tcp, room, RecvFlags::empty()).map(|(count, _)| count)
+                }) {
                     Ok(0) => return Err(Cut::Truncated),
                     Ok(count) => filled += count,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -81,7 +81,6 @@ pub struct Link {
     pub expires: Cell<Instant>,
     /// Sockets of all tunnels so far.
     tunnels: RefCell<Vec<Weak<TcpStream>>>,
-    was_cut: Cell<bool>,
     /// Something above has changed.
     pub changed: Notify,
 }
@@ -100,7 +99,6 @@ impl Link {
             asked: Cell::new(Asked::No),
             expires: Cell::new(expires),
             tunnels: RefCell::default(),
-            was_cut: Cell::new(false),
             changed: Notify::new(),
         }
     }
@@ -120,6 +118,12 @@ impl Link {
         self.is_done() && self.peer_done.get()
     }
 
+    /// The program has all it will get, so that closing its socket may be an end. Until now it was a reset, also for the
+    /// kernel that closes the sockets of a relay that was killed.
+    pub fn program_is_done(&self) {
+        end_on_close(&self.program);
+    }
+
     /// Tells the peer that we are done: the end of the TCP connection, after `close_notify`.
     pub fn tell_done(&self) {
         for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
@@ -137,9 +141,9 @@ impl Link {
 
     /// Makes the coming close of every socket a reset.
     pub fn cut(&self) {
-        self.was_cut.set(true);
+        reset_on_close(&self.program);
         for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
-            reset_on_close(&tunnel);
+            reset_on_close(&*tunnel);
         }
     }
 
@@ -155,15 +159,5 @@ impl Link {
         self.down_moves.set(self.down_moves.get() + 1);
         self.expires.set(expires);
         self.set(&self.asked, Asked::No);
-    }
-}
-
-impl Drop for Link {
-    /// Closing the program's socket is a reset from its first moment on, also when the relay is stopped or killed; only
-    /// here, when all has been passed on, does it become an end.
-    fn drop(&mut self) {
-        if self.is_done() && !self.was_cut.get() {
-            end_on_close(&self.program);
-        }
     }
 }

@@ -45,6 +45,7 @@ use self::cores::{Cores, Work};
 use self::outside::Outside;
 use self::peer::Instance;
 use self::state::{Parties, State};
+use self::tunnel::reset_on_close;
 use self::verify::Session;
 use crate::event::{DenialLog, Inner, Outbound};
 use crate::policy::Policy;
@@ -197,6 +198,8 @@ impl Relay {
     /// Takes a connection that the program opened: carries it, or resets it and notes why. Returns at once.
     pub fn outbound(&self, outbound: Outbound) {
         let destination = outbound.destination;
+        // Closing what is not carried is a reset, so that the program hears of it at once.
+        reset_on_close(&outbound.stream);
         if !self.cores.give(Work::Outbound(outbound)) {
             self.state.deny(
                 "outbound",

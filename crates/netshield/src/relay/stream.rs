@@ -17,7 +17,7 @@ use super::link::{Asked, Cut, Link};
 use super::peer::Instance;
 use super::state::State;
 use super::stats::add;
-use super::tunnel::{Incoming, Outgoing, Parts, Tunnel, TunnelError};
+use super::tunnel::{Incoming, Outgoing, Parts, Tunnel, TunnelError, tune_program};
 use super::upward::Upward;
 use super::verify::Peer;
 
@@ -41,7 +41,8 @@ pub enum Renewal {
     },
 }
 
-/// Carries one connection until both directions are closed or something cuts it.
+/// Carries one connection until both directions are closed or something cuts it. The program's socket is set to close
+/// with a reset, and stays so until it has all that it will get.
 pub async fn run(
     state: Arc<State>,
     program: TcpStream,
@@ -49,6 +50,7 @@ pub async fn run(
     id: StreamId,
     mut renewal: Renewal,
 ) {
+    tune_program(&program);
     add(&state.stats.live, 1);
     let direction = match renewal {
         Renewal::Dialled { .. } => "outbound",
@@ -131,10 +133,11 @@ async fn guard(state: &State, link: &Link, peer: &Peer) -> Result<(), Cut> {
     let mut revoked = state.revoked.subscribe();
     let mut replaced = state.session.generations.watch();
     loop {
-        if link.is_complete() {
-            return Ok(());
-        }
         if link.is_done() {
+            link.program_is_done();
+            if link.is_complete() {
+                return Ok(());
+            }
             link.tell_done();
         }
         if let Some(reason) = revoked.borrow_and_update().clone() {

@@ -14,7 +14,7 @@ use super::link::{Cut, Link};
 use super::pool::{Buffer, RECORDS, Size};
 use super::record::{HEADER, MAX_PLAIN, STRIDE};
 use super::stats::add;
-use super::tunnel::{Outgoing, TunnelError};
+use super::tunnel::{Outgoing, TunnelError, read_once};
 
 /// Reads in a row before other streams of the core get their turn.
 const TURNS: u32 = 8;
@@ -105,11 +105,11 @@ impl Upward {
                     .and_then(|place| place.get_mut(HEADER..HEADER + MAX_PLAIN));
                 IoSliceMut::new(place.unwrap_or_default())
             });
-            match self
-                .link
-                .program
-                .try_read_vectored(slices.get_mut(..capacity).unwrap_or_default())
-            {
+            let program = &self.link.program;
+            let slices = slices.get_mut(..capacity).unwrap_or_default();
+            match read_once(program, capacity * MAX_PLAIN, || {
+                rustix::io::readv(program, slices)
+            }) {
                 Ok(0) => return Ok(Forwarded::End),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

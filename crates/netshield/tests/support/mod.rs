@@ -88,12 +88,18 @@ impl DenialLog for Denials {
 }
 
 impl Denials {
+    /// The first such denial so far.
+    pub fn noted(&self, wanted: impl Fn(&Denial) -> bool) -> Option<Denial> {
+        let noted = self.0.lock().unwrap();
+        noted.iter().find(|one| wanted(one)).cloned()
+    }
+
     /// The first denial for which `wanted` holds, waited for a short while.
     pub fn find(&self, wanted: impl Fn(&Denial) -> bool) -> Denial {
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {
-            if let Some(found) = self.0.lock().unwrap().iter().find(|one| wanted(one)) {
-                return found.clone();
+            if let Some(found) = self.noted(&wanted) {
+                return found;
             }
             assert!(
                 Instant::now() < deadline,

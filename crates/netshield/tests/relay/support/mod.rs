@@ -145,6 +145,11 @@ pub struct Node {
 }
 
 pub fn node(ca: &Ca, leaf: &Leaf, policy: Policy, limits: Limits) -> Node {
+    node_at(ca, leaf, policy, limits, "127.0.0.1:0")
+}
+
+/// A member whose peers arrive at `address`.
+pub fn node_at(ca: &Ca, leaf: &Leaf, policy: Policy, limits: Limits, address: &str) -> Node {
     let key = NetworkKey::generate().unwrap();
     let chain = vec![ca.issue(&key.spki_der().unwrap(), leaf)];
     let (program, denials) = (Arc::new(Program::default()), Arc::new(Denials::default()));
@@ -155,7 +160,7 @@ pub fn node(ca: &Ca, leaf: &Leaf, policy: Policy, limits: Limits) -> Node {
             chain,
         },
         trust_root: ca.der.clone(),
-        tunnel: TunnelListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(),
+        tunnel: TunnelListener::bind(address.parse().unwrap()).unwrap(),
         inner: program.clone(),
         denials: denials.clone(),
         limits,
@@ -190,6 +195,11 @@ impl Pair {
         let ca = Ca::new("session");
         let worker = node(&ca, worker, policy("worker", 0), limits);
         let ps = node(&ca, ps, policy("ps", 0), limits);
+        Self::of(ca, worker, ps)
+    }
+
+    /// Two members that know where each other is.
+    pub fn of(ca: Ca, worker: Node, ps: Node) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         *ps.program.address.lock().unwrap() = Some(listener.local_addr().unwrap());
         worker
@@ -232,10 +242,15 @@ pub fn dial(relay: &Relay, destination: &str) -> TcpStream {
     near
 }
 
-/// Accepts within ten seconds.
+/// Accepts within half a minute.
 pub fn accept(listener: &TcpListener) -> TcpStream {
+    accept_within(listener, Duration::from_secs(30))
+}
+
+/// Accepts, or panics after `patience`.
+pub fn accept_within(listener: &TcpListener, patience: Duration) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + patience;
     loop {
         match listener.accept() {
             Ok((stream, _)) => {

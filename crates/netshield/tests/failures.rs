@@ -1,0 +1,234 @@
+//! What networks and machines do to tunnels: sockets that are destroyed, paths that vanish, relays that are killed. Programs
+//! see a reset, soon, and never an end that the other program did not make.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+#[path = "relay/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+use securetf_netshield::event::Outbound;
+use securetf_netshield::relay::{Identity, Limits, NetworkKey, Relay, RelayConfig, TunnelListener};
+use support::pki::{Ca, Leaf};
+use support::{Node, Pair, node, node_at, policy};
+
+/// Longer than a reset takes on a busy machine, and shorter than the silence after which a peer counts as dead.
+const SOON: Duration = Duration::from_secs(10);
+
+fn is_reset(program: &mut TcpStream) {
+    let error = program.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let mut process = Command::new(words.next().unwrap());
+    let done = process.args(words).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command}: {said}");
+}
+
+#[test]
+fn a_tunnel_whose_socket_is_destroyed_resets_both_programs_at_once() {
+    let pair = Pair::new();
+    let (mut near, mut far) = pair.connect();
+    near.write_all(b"x").unwrap();
+    far.read_exact(&mut [0]).unwrap();
+    let begin = Instant::now();
+    // As an administrator does it; only the dialling side's socket has this destination.
+    let port = pair.ps.relay.tunnel_address().port();
+    run(&format!("ss -K -t dport = :{port}"));
+    is_reset(&mut near);
+    is_reset(&mut far);
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+}
+
+/// Enters a network namespace of its own, with this thread only.
+fn leave() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    run("ip link set lo up");
+}
+
+/// A worker and a parameter server on two machines with a cable between them; the function cuts it.
+fn two_machines(limits: Limits) -> (Pair, impl FnOnce()) {
+    let ca = Arc::new(Ca::new("session"));
+    let (ready, wait_for_ready) = mpsc::channel();
+    let (plug, wait_for_cable) = mpsc::channel();
+    let (cut, wait_for_cut) = mpsc::channel();
+    let (built, worker) = mpsc::channel();
+    let process = std::process::id();
+    let (near_ca, far_ca) = (Arc::clone(&ca), ca);
+    let far = thread::spawn(move || {
+        leave();
+        ready.send(rustix::thread::gettid()).unwrap();
+        let () = wait_for_cable.recv().unwrap();
+        run("ip address add 10.77.0.2/24 dev far");
+        run("ip link set far up");
+        let leaf = Leaf::right("ps", 0);
+        let node = node_at(&far_ca, &leaf, policy("ps", 0), limits, "10.77.0.2:0");
+        (node, TcpListener::bind("127.0.0.1:0").unwrap())
+    });
+    let near = thread::spawn(move || {
+        leave();
+        let thread = wait_for_ready.recv().unwrap().as_raw_nonzero();
+        let other = format!("/proc/{process}/task/{thread}/ns/net");
+        run(&format!(
+            "ip link add near type veth peer name far netns {other}"
+        ));
+        run("ip address add 10.77.0.1/24 dev near");
+        run("ip link set near up");
+        plug.send(()).unwrap();
+        let leaf = Leaf::right("worker", 0);
+        built
+            .send(node(&near_ca, &leaf, policy("worker", 0), limits))
+            .unwrap();
+        let () = wait_for_cut.recv().unwrap();
+        run("ip link delete near");
+    });
+    let (ps, listener) = far.join().unwrap();
+    let pair = Pair::of(Ca::new("unused"), worker.recv().unwrap(), ps);
+    *pair.ps.program.address.lock().unwrap() = Some(listener.local_addr().unwrap());
+    let pair = Pair { listener, ..pair };
+    let cut = move || {
+        cut.send(()).unwrap();
+        near.join().unwrap();
+    };
+    (pair, cut)
+}
+
+#[test]
+fn a_peer_that_vanishes_without_a_word_is_cut_in_bounded_time_on_both_sides() {
+    let limits = Limits {
+        heartbeat: Duration::from_millis(200),
+        silence: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let (pair, cut) = two_machines(limits);
+    let (mut near, mut far) = pair.connect();
+    near.write_all(b"x").unwrap();
+    far.read_exact(&mut [0]).unwrap();
+    let begin = Instant::now();
+    cut();
+    // One waits, the other has bytes under way: both must hear of it.
+    far.write_all(&[1; 1000]).unwrap();
+    is_reset(&mut near);
+    is_reset(&mut far);
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    for Node { denials, .. } in [&pair.worker, &pair.ps] {
+        denials.expect("cut: the peer is silent");
+    }
+}
+
+const ROLE: &str = "FAILURES_TEST_RELAY";
+const KILLED: &str = "a_relay_that_is_killed_resets_the_programs_of_both_sides_in_mid_stream";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = |place| u8::from_str_radix(&text[place..place + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(digits).collect()
+}
+
+/// In the process that is killed: the worker's relay. Tells its key, is told certificates and its peer.
+fn relay_of_a_process() {
+    let key = NetworkKey::generate().unwrap();
+    println!("key {}", hex(&key.spki_der().unwrap()));
+    let mut lines = std::io::stdin().lines().map(Result::unwrap);
+    let (trust_root, leaf) = (unhex(&lines.next().unwrap()), unhex(&lines.next().unwrap()));
+    let peer: SocketAddr = lines.next().unwrap().parse().unwrap();
+    let relay = Relay::start(RelayConfig {
+        policy: policy("worker", 0),
+        identity: Identity {
+            key,
+            chain: vec![leaf],
+        },
+        trust_root,
+        tunnel: TunnelListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(),
+        inner: Arc::new(support::Program::default()),
+        denials: Arc::new(support::Denials::default()),
+        limits: Limits::default(),
+    })
+    .unwrap();
+    relay.set_endpoints(vec![("ps".into(), 0, peer)]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("entry {}", listener.local_addr().unwrap());
+    while let Ok((stream, source)) = listener.accept() {
+        relay.outbound(Outbound {
+            stream,
+            destination: "100.64.0.100:2222".parse().unwrap(),
+            source,
+        });
+    }
+}
+
+/// Starts [`relay_of_a_process`] as a worker of `ca` that knows `ps`; where programs connect.
+fn start_process(ca: &Ca, ps: &Node) -> (Child, SocketAddr) {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", KILLED, "--nocapture"])
+        .env(ROLE, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let mut told = |word: &str| {
+        let line = lines.find(|line| line.contains(word)).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    let spki = unhex(&told("key "));
+    let leaf = ca.issue(&spki, &Leaf::right("worker", 0));
+    let mut input = process.stdin.take().unwrap();
+    let peer = ps.relay.tunnel_address();
+    writeln!(input, "{}\n{}\n{peer}", hex(&ca.der), hex(&leaf)).unwrap();
+    let entry = told("entry ").parse().unwrap();
+    (process, entry)
+}
+
+/// Writes for as long as it goes.
+fn flood(mut program: TcpStream) -> thread::JoinHandle<()> {
+    thread::spawn(move || while program.write_all(&[7; 65_536]).is_ok() {})
+}
+
+#[test]
+fn a_relay_that_is_killed_resets_the_programs_of_both_sides_in_mid_stream() {
+    if std::env::var_os(ROLE).is_some() {
+        return relay_of_a_process();
+    }
+    for upward in [true, false] {
+        let ca = Ca::new("session");
+        let ps = node(
+            &ca,
+            &Leaf::right("ps", 0),
+            policy("ps", 0),
+            Limits::default(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        *ps.program.address.lock().unwrap() = Some(listener.local_addr().unwrap());
+        let (mut process, entry) = start_process(&ca, &ps);
+        let near = TcpStream::connect(entry).unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let far = support::accept(&listener);
+        // The writer reads nothing, so that the reset is the reader's alone.
+        let (writer, mut reader) = if upward { (near, far) } else { (far, near) };
+        let writing = flood(writer);
+        reader.read_exact(&mut vec![0; 3_000_000]).unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let begin = Instant::now();
+        let error = std::io::copy(&mut reader, &mut std::io::sink()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "upward: {upward}");
+        writing.join().unwrap();
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    }
+}
