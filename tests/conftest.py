@@ -1,21 +1,40 @@
 """How the processes of pytest-xdist (`-n 2`) share the tests out."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-OWN_PROCESSES = Path(__file__).with_name("integration")
+TOGETHER = "tests/integration/"  # files whose tests share a CAS and more: one process each
+CLUSTERS = (  # TensorFlow with as many processes as the machine can bear: one after another
+    "tests/integration/distributed/test_mirrored.py",
+    "tests/integration/distributed/test_servers.py",
+)
+
+
+def share_of(test: str) -> str:
+    """Return the name of what a test (its node id) must run in one process with."""
+    file = test.partition("::")[0]
+    if file in CLUSTERS:
+        return "clusters"
+    return file if file.startswith(TOGETHER) else test
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out by `share_of`: a fixture of a module exists once in each process that needs it.
+
+    Not `--dist loadgroup`: pytest-xdist 3.8 writes groups where pytest 9.2 does not read them.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  (only with -n)
+
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return share_of(nodeid)
+
+    return Shares(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep files together whose tests share a CAS or a cluster, and begin with what takes long.
-
-    A fixture of a module exists once in each process that runs a test of the module; a cluster of TensorFlow
-    processes, on two cores, had better exist once. What takes long and comes last leaves a core idle.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if OWN_PROCESSES in item.path.parents and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin with what takes long: it would leave a core idle at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)

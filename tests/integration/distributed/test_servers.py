@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.tensorflow,
     pytest.mark.slow,
-    pytest.mark.xdist_group("clusters"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts and namespaces"),
 ]
 
