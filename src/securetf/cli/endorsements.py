@@ -1,6 +1,7 @@
 """`securetf endorsements fetch|import|show`: what the vendors say about platforms, kept on disk."""
 
 import json
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def command() -> None:
 
     Nothing is authenticated here: whoever verifies Evidence checks every signature and date.
     """
+    _be_quiet()
 
 
 @command.command()
@@ -115,8 +117,8 @@ def import_(
     All of them or none: the first that cannot be used ends it.
     """
     now, cache = moment(at), _cache(directory)
-    found = [path for file in files for path in (sorted(file.iterdir()) if file.is_dir() else [file])]
-    contents = [(path.name, _read(path, FILE_LIMIT)) for path in found if path.is_file()]
+    found = [path for file in files for path in (_files_in(file) if file.is_dir() else [file])]
+    contents = [(path.name, _read(path, FILE_LIMIT)) for path in found]
     import_files(cache, contents, update=update, now=now)
     _print(cache, now, as_json)
 
@@ -159,8 +161,16 @@ def cached(directory: Path | None, raw: bytes, now: datetime) -> list[bytes]:
     if directory is None:
         return []
     library = Library(Cache(directory), None)
-    found = (library.obtain(need, now=now) for need in needs_of(Evidence(detect(raw), raw)))
+    with warnings.catch_warnings():
+        _be_quiet()
+        found = [library.obtain(need, now=now) for need in needs_of(Evidence(detect(raw), raw))]
     return [content for value in found for content in _files(value)]
+
+
+def _be_quiet() -> None:
+    """Ignore what `cryptography` says of genuine certificates."""
+    warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")  # AMD's VCEKs
+    warnings.filterwarnings("ignore", message="Attribute's length must be")  # Google's issuers
 
 
 def _files(value: Value) -> list[bytes]:
@@ -249,6 +259,10 @@ def _row(one: Artefact | EndorsementError, now: datetime) -> dict[str, Any]:
         "valid": one.window.holds(now),
         "size_bytes": len(one.content),
     }
+
+
+def _files_in(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.iterdir()) if path.is_file()]
 
 
 def _read(path: Path, limit: int) -> bytes:

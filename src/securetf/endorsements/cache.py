@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from securetf.errors import EndorsementError, EnvironmentUnfitError
 CONTENT_LIMIT = 1024 * 1024  # bytes of one artefact; revocation lists are the largest
 ENTRY_LIMIT = 4096  # artefacts of one cache
 VERSION = 1
+_TICK_NS = 100_000_000  # longer than the tick of any kernel
 # Kind of artefact (the first part of its name) to what reads its window.
 KINDS: dict[str, Callable[[bytes], Window]] = {
     "dcap": lambda content: windows.of_dcap(Endorsements.from_json(content)),
@@ -61,11 +63,16 @@ class Cache:
         self.directory, self._entry_limit = directory, entry_limit
 
     def generation(self) -> int:
-        """Return a number that changes whenever an artefact is added or replaced; 0: no directory."""
+        """Return a number that changes whenever an artefact is added or replaced; 0: no directory.
+
+        File systems count time in ticks, so two changes may have one time: right after a change no number is
+        returned twice.
+        """
         try:
-            return self.directory.stat().st_mtime_ns
+            changed = self.directory.stat().st_mtime_ns
         except OSError:
             return 0
+        return changed if time.time_ns() - changed > _TICK_NS else -time.monotonic_ns()
 
     def get(self, name: str, *, now: datetime) -> Artefact:
         """Return an artefact that counts at `now`.

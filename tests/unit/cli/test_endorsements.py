@@ -157,6 +157,16 @@ def test_import_when_one_file_is_of_no_use_then_nothing_is_kept(
     assert not (tmp_path / "cache").exists()
 
 
+def test_import_when_a_file_is_not_there_then_nothing_is_kept(
+    collateral: Endorsements, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.json").write_text(collateral.to_json())
+    files = [str(tmp_path / "c.json"), str(tmp_path / "missing.json")]
+    assert call(["endorsements", "import", *files, "--cache", str(tmp_path / "cache"), *AT]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_import_when_expired_then_refused_for_that(
     collateral: Endorsements, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The cache keeps an artefact as long as the artefact says, whole, in its directory, and never too many."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,3 +107,16 @@ def test_cache_when_full_then_the_expired_and_the_oldest_make_room(
         "PCK CRL",
         "root CA CRL",
     }
+
+
+def test_generation_when_something_changes_then_another_and_when_nothing_does_the_same(
+    cache: Cache, crl: bytes
+) -> None:
+    assert cache.generation() == 0
+    seen = set()
+    for index in range(20):
+        cache.put(f"crl-{index}", crl, source="s", now=NOW)
+        seen.add(cache.generation())
+    assert len(seen) == 20
+    os.utime(cache.directory, (1, 1))
+    assert cache.generation() == cache.generation() == 10**9
