@@ -76,7 +76,7 @@ def test_keras_file_and_saved_model_when_served_give_the_engines_bits(sources, t
 
 
 def test_saved_model_when_only_the_first_loader_reads_it_is_served(sources, monkeypatch) -> None:
-    """As basic-pitch's, at which TensorFlow 2's loader fails; benchmarks/packaged_models.py serves that one."""
+    """As basic-pitch's, where TensorFlow 2's loader fails; benchmarks/packaged_models.py serves that one."""
     from securetf.serving.engines import tensorflow as engine  # noqa: PLC0415
 
     (wanted,) = (
