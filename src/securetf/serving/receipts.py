@@ -7,17 +7,20 @@ import hashlib
 import json
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from securetf.errors import SecuretfError
 from securetf.serving.errors import Kind, ReceiptUnavailableError, Refusal
 from securetf.serving.identity import Identity
 from securetf.serving.models import Version
 
 HEADER = "securetf-receipt"
-_TYPE = "securetf-receipt+jwt"
+_FILES = ("attestation.json", "receipt-delegation.jws")  # what the launcher renews
 _BOUND = ("session", "workload", "instance", "manifest_hash")
+_ANEW = "start the service anew, with the launcher of this release"
 
 
 def wanted(value: str | None) -> bool:
@@ -49,45 +52,46 @@ class Signer:
     """
 
     def __init__(self, identity: Identity) -> None:
-        from joserfc.jwk import ECKey  # noqa: PLC0415  (a service without an identity starts without it)
+        # A service without an identity starts without these.
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # noqa: PLC0415
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+        from securetf.keys.workload import WorkloadKey  # noqa: PLC0415
 
         self._identity = identity
-        try:
-            self._key = ECKey.import_key(identity.read("receipt-key.pem"))
-        except ValueError:
-            raise ReceiptUnavailableError(
-                "receipt-key.pem is not an EC key", "start the service anew"
-            ) from None
+        key: object = None
+        with suppress(ValueError):
+            key = load_pem_private_key(identity.read("receipt-key.pem"), None)
+        if not isinstance(key, EllipticCurvePrivateKey):
+            raise ReceiptUnavailableError("receipt-key.pem is not an EC key", _ANEW)
+        self._key = WorkloadKey(key)
         self._lock = threading.Lock()
         self._standing = self._read()
 
     def sign(self, version: Version, request: bytes, response: bytes) -> str:
-        """Return the compact JWS (ES256) for one answer. request, response: bodies as docs/formats says.
+        """Return the receipt for one answer. request, response: bodies as docs/formats says.
 
         Raises:
             ReceiptUnavailableError: the identity directory has become incomplete.
         """
-        from joserfc import jws  # noqa: PLC0415
+        from securetf.receipt import Receipt, ReceiptModel, sign_receipt  # noqa: PLC0415
 
         origin = version.origin
-        model = {
-            "name": version.model,
-            "version": version.number,
-            "sha256": origin.sha256,
-            "volume": origin.volume,
-            "volume_root": origin.root,
-            "volume_epoch": origin.epoch,
-        }
-        claims = {
-            "v": 1,
+        receipt = Receipt(
             **self._current().claims,
-            "model": model,
-            "request_sha256": hashlib.sha256(request).hexdigest(),
-            "response_sha256": hashlib.sha256(response).hexdigest(),
-            "iat": int(time.time()),
-        }
-        payload = json.dumps(claims, separators=(",", ":"), sort_keys=True)
-        return jws.serialize_compact({"alg": "ES256", "typ": _TYPE}, payload, self._key)
+            model=ReceiptModel(
+                name=version.model,
+                version=version.number,
+                sha256=origin.sha256,
+                volume=origin.volume,
+                volume_root=origin.root,
+                volume_epoch=origin.epoch,
+            ),
+            request_sha256=hashlib.sha256(request).hexdigest(),
+            response_sha256=hashlib.sha256(response).hexdigest(),
+            iat=int(time.time()),
+        )
+        return sign_receipt(receipt, self._key)
 
     def _current(self) -> _Standing:
         with self._lock:
@@ -97,39 +101,35 @@ class Signer:
 
     def _stamp(self) -> tuple[tuple[int, int], ...]:
         try:
-            facts = [
-                Path(self._identity.directory, name).stat()
-                for name in ("attestation.json", "receipt-delegation.jws")
-            ]
+            facts = [Path(self._identity.directory, name).stat() for name in _FILES]
         except OSError as error:
             raise ReceiptUnavailableError(
-                f"the identity directory has gone: {error.strerror}", "start the service anew"
+                f"the identity directory has gone: {error.strerror}", _ANEW
             ) from None
         return tuple((one.st_ino, one.st_mtime_ns) for one in facts)
 
     def _read(self) -> _Standing:
+        from securetf.receipt import attested_spki, ear_digest  # noqa: PLC0415
+
         stamp = self._stamp()
-        ear = self._identity.document("attestation.json").get("ear")
+        ear = str(self._identity.document("attestation.json").get("ear"))
         delegation = self._identity.read("receipt-delegation.jws").decode("ascii", "replace").strip()
-        if not isinstance(ear, str):
-            raise ReceiptUnavailableError("attestation.json names no EAR", "start the service anew")
-        bound, token = _payload(delegation, "receipt-delegation.jws"), _payload(ear, "the EAR")
-        if any(name not in bound for name in _BOUND) or "jti" not in token:
+        claims = _bound(delegation)
+        try:
+            token_id, attested_key = attested_spki(ear)
+        except SecuretfError:
             raise ReceiptUnavailableError(
-                "the delegation or the EAR lacks a claim", "start the service with this release's launcher"
-            )
-        claims = {name: bound[name] for name in _BOUND}
-        claims |= {"ear_jti": token["jti"], "ear_sha256": hashlib.sha256(ear.encode()).hexdigest()}
+                "attestation.json names no EAR with an attested key", _ANEW
+            ) from None
+        claims |= {"ear_jti": token_id, "ear_sha256": ear_digest(ear), "attested_key": attested_key}
         return _Standing(stamp, {**claims, "delegation": delegation})
 
 
-def _payload(compact: str, what: str) -> dict[str, Any]:
-    """Return the claims of a JWS that the launcher wrote; who relies on the receipt checks its signature."""
+def _bound(delegation: str) -> dict[str, Any]:
+    """Return for whom the launcher delegated; who relies on the receipt checks the signature."""
     try:
-        part = compact.split(".")[1]
+        part = delegation.split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (IndexError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise ReceiptUnavailableError(f"{what} is not a compact JWS", "start the service anew")
-    return found
+        return {name: found[name] for name in _BOUND}
+    except (IndexError, ValueError, KeyError, TypeError):
+        raise ReceiptUnavailableError("receipt-delegation.jws is not a delegation", _ANEW) from None

@@ -6,6 +6,7 @@ cannot commit at once (plain directories) are waited for, a committed volume is 
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,23 +90,22 @@ def aspired(
 
 
 def digest(model: Path) -> str:
-    """Return the hex SHA-256 of a model: of the file; for a SavedModel, of its listing: for each file in the
-    order of the names, the hex SHA-256 of its content, two spaces, its name, a line feed (what `sha256sum`
-    prints).
+    """Return the hex SHA-256 of a model, as docs/formats/receipt-v1.md defines `model.sha256`: of the file;
+    for a directory over, for each file in the order of its path's bytes, the path after its length (4 bytes,
+    big endian) and the SHA-256 of the file.
     """
     if model.is_file():
-        return _file_digest(model)
-    lines = [
-        f"{_file_digest(path)}  {path.relative_to(model).as_posix()}\n"
-        for path in sorted(model.rglob("*"), key=lambda path: path.relative_to(model).as_posix())
-        if path.is_file()
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return _file_digest(model).hex()
+    whole = hashlib.sha256()
+    files = (path for path in model.rglob("*") if path.is_file())
+    for name, path in sorted((os.fsencode(path.relative_to(model)), path) for path in files):
+        whole.update(len(name).to_bytes(4, "big") + name + _file_digest(path))
+    return whole.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path) -> bytes:
     with path.open("rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def model_of(found: Found) -> Path:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import time
 
 import grpc
 import numpy as np
@@ -13,19 +14,30 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from securetf.serving.errors import ReceiptError
+from securetf.keys.jws import sign_compact
+from securetf.keys.workload import WorkloadKey, public_key
+from securetf.receipt import Receipt, ReceiptModel, verify_receipt
+from securetf.serving.errors import ReceiptUnavailableError
 from securetf.serving.identity import Identity
 from securetf.serving.protocols import message
 from securetf.serving.receipts import Signer
+from securetf.wire.statement import DELEGATION_TYPE
 from support.service import put, serving
 
 BODY = b'{"instances": [[1, 2, 3, 4]]}'
-BOUND = {"session": "clinic", "workload": "server", "instance": 0, "manifest_hash": "ab" * 32}
+BOUND = {
+    "session": "clinic/scans",
+    "workload": "server",
+    "instance": 0,
+    "manifest_hash": f"sha256:{'ab' * 32}",
+}
 
 
-def token(claims: dict, key: ECKey) -> str:
-    """Return a compact JWS."""
-    return jws.serialize_compact({"alg": "ES256"}, json.dumps(claims), key)
+def ear(key: ECKey, token_id: str) -> str:
+    """Return a token of the CAS over the attested key, as far as a service looks at it."""
+    public = {name: key.as_dict(private=False)[name] for name in ("kty", "crv", "x", "y")}
+    claims = {"jti": token_id, "cnf": {"jwk": public}}
+    return jws.serialize_compact({"alg": "ES256"}, json.dumps(claims), ECKey.generate_key("P-256"))
 
 
 def write(folder, name: str, content: str) -> None:
@@ -39,14 +51,19 @@ def identity(tmp_path):
     """An identity directory as the launcher makes it, for a volume mounted where the models are."""
     folder = tmp_path / "identity"
     folder.mkdir(mode=0o700)
-    attested = ECKey.generate_key("P-256")
-    private = ec.generate_private_key(ec.SECP256R1())
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    attested, receipt = WorkloadKey.generate(), ec.generate_private_key(ec.SECP256R1())
+    encodings = serialization.Encoding, serialization.PrivateFormat
+    pem = receipt.private_bytes(encodings[0].PEM, encodings[1].PKCS8, serialization.NoEncryption())
     write(folder, "receipt-key.pem", pem.decode())
-    write(folder, "receipt-delegation.jws", token({**BOUND, "receipt": "spki", "iat": 1, "exp": 2}, attested))
-    write(folder, "attestation.json", json.dumps({"version": 1, "ear": token({"jti": "first"}, attested)}))
+    now = int(time.time())
+    delegation = {**BOUND, "receipt_key": spki(receipt.public_key()), "iat": now, "exp": now + 3600}
+    text = sign_compact(attested, DELEGATION_TYPE, json.dumps(delegation).encode())
+    write(folder, "receipt-delegation.jws", text)
+    key = public_key(attested.spki)
+    jwk = ECKey.import_key(
+        key.public_bytes(encodings[0].PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    write(folder, "attestation.json", json.dumps({"version": 1, "ear": ear(jwk, "first")}))
     models = {
         "mount": str(tmp_path / "models"),
         "volume_id": "07" * 16,
@@ -55,47 +72,49 @@ def identity(tmp_path):
         "root": "cd" * 32,
     }
     write(folder, "volumes.json", json.dumps({"models": models, "other": {**models, "mount": "/elsewhere"}}))
-    return folder, attested, ECKey.import_key(pem)
+    return folder, key, jwk
+
+
+def spki(key) -> str:
+    """Return a public key as JSON of a delegation has it."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(der).decode()
 
 
 def test_receipt_when_asked_for_over_http_and_grpc_binds_model_request_and_answer(tmp_path, identity) -> None:
-    folder, attested, key = identity
+    folder, key, jwk = identity
     model = put(tmp_path / "models", "small", 3, "small1") / "model.tflite"
     with serving(tmp_path / "models", environment={"SECURETF_IDENTITY": str(folder)}) as service:
         headers = {"Securetf-Receipt": "request", "Accept-Encoding": "gzip"}
         status, answered, content = service.ask("POST", "/v1/models/small:predict", BODY, headers)
         assert status == 200
-        checked = jws.deserialize_compact(answered["securetf-receipt"], key)
-        assert checked.headers() == {"alg": "ES256", "typ": "securetf-receipt+jwt"}
-        claims = json.loads(checked.payload)
-        ear = json.loads((folder / "attestation.json").read_text())["ear"]
-        assert claims.pop("iat") > 1_700_000_000
-        assert claims == {
-            "v": 1,
-            **BOUND,
-            "model": {
-                "name": "small",
-                "version": 3,
-                "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-                "volume": "models",
-                "volume_root": "cd" * 32,
-                "volume_epoch": 5,
-            },
-            "request_sha256": hashlib.sha256(BODY).hexdigest(),
-            "response_sha256": hashlib.sha256(content).hexdigest(),
-            "ear_jti": "first",
-            "ear_sha256": hashlib.sha256(ear.encode()).hexdigest(),
-            "delegation": (folder / "receipt-delegation.jws").read_text(),
-        }
-        write(folder, "attestation.json", json.dumps({"ear": token({"jti": "second"}, attested)}))
-        assert over_grpc(service, key)["ear_jti"] == "second"
+        receipt, _ = verify_receipt(answered["securetf-receipt"], key)
+        token = json.loads((folder / "attestation.json").read_text())["ear"]
+        assert (receipt.session, receipt.workload, receipt.manifest_hash) == (
+            BOUND["session"],
+            BOUND["workload"],
+            BOUND["manifest_hash"],
+        )
+        assert receipt.model == ReceiptModel(
+            name="small",
+            version=3,
+            sha256=hashlib.sha256(model.read_bytes()).hexdigest(),
+            volume="models",
+            volume_root="cd" * 32,
+            volume_epoch=5,
+        )
+        assert receipt.request_sha256 == hashlib.sha256(BODY).hexdigest()
+        assert receipt.response_sha256 == hashlib.sha256(content).hexdigest()
+        assert (receipt.ear_jti, receipt.ear_sha256) == ("first", hashlib.sha256(token.encode()).hexdigest())
+        write(folder, "attestation.json", json.dumps({"ear": ear(jwk, "second")}))
+        assert over_grpc(service, key).ear_jti == "second"
         assert "securetf-receipt" not in service.ask("POST", "/v1/models/small:predict", BODY)[1]
         status, found = service.json("POST", "/v1/models/small:predict", BODY, {"Securetf-Receipt": "yes"})
         assert (status, "unknown value" in found["error"]) == (400, True)
 
 
-def over_grpc(service, key) -> dict:
-    """Ask over gRPC and return the receipt's claims, whose digests are checked."""
+def over_grpc(service, key) -> Receipt:
+    """Ask over gRPC and return the receipt, whose digests are checked."""
     request = message("oip.ModelInferRequest")(
         model_name="small", raw_input_contents=[np.ones(4, "f4").tobytes()]
     )
@@ -104,11 +123,10 @@ def over_grpc(service, key) -> dict:
     with grpc.insecure_channel(service.grpc) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         answer, done = call.with_call(raw, timeout=60, metadata=(("securetf-receipt", "request"),))
-        receipt = dict(done.trailing_metadata())["securetf-receipt"]
-    claims = json.loads(jws.deserialize_compact(receipt, key).payload)
-    assert claims["request_sha256"] == hashlib.sha256(raw).hexdigest()
-    assert claims["response_sha256"] == hashlib.sha256(answer).hexdigest()
-    return claims
+        receipt, _ = verify_receipt(dict(done.trailing_metadata())["securetf-receipt"], key)
+    assert receipt.request_sha256 == hashlib.sha256(raw).hexdigest()
+    assert receipt.response_sha256 == hashlib.sha256(answer).hexdigest()
+    return receipt
 
 
 def test_receipt_when_the_service_has_no_identity_is_refused_before_computing(tmp_path) -> None:
@@ -124,8 +142,8 @@ def test_signer_when_a_file_is_missing_or_malformed_refuses_to_start(identity, n
     folder, _, _ = identity
     whole = (folder / name).read_text()
     write(folder, name, base64.b64encode(whole.encode()).decode())
-    with pytest.raises(ReceiptError):
+    with pytest.raises(ReceiptUnavailableError):
         Signer(Identity(folder))
     (folder / name).unlink()
-    with pytest.raises(ReceiptError, match=r"cannot be read|has gone"):
+    with pytest.raises(ReceiptUnavailableError, match=r"cannot be read|has gone"):
         Signer(Identity(folder))
