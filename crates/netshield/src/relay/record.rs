@@ -87,7 +87,7 @@ fn next_key(schedule: &SharedSchedule, sending: bool) -> Result<Protection, Reco
 
 /// Key, nonce base and sequence number of one direction (section 5.3).
 struct Protection {
-    // Boxed: a schedule of this size would be in every future that holds a tunnel.
+    /// Half a kilobyte: on the heap, so that what carries a tunnel stays small.
     key: Box<LessSafeKey>,
     iv: [u8; 12],
     sequence: u64,
