@@ -96,7 +96,7 @@ def test_multi_worker_when_a_launcher_is_killed_the_others_end_and_a_new_start_e
 def test_multi_worker_when_certificates_live_shorter_than_the_job_ends_well(
     shielded: Callable[..., Shielded], arrays: Path
 ) -> None:
-    lifetime_s, steps = (20, "4000") if os.environ.get("SECURETF_LONG_TESTS") else (10, "800")
+    lifetime_s, steps = (20, "4000") if os.environ.get("SECURETF_LONG_TESTS") else (10, "600")
     job = shielded("multi-worker", WORKERS)
     job.create(
         job.manifest_text(
@@ -110,8 +110,9 @@ def test_multi_worker_when_certificates_live_shorter_than_the_job_ends_well(
     for member in WORKERS:
         report = job.report_of(member)
         program_s = next(one["seconds"] for one in report["steps"] if one["name"] == "program")
-        assert program_s > 2 * lifetime_s
+        assert program_s > lifetime_s
         assert report["network"]["renewals"] >= program_s // lifetime_s
+        assert report["network"]["resumed"] >= 1  # connections went on with a later certificate
 
 
 def test_fit_of_keras_2_when_shielded_ends_as_the_plain_run(
