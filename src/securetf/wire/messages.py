@@ -51,7 +51,7 @@ class CasEvidenceRequest(Message, frozen=True, kw_only=True):
     nonce: Nonce
 
 
-class CasEvidenceResponse(Message, frozen=True, kw_only=True):
+class CasEvidenceResponse(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The CAS's own Evidence; report data binds nonce, TLS key and HPKE key under the role `cas`.
 
     endorsements: the collateral as JSON text, signed by its issuers; empty when the client has its own.
