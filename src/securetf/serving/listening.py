@@ -8,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from securetf.errors import PortInUseError, UsageError
 
 _MAX_HEAD_BYTES = 64 << 10
+_WAKE_BYTES = 1 << 20  # of a body, before the application is told; uvicorn tells it every 64 KiB
 
 
 def protocol(  # noqa: C901  (one small class)
@@ -41,6 +42,15 @@ def protocol(  # noqa: C901  (one small class)
         def on_headers_complete(self) -> None:
             self._end()
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if self.parser.should_upgrade() or self.cycle.response_complete:
+                super().on_body(body)
+                return
+            self.cycle.body += body
+            if len(self.cycle.body) > _WAKE_BYTES:
+                self.flow.pause_reading()
+                self.cycle.message_event.set()
 
         def _begin(self) -> None:
             if self._timer is None:

@@ -139,6 +139,8 @@ async def _start_grpc(service: Service) -> tuple[Callable[[], asyncio.Future[Non
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 64 << 10),
             ("grpc.max_concurrent_streams", options.max_connections),
+            ("grpc.http2.max_frame_size", 1 << 20),
+            ("grpc.http2.lookahead_bytes", 4 << 20),
             ("grpc.so_reuseport", 0),
             ("grpc.max_connection_idle_ms", int(options.idle_timeout_s * 1000)),
             ("grpc.server_handshake_timeout_ms", int(options.header_timeout_s * 1000)),
