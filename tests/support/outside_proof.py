@@ -114,6 +114,7 @@ class Says:
     binding_key: WorkloadKey | None = None
     receipt_key: bytes | None = None
     certificate_days: float = 1.0
+    pcr0: str = ""  # of a TPM beside the machine
 
 
 class Member:
@@ -163,14 +164,10 @@ class Member:
             valid_until=now + timedelta(days=1),
             properties={},
         )
-        result: Any = SimpleNamespace(
-            claims=claims,
-            status="contraindicated" if said.simulated else said.status,
-            trustworthiness_vector={},
-            policy_id=f"sha256:{'00' * 32}",
-        )
+        status = "contraindicated" if said.simulated else said.status
+        others = [_result(self._tpm(now), "contraindicated")] if said.pcr0 else []
         return ear.issue(
-            result,
+            _result(claims, status),
             key=self.cas.token.private,
             issuer=f"securetf-cas:{self.cas.spki_sha256}",
             audience=said.audience,
@@ -180,6 +177,19 @@ class Member:
             binding=ear.Binding.KEY,
             token_id=os.urandom(16).hex(),
             now=now - timedelta(seconds=said.age_s),
+            others=others,
+        )
+
+    def _tpm(self, now: datetime) -> SimpleNamespace:
+        return SimpleNamespace(
+            platform=Platform.TPM2,
+            platform_id=bytes(32),
+            tcb_status="NotReported",
+            advisories=(),
+            tcb_evaluation_number=0,
+            registers={"pcr0": bytes.fromhex(self.says.pcr0)},
+            valid_until=now + timedelta(days=1),
+            properties={},
         )
 
     def attestation(self) -> Attestation:
@@ -211,6 +221,13 @@ class Member:
         )
         fields = msgspec.structs.asdict(self.attestation())
         return msgspec.json.encode(Statement(**fields, binding=token))
+
+
+def _result(claims: SimpleNamespace, status: str) -> Any:
+    """An attestation result; only tests may make one by hand."""
+    return SimpleNamespace(
+        claims=claims, status=status, trustworthiness_vector={}, policy_id=f"sha256:{'00' * 32}"
+    )
 
 
 def policy_text(trust: Path, **changes: str) -> str:

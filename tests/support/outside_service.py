@@ -29,7 +29,7 @@ class OutsideService:
     def __init__(self, member: Member, backends: dict[str, int], directory: Path) -> None:
         self.member, self.backends, self.directory = member, backends, directory
         self.received, self.connections, self.statements = 0, 0, 0
-        self.silent, self.cutting = False, False
+        self.silent, self.cutting, self.port_closed, self.refused = False, False, False, 0
         self.imposter: Member | None = None  # answers for data in place of the member
         self.clients: list[Path] | None = None
         self._lock = threading.Lock()
@@ -80,6 +80,9 @@ class OutsideService:
             plain.settimeout(20)
             hello = plain.recv(4096, socket.MSG_PEEK)
             statement = ALPN.encode() in hello
+            if statement and self.port_closed:
+                self.refused += 1
+                raise ConnectionAbortedError
             if not statement:
                 with self._lock:
                     self.connections += 1

@@ -60,6 +60,8 @@ def ask(url: str, *, deadline_s: float = 10.0) -> Observation:
             secured.sendall(nonce)
             statement = _answer(secured, deadline, url)
             version = secured.version() or ""
+    except ssl.SSLEOFError:
+        raise _unreachable(url, "the connection was cut before the statement was whole") from None
     except ssl.SSLError as error:
         raise StatementError(
             f"{url} gave no statement over TLS 1.3: {error.reason or type(error).__name__}",

@@ -156,11 +156,13 @@ class Relay:
         """While there are connections, have the service prove itself again in time; cut those it fails."""
         loop = asyncio.get_running_loop()
         while self._live:
-            await asyncio.sleep(min(max(self.service.left_s, 0.05), 1.0))
+            left_s = self.service.left_s
+            await asyncio.sleep(min(max(left_s / 8, 0.05), 1.0))
             links = {task: link for task, link in self._live.items() if link is not None}
-            if not links or self.service.left_s > 0:
+            if not links:
                 continue
             try:
+                await loop.run_in_executor(None, self.service.early)
                 attested = (await loop.run_in_executor(None, self.service.ensure)).attested_key
             except SecuretfError as error:
                 self._told(error)

@@ -10,9 +10,10 @@ from securetf.client.ask import address_of, ask
 from securetf.client.checks import verify
 from securetf.client.policy import ClientPolicy
 from securetf.client.verdict import Attestation, Verdict
-from securetf.service_errors import ServiceNotProvedError
+from securetf.service_errors import ServiceNotProvedError, ServiceUnreachableError
 
 DEADLINE_S = 10.0  # of one attestation
+_EARLY = 4  # the last quarter of an attestation's time is when `early` asks again
 
 
 def _now() -> datetime:
@@ -39,6 +40,7 @@ class AttestedService:
         self._lock = threading.Lock()
         self._current: Attestation | None = None
         self._ends_s = 0.0  # monotonic: the wall clock may be set back
+        self._early_s = 0.0
         self.attestations = 0
 
     def ensure(self) -> Attestation:
@@ -63,6 +65,21 @@ class AttestedService:
                 return self._current
             return self._attest()
 
+    def early(self) -> None:
+        """Ask the service again if little time is left; that it does not answer changes nothing yet.
+
+        Raises:
+            ServiceNotProvedError: it answers, and does not prove itself: what it proved before has ended.
+        """
+        with self._lock:
+            proved, ends_s = self._current, self._ends_s
+            if proved is None or ends_s - time.monotonic() > self._early_s:
+                return
+            try:
+                self._attest()
+            except ServiceUnreachableError:
+                self._current, self._ends_s = proved, ends_s
+
     @property
     def left_s(self) -> float:
         """Seconds until it has to prove itself again; 0 if it has to now."""
@@ -77,7 +94,8 @@ class AttestedService:
         if self._on_attestation is not None:
             self._on_attestation(verdict)
         proved = verdict.require()
-        self._ends_s = time.monotonic() + (proved.valid_until - now).total_seconds()
+        left_s = (proved.valid_until - now).total_seconds()
+        self._ends_s, self._early_s = time.monotonic() + left_s, left_s / _EARLY
         self._current = proved
         self.attestations += 1
         return proved

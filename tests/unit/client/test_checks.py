@@ -199,3 +199,18 @@ def test_hardware_when_only_the_cas_is_simulated_is_refused(tmp_path: Path) -> N
     cas = Cas(simulated=True)
     policy = parse_policy(policy_text(cas.trust(tmp_path / "cas.json")).encode(), directory=tmp_path)
     assert "the CAS run in an INSECURE" in failed(judge(Member(cas), policy))["simulation"]
+
+
+def test_tpm_beside_the_machine_when_the_policy_names_it_is_compared_and_else_is_the_matter_of_the_cas(
+    tmp_path: Path,
+) -> None:
+    pcr = "0a" * 32
+    member = Member(CAS, Says(pcr0=pcr))
+    trust = CAS.trust(tmp_path / "cas.json")
+    for table, names in (
+        ("", []),
+        (f'[appraisal.tpm2]\npcrs = {{ pcr0 = ["{pcr}"] }}\n', []),
+        (f'[appraisal.tpm2]\npcrs = {{ pcr0 = ["{"0b" * 32}"] }}\n', ["measurement"]),
+    ):
+        text = policy_text(trust) + table
+        assert list(failed(judge(member, parse_policy(text.encode(), directory=tmp_path)))) == names

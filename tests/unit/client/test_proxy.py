@@ -236,6 +236,34 @@ def test_proxy_when_the_certificate_is_renewed_keeps_open_connections_and_makes_
         assert proxy.told == []
 
 
+def test_proxy_when_the_service_gives_no_statement_for_a_while_keeps_open_connections_to_the_end_of_its_proof(
+    start: Start, policy: WritePolicy
+) -> None:
+    service = start()
+    with (
+        proxying(service.url, policy(service="maximum_age_s = 4")) as proxy,
+        closing(socket.create_connection(("127.0.0.1", proxy.port), timeout=20)) as plain,
+    ):
+        request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+        plain.sendall(request)
+        assert answer(plain)
+        before = service.statements
+        service.port_closed = True
+        wait_until(lambda: service.refused > 0)
+        service.port_closed = False
+        wait_until(lambda: service.statements > before)
+        plain.sendall(request)
+        assert answer(plain).startswith(b"HTTP/1.1 200")
+        assert proxy.told == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_proxy_when_stopped_lets_open_connections_end(start: Start, policy: WritePolicy) -> None:
     with proxying(start().url, policy()) as proxy:
         proxy.grace_s = 10.0
