@@ -64,8 +64,15 @@ def draw(rows: list[Row]) -> None:
 
 def label(row: Row) -> str:
     """Return a row's name short enough for an axis."""
-    short = {"throughput, 1 stream(s)": "Gbit/s", "throughput, 4 stream(s)": "Gbit/s x4"}
-    return short.get(row.name, row.name.split(",")[0])
+    short = {
+        "throughput, 1 stream(s)": "1 stream,\nGbit/s",
+        "throughput, 4 stream(s)": "4 streams,\nGbit/s",
+        "64 B ping-pong, median": "64 B echo,\nus",
+        "connect and 64 B echo": "connect,\nus",
+        "gRPC unary 64 B": "gRPC\n64 B, us",
+        "gRPC unary 1 MiB": "gRPC\n1 MiB, us",
+    }
+    return short.get(row.name, row.name)
 
 
 def build() -> Path:
