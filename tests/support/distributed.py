@@ -17,14 +17,14 @@ from support.cloud import SECUR_ETF, Cloud, Job
 from support.hosts import Hosts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WITHOUT_SKLEARN = str(Path(__file__).with_name("without_sklearn"))
+LEAN_START = str(Path(__file__).with_name("lean_start"))
 TUNNEL_PORT, TF_PORT = 15443, 2222
 PATIENCE_S = 240  # TensorFlow starts in 6 s alone on a core, and not seldom on a busy machine
 ENVIRONMENT = {  # what the Manifests and the launcher give
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
     "TF_CPP_MIN_LOG_LEVEL": "2",
-    "PYTHONPATH": WITHOUT_SKLEARN,
+    "PYTHONPATH": LEAN_START,
 }
 CANARY_BYTES, CANARIES = 32, 200
 Member = tuple[str, int]
@@ -175,7 +175,7 @@ class Shielded(Job):
 
     @staticmethod
     def _variables(more: str) -> Callable[[re.Match[str]], str]:
-        path = f'PYTHONPATH = "{WITHOUT_SKLEARN}"'
+        path = f'PYTHONPATH = "{LEAN_START}"'
         return lambda found: f"{found[1]}, {path} }}" if found[2] else f"{found[1]}\n{path}{more}"
 
     def pack_all(self, data: Path, changed: str = "") -> None:
