@@ -107,8 +107,10 @@ class Watcher:
         self._models.note(model, Status(found.number, State.LOADING))
         try:
             version = self._load(model, found)
-        except (SecuretfError, OSError, MemoryError) as error:
-            problem = error.problem if isinstance(error, SecuretfError) else f"cannot be read: {error}"
+        except Exception as error:  # noqa: BLE001  (whatever an engine raises, the others stay served)
+            problem = (
+                error.problem if isinstance(error, SecuretfError) else f"failed with {type(error).__name__}"
+            )
             self._failed[key] = found
             self._models.note(model, Status(found.number, State.END, problem))
             _log.warning("model_refused", extra={"model": model, "version": found.number, "problem": problem})
