@@ -10,7 +10,7 @@ import time
 
 from securetf.errors import SecuretfError
 from securetf.serving import engines, repository
-from securetf.serving.errors import ModelLoadError
+from securetf.serving.errors import ModelLoadError, ReceiptUnavailableError
 from securetf.serving.identity import Identity
 from securetf.serving.models import Models, Origin, State, Status, Version
 from securetf.serving.options import Options
@@ -111,9 +111,13 @@ class Watcher:
             problem = (
                 error.problem if isinstance(error, SecuretfError) else f"failed with {type(error).__name__}"
             )
-            self._failed[key] = found
+            if not isinstance(error, OSError | ReceiptUnavailableError):  # those may pass by themselves
+                self._failed[key] = found
             self._models.note(model, Status(found.number, State.END, problem))
             _log.warning("model_refused", extra={"model": model, "version": found.number, "problem": problem})
+            return
+        if version is None:
+            self._models.note(model, Status(found.number, State.START, "changed while it was being loaded"))
             return
         self._failed.pop(key, None)
         self._models.publish(version)
@@ -121,7 +125,8 @@ class Watcher:
             "model_served", extra={"model": model, "version": version.number, "sha256": version.origin.sha256}
         )
 
-    def _load(self, model: str, found: Found) -> Version:
+    def _load(self, model: str, found: Found) -> Version | None:
+        """Return the version, warm; None if its files or its volume changed meanwhile: the next look tries again."""
         path = repository.model_of(found)
         before = self._volume()
         hashed: list[str] = []
@@ -132,9 +137,7 @@ class Watcher:
         finally:
             hasher.join()
         if not hashed or self._volume() != before or not _unchanged(self._options, model, found):
-            raise ModelLoadError(
-                "changed while it was being loaded", "it is looked at again when it stands still"
-            )
+            return None
         warm_up(found.path, loaded)
         return Version(
             model=model,

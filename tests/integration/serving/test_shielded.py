@@ -68,7 +68,8 @@ def started(hosts: Hosts, cloud: Cloud, job: Job) -> Run:
     """Run the workload on the first host until it is ready."""
     command = [
         sys.executable, "-m", "securetf", "run", "trainer", "--manifest", str(job.manifest),
-        "--volumes", str(job.volumes), "--cas", str(cloud.trust_file), "--insecure-simulation", str(cloud.platform),
+        "--volumes", str(job.volumes), "--cas", str(cloud.trust_file),
+        "--insecure-simulation", str(cloud.platform),
     ]  # fmt: skip
     run = Run(hosts.on(0, command), job.directory / "run.log")
     run.wait_for("securetf: ready")
