@@ -126,7 +126,7 @@ class Watcher:
         )
 
     def _load(self, model: str, found: Found) -> Version | None:
-        """Return the version, warm; None if its files or its volume changed meanwhile: the next look tries again."""
+        """Return the version, warm; None if files or volume changed meanwhile: the next look tries again."""
         path = repository.model_of(found)
         before = self._volume()
         hashed: list[str] = []
