@@ -140,7 +140,9 @@ def command(
     """
     from securetf.serving.server import Addresses, run  # noqa: PLC0415  (`--help` needs none of it)
 
-    logging.basicConfig(format="securetf: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Events())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     options = Options(
         **given,
         workers=workers or cores(),
@@ -158,6 +160,15 @@ def command(
         )
 
     run(options, listening=listening, ready=lambda: print("securetf: ready", file=sys.stderr, flush=True))
+
+
+class _Events(logging.Formatter):
+    """An event's name and its fields, which hold names of models and reasons, never anything of a request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {name: getattr(record, name, None) for name in ("model", "version", "problem")}
+        shown = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+        return f"securetf: {record.getMessage()}: {shown}".removesuffix(": ")
 
 
 def _labels(given: tuple[str, ...]) -> dict[str, dict[str, int]]:

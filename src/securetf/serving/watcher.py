@@ -10,7 +10,7 @@ import time
 
 from securetf.errors import SecuretfError
 from securetf.serving import engines, repository
-from securetf.serving.errors import ModelLoadError
+from securetf.serving.errors import ModelLoadError, ReceiptUnavailableError
 from securetf.serving.identity import Identity
 from securetf.serving.models import Models, Origin, State, Status, Version
 from securetf.serving.options import Options
@@ -107,11 +107,17 @@ class Watcher:
         self._models.note(model, Status(found.number, State.LOADING))
         try:
             version = self._load(model, found)
-        except (SecuretfError, OSError, MemoryError) as error:
-            problem = error.problem if isinstance(error, SecuretfError) else f"cannot be read: {error}"
-            self._failed[key] = found
+        except Exception as error:  # noqa: BLE001  (whatever an engine raises, the others stay served)
+            problem = (
+                error.problem if isinstance(error, SecuretfError) else f"failed with {type(error).__name__}"
+            )
+            if not isinstance(error, OSError | ReceiptUnavailableError):  # those may pass by themselves
+                self._failed[key] = found
             self._models.note(model, Status(found.number, State.END, problem))
             _log.warning("model_refused", extra={"model": model, "version": found.number, "problem": problem})
+            return
+        if version is None:
+            self._models.note(model, Status(found.number, State.START, "changed while it was being loaded"))
             return
         self._failed.pop(key, None)
         self._models.publish(version)
@@ -119,7 +125,8 @@ class Watcher:
             "model_served", extra={"model": model, "version": version.number, "sha256": version.origin.sha256}
         )
 
-    def _load(self, model: str, found: Found) -> Version:
+    def _load(self, model: str, found: Found) -> Version | None:
+        """Return the version, warm; None if files or volume changed meanwhile: the next look tries again."""
         path = repository.model_of(found)
         before = self._volume()
         hashed: list[str] = []
@@ -130,9 +137,7 @@ class Watcher:
         finally:
             hasher.join()
         if not hashed or self._volume() != before or not _unchanged(self._options, model, found):
-            raise ModelLoadError(
-                "changed while it was being loaded", "it is looked at again when it stands still"
-            )
+            return None
         warm_up(found.path, loaded)
         return Version(
             model=model,

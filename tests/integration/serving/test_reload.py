@@ -66,6 +66,7 @@ def test_version_when_it_is_half_written_or_no_model_is_not_served_and_the_old_o
         (half / "model.tflite").write_bytes(whole[:700])
         service.until(lambda: service.states("small").get(2, ("", ""))[0] == "END", "version 2 is refused")
         assert "not a model that LiteRT can load" in service.states("small")[2][1]
+        assert "model_refused: model small, version 2, problem model.tflite is not" in service.log.read_text()
         assert ask(service) == ANSWERS[1]
         (half / "model.tflite").write_bytes(whole)
         service.until(lambda: ask(service) == ANSWERS[2], "version 2, now whole")
