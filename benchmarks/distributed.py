@@ -1,10 +1,12 @@
 """Distributed training on 1, 2 and 3 workers: plain, with volumes only, with volumes and network shield.
 
-`python benchmarks/distributed.py [--quick] [--json FILE]`, as root, with TensorFlow. The examples
-multi-worker (train.py) and parameter-server (a chief, one parameter server, the workers) with batches of
-100 and a learning rate of 0.0005, as in the paper; each task on a host of its own (a network namespace; a
-bridge joins them). The variants alternate; medians of 5 rounds (--quick: one round, two workers, few steps:
-about two minutes).
+`python benchmarks/distributed.py [--quick] [--json FILE] [--minutes N]`, as root, with TensorFlow. The
+examples multi-worker (train.py) and parameter-server (a chief, one parameter server, the workers) with
+batches of 100 and a learning rate of 0.0005, as in the paper; each task on a host of its own (a network
+namespace; a bridge joins them). Each of 5 rounds runs every kind of cluster in every variant, one after
+another, so that a machine that gets slower slows down all. A round that would not end within --minutes
+(18) is not begun, and the medians are of those that were. --quick: one round of two mirrored workers and of
+one worker with a parameter server, few steps and images, without the variant "volumes": within a minute.
 
 What is compared is the time of a step as the program itself measures it, without its start. "volumes": the
 same program finds data and checkpoints in mounted volumes, by a process of this benchmark's own
@@ -17,11 +19,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +35,12 @@ from _report import RESULTS, Row, bars, publish
 from securetf.shields.filesystem import closing, open_volume
 from securetf.shields.local_trust import LocalTrust
 from support.cloud import Cloud
-from support.distributed import EXAMPLES, Member, Shielded, Unshielded, end
+from support.distributed import EXAMPLES, Member, Shielded, Unshielded, end, small_data
 from support.hosts import Hosts
 
 VARIANTS = ("native", "volumes", "volumes+network")
 STEP_TARGET = 1.05
-PATIENCE_S = 900
+PATIENCE_S = 300
 VOLUMES_ONLY = Path(__file__).with_name("_volumes_only.py")
 
 
@@ -48,8 +52,9 @@ class Experiment:
     workers: int
     arguments: list[str]
     data: Path
-    steps: dict[str, list[float]] = field(default_factory=lambda: {one: [] for one in VARIANTS})
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {one: [] for one in VARIANTS})
+    variants: tuple[str, ...] = VARIANTS
+    steps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     digests: set[str] = field(default_factory=set)
 
     @property
@@ -158,25 +163,41 @@ RUNNERS: dict[str, Callable[[Hosts, Cloud, Experiment, Path], tuple[str, bytes]]
 )
 
 
-def measure(hosts: Hosts, cloud: Cloud, one: Experiment, rounds: int, area: Path) -> None:
-    """Run all variants, one after another, `rounds` times."""
+def measure(hosts: Hosts, cloud: Cloud, one: Experiment, number: int, area: Path) -> None:
+    """Run all variants, one after another: one round of this experiment."""
+    for variant in one.variants:
+        begin = time.monotonic()
+        place = area / f"{one.kind}-{one.workers}-{number}-{variant}"
+        said, weights = RUNNERS[variant](hosts, cloud, one, place)
+        one.steps[variant].append(one.step_ms(said))
+        one.seconds[variant].append(time.monotonic() - begin)
+        one.digests.add(hashlib.sha256(weights).hexdigest())
+        shutil.rmtree(place)
+    last = ", ".join(f"{variant} {each[-1]:.1f} ms" for variant, each in one.steps.items())
+    print(f"{one.title}, round {number + 1}: {last}", flush=True)
+
+
+def measure_all(
+    hosts: Hosts, cloud: Cloud, found: list[Experiment], area: Path, rounds: int, end_at: float
+) -> int:
+    """Run rounds of all experiments until the next would end after `end_at`; return how many were run."""
+    longest = 0.0
     for number in range(rounds):
-        for variant in VARIANTS:
-            begin = time.monotonic()
-            place = area / f"{one.kind}-{one.workers}-{number}-{variant}"
-            said, weights = RUNNERS[variant](hosts, cloud, one, place)
-            one.steps[variant].append(one.step_ms(said))
-            one.seconds[variant].append(time.monotonic() - begin)
-            one.digests.add(hashlib.sha256(weights).hexdigest())
-        last = ", ".join(f"{variant} {each[-1]:.1f} ms" for variant, each in one.steps.items())
-        print(f"{one.title}, round {number + 1}: {last}", flush=True)
+        begin = time.monotonic()
+        if number and begin + longest > end_at:
+            print(f"no time for round {number + 1} of {rounds}")
+            return number
+        for one in found:
+            measure(hosts, cloud, one, number, area)
+        longest = max(longest, time.monotonic() - begin)
+    return rounds
 
 
 def rows_of(one: Experiment, alone: Experiment | None) -> list[Row]:
     """Return the figures of one experiment. alone: the same kind with one worker, if it was measured."""
     medians = {variant: statistics.median(each) for variant, each in one.steps.items()}
     rows = []
-    for variant in VARIANTS[1:]:
+    for variant in one.variants[1:]:
         ratio = medians[variant] / medians["native"]
         rows.append(
             Row(
@@ -190,7 +211,7 @@ def rows_of(one: Experiment, alone: Experiment | None) -> list[Row]:
         batches = one.workers if one.kind == "mirrored" else 1
         ups = {
             variant: batches * statistics.median(alone.steps[variant]) / medians[variant]
-            for variant in VARIANTS
+            for variant in one.variants
         }
         rows.append(
             Row(
@@ -209,11 +230,20 @@ def experiments(area: Path, *, quick: bool, numbers: list[int]) -> list[Experime
     """Prepare the data, and return what is to be measured."""
     arrays, records = area / "arrays", area / "records"
     prepare = EXAMPLES / "mnist" / "prepare_data.py"
-    subprocess.run([sys.executable, prepare, arrays, "--offline"], check=True)
+    subprocess.run([sys.executable, prepare, area / "whole", "--offline"], check=True)
+    if quick:
+        small_data(area / "whole" / "mnist.npz", arrays)
+    else:
+        (area / "whole").rename(arrays)
     prepare = EXAMPLES / "parameter-server" / "prepare_data.py"
     subprocess.run([sys.executable, prepare, arrays / "mnist.npz", records], check=True)
-    mirrored = ["--epochs", "1", *(["--steps", "40"] if quick else [])]
-    servers = ["--epochs", "2", "--steps", "40"] if quick else ["--epochs", "4", "--steps", "300"]
+    if quick:
+        least = ("native", "volumes+network")
+        return [
+            Experiment("mirrored", 2, ["--epochs", "1", "--steps", "20"], arrays, least),
+            Experiment("servers", 1, ["--epochs", "2", "--steps", "20"], records, least),
+        ]
+    mirrored, servers = ["--epochs", "1", "--steps", "100"], ["--epochs", "3", "--steps", "60"]
     return [
         Experiment(kind, number, arguments, data)
         for kind, arguments, data in (("mirrored", mirrored, arrays), ("servers", servers, records))
@@ -225,20 +255,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one round, two workers, few steps")
+    parser.add_argument("--quick", action="store_true", help="one round of two experiments, few steps")
     parser.add_argument("--json", type=Path, help="write rows and machine to this file")
     parser.add_argument("--rounds", type=int, help="instead of 5, or of 1 with --quick")
     parser.add_argument("--workers", type=int, nargs="+", choices=(1, 2, 3), help="instead of 1 2 3")
+    parser.add_argument("--minutes", type=float, default=18, help="begin no round that would end later")
     options = parser.parse_args()
+    end_at = time.monotonic() + 60 * options.minutes
     rounds = options.rounds or (1 if options.quick else 5)
-    numbers = options.workers or ([2] if options.quick else [1, 2, 3])
+    numbers = options.workers or [1, 2, 3]
     with tempfile.TemporaryDirectory(prefix="securetf-bench-") as name, Hosts(2 + max(numbers)) as hosts:
         area = Path(name)
         found = experiments(area, quick=options.quick, numbers=numbers)
         cloud = Cloud(area, f"{hosts.address}:0")
         try:
-            for one in found:
-                measure(hosts, cloud, one, rounds, area)
+            rounds = measure_all(hosts, cloud, found, area, rounds, end_at)
         finally:
             cloud.stop()
     alone = {one.kind: one for one in found if one.workers == 1}

@@ -226,13 +226,14 @@ class NetworkShield:
         trust_root: bytes,
         *,
         tunnel: NetworkListener | None,
+        outside: list[tuple[str, NetworkListener]],
         interceptor: Literal["auto", "namespace", "seccomp"],
     ) -> NetworkShield:
         """Raise it and test it: a connection that the policy does not name must fail from inside.
 
         policy: JSON of crates/netshield/src/policy.rs. chain: certificates, DER, leaf first; trust_root: DER
-        of the session's CA. key and tunnel are taken over. Without a key there is no relay: nothing can be
-        reached.
+        of the session's CA. outside: rule's name and listener, one for each such rule of the policy. key,
+        tunnel and outside are taken over. Without a key there is no relay: nothing can be reached.
 
         Raises: NetworkShieldError.
         """
@@ -264,6 +265,12 @@ class NetworkShield:
 
     def install(self, chain: list[bytes], key: NetworkKey | None) -> None:
         """Go on with this certificate, and this key if it has a new one; live connections move to it."""
+
+    def set_statement(self, public: str, claims: str, key: bytes) -> None:
+        """What clients outside are told that ask: docs/formats/service-statement-v1.md. key: PKCS #8, P-256.
+
+        Raises: NetworkShieldError.
+        """
 
     def revoke(self, reason: str) -> None:
         """Cut all connections, and refuse new ones for ever."""

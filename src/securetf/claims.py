@@ -38,13 +38,31 @@ MEASUREMENT_REGISTERS = MappingProxyType(
     }
 )
 
+# Bytes of Evidence that are looked at; whatever is longer is refused unread. TPMs have long event logs.
+EVIDENCE_SIZE_LIMITS = MappingProxyType(
+    {
+        Platform.TDX: 32 * 1024,
+        Platform.INSECURE_SIMULATION: 32 * 1024,
+        Platform.SGX: 32 * 1024,
+        Platform.SEV_SNP: 68 * 1024,  # the report, and the host's table of certificates
+        Platform.NITRO: 16 * 1024,
+        Platform.TPM2: 608 * 1024,
+        Platform.AZURE_VTPM: 128 * 1024,
+        Platform.GCP_VTPM: 512 * 1024,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Raw Evidence as it came; nothing in it is authenticated."""
+    """Raw Evidence as it came; nothing in it is authenticated.
+
+    others: Evidence of the same machine's further attesters, such as its vTPM (composite Evidence).
+    """
 
     platform: Platform
     raw: bytes = field(repr=False)
+    others: "tuple[Evidence, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +100,21 @@ class VerifiedClaims:
         return self.registers.get(MEASUREMENT_REGISTERS[self.platform], b"")
 
 
-def code_register(roots: Mapping[str, bytes]) -> bytes:
-    """Return the value of RTMR 3 after the launcher has measured the roots of a workload's pinned volumes.
+def code_event(roots: Mapping[str, bytes]) -> bytes:
+    """Return what the launcher extends RTMR 3 with: SHA-384, 48 bytes, over the roots of pinned volumes.
 
     roots: volume name to root (32 bytes), every volume of the workload for which the Manifest names a root.
-    One extend (Intel TDX Module Base Specification, "RTMR") of a zero register by SHA-384 over a domain label
-    and length-prefixed pairs in the order of names.
+    The digest is over a domain label and length-prefixed pairs in the order of names.
     """
     event = hashlib.sha384(b"securetf code roots v1\0")
     for name in sorted(roots):
         for part in (name.encode(), roots[name]):
             event.update(len(part).to_bytes(4, "big") + part)
-    return hashlib.sha384(bytes(REGISTER_SIZE) + event.digest()).digest()
+    return event.digest()
+
+
+def code_register(roots: Mapping[str, bytes]) -> bytes:
+    """Return the value of RTMR 3 after one extend (Intel TDX Module Base Specification, "RTMR") of a zero
+    register by `code_event` of the same roots.
+    """
+    return hashlib.sha384(bytes(REGISTER_SIZE) + code_event(roots)).digest()

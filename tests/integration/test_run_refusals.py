@@ -122,15 +122,22 @@ def test_run_when_there_is_no_such_session_or_the_cas_is_another_refuses(job: Jo
     assert (result.returncode, "[STF-1410]" in result.stderr) == (14, True)
 
 
-def test_run_when_no_platform_is_given_says_that_hardware_is_not_supported_yet(job: Job) -> None:
+def test_run_when_the_machine_has_no_tee_and_no_tpm_then_says_what_it_looked_for(
+    job: Job, tmp_path: Path
+) -> None:
     job.manifest.write_text(job.text(["true"]))
+    devices = ("--tsm-path", "--gramine-path", "--nsm-device", "--tpm")
+    nowhere = [word for option in devices for word in (option, str(tmp_path / f"no{option}"))]
     process = subprocess.run(
-        [*SECUR_ETF, "run", "trainer", "--manifest", str(job.manifest), "--cas", str(job.cloud.trust_file)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (process.returncode, "[STF-1210]" in process.stderr) == (10, True)
+        [
+            *SECUR_ETF, "run", "trainer", "--manifest", str(job.manifest),
+            "--cas", str(job.cloud.trust_file), *nowhere,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, "[STF-1210]" in process.stderr) == (10, True), process.stderr
+    for option in devices:
+        assert f"no{option}: absent" in process.stderr
 
 
 @pytest.mark.slow  # the volume waits half a minute for the CAS to come back

@@ -1,5 +1,6 @@
 """A real software TPM (swtpm): enrolment, quotes verified end to end, PCR changes, counters, faults."""
 
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ from securetf.attester.tpm_client import ENDORSEMENT, OWNER, PASSWORD, TpmClient
 from securetf.attester.tpm_counter import TpmCounter, read_all
 from securetf.attester.tpm_transport import DeviceTransport, SocketTransport
 from securetf.claims import Evidence, VerifiedClaims
+from securetf.cli import call
 from securetf.endorsements.tpm import KnownAk
 from securetf.endorsements.trust import spki_digest
 from securetf.errors import (
@@ -297,3 +299,24 @@ def test_transport_when_nobody_is_there_then_says_so(tmp_path: Path) -> None:
         SocketTransport(tmp_path / "socket")
     with pytest.raises(AttesterError, match="no TPM at"):
         SocketTransport(("127.0.0.1", 1))
+
+
+def test_collect_when_the_key_is_enrolled_then_the_file_verifies_and_gives_reference_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tpm = make_tpm(tmp_path / "tpm")
+    with tpm.client() as client:
+        attester = Tpm2Attester(client)
+        (tmp_path / "ak.key").write_bytes(attester.stored)
+        (tmp_path / "enrolment.json").write_text(enrol(tpm, attester).to_json())
+    out, nonce = tmp_path / "evidence.bin", os.urandom(32).hex()
+    with tpm.running() as address:
+        device = ["--attester", "tpm2", "--tpm", address, "--tpm-key", str(tmp_path / "ak.key")]
+        assert call(["evidence", "collect", "--nonce", nonce, "--out", str(out), *device, "--json"]) == 0
+    report_data = json.loads(capsys.readouterr().out)["report_data"]
+    given = [str(out), "--report-data", report_data, "--endorsements", str(tmp_path / "enrolment.json")]
+    assert call(["reference-values", "from", *given]) == 0
+    (tmp_path / "policy.toml").write_text(capsys.readouterr().out)
+    assert call(["evidence", "verify", *given, "--policy", str(tmp_path / "policy.toml")]) == 0
+    stale = [one if one != report_data else "00" * 63 + "01" for one in given]
+    assert call(["reference-values", "from", *stale]) == 10

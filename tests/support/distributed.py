@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,14 @@ from support.cloud import SECUR_ETF, Cloud, Job
 from support.hosts import Hosts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+WITHOUT_SKLEARN = str(Path(__file__).with_name("without_sklearn"))
 TUNNEL_PORT, TF_PORT = 15443, 2222
 PATIENCE_S = 240  # TensorFlow starts in 6 s alone on a core, and not seldom on a busy machine
 ENVIRONMENT = {  # what the Manifests and the launcher give
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
     "TF_CPP_MIN_LOG_LEVEL": "2",
+    "PYTHONPATH": WITHOUT_SKLEARN,
 }
 CANARY_BYTES, CANARIES = 32, 200
 Member = tuple[str, int]
@@ -137,9 +139,17 @@ class Shielded(Job):
         self.tasks: list[Task] = []
 
     def manifest_text(
-        self, *arguments: str, program: str = "train.py", tables: str = "", environment: str = ""
+        self,
+        *arguments: str,
+        program: str = "train.py",
+        tables: str = "",
+        environment: str = "",
+        spare: int = 0,
     ) -> str:
-        """Return the example's Manifest for this machine and these arguments of the program."""
+        """Return the example's Manifest for this machine and these arguments of the program.
+
+        spare: how many of the workers may come and go.
+        """
         text = (EXAMPLES / self.example / "manifest.toml").read_text()
         extra = "".join(f', "{one}"' for one in arguments)
         for old, new in (
@@ -147,7 +157,7 @@ class Shielded(Job):
             ("0{96}", software_measurement().hex()),
             (r'"/usr/bin/python3"', f'"{sys.executable}"'),
             (r'"/app/train.py"(.*)\]', rf'"/app/{program}"\1{extra}]'),
-            ('TF_CPP_MIN_LOG_LEVEL = "2"', rf'\g<0>{environment}'),
+            ('(TF_CPP_MIN_LOG_LEVEL = "2")( })?', self._variables(environment)),
             (r'"/(app|data|checkpoints)', rf'"{self.base}/\1'),
         ):  # fmt: skip
             text, replaced = re.subn(old, new, text, flags=re.MULTILINE)
@@ -157,10 +167,16 @@ class Shielded(Job):
 
         def count(found: re.Match[str]) -> str:
             number = sum(kind == written[found[0]] for kind, _ in self.members)
-            return f"minimum = {number}, maximum = {number}"
+            least = number - spare if written[found[0]] == "worker" else number
+            return f"minimum = {least}, maximum = {number}"
 
         text = re.sub("|".join(written), count, text)
         return text + tables
+
+    @staticmethod
+    def _variables(more: str) -> Callable[[re.Match[str]], str]:
+        path = f'PYTHONPATH = "{WITHOUT_SKLEARN}"'
+        return lambda found: f"{found[1]}, {path} }}" if found[2] else f"{found[1]}\n{path}{more}"
 
     def pack_all(self, data: Path, changed: str = "") -> None:
         """Pack the example's programs and the data. changed: is added to each program."""

@@ -131,6 +131,10 @@ class Capture:
         os.close(self._stop_writer)
         assert lost == 0, f"{lost} frames were not recorded"
 
+    def talked(self, source: str, target: str) -> bool:
+        """Tell whether an IPv4 packet from one address to the other was recorded."""
+        return socket.inet_aton(source) + socket.inet_aton(target) in self.file.read_bytes()
+
     def found(self, canaries: list[bytes]) -> int:
         """Return how many of the canaries are in what was recorded."""
         raw = self.file.read_bytes()

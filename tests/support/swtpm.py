@@ -62,6 +62,23 @@ class SoftwareTpm:
                 yield client
 
     @contextmanager
+    def running(self) -> Iterator[str]:
+        """Run the TPM on a Unix socket; give its address, for commands that connect themselves."""
+        with self._run(f"type=unixio,path={self.socket}") as process:
+            _connect(self.socket, process).close()
+            yield f"unix:{self.socket}"
+
+    @property
+    def roots_pem(self) -> Path:
+        """The manufacturer's root."""
+        return self.directory / "swtpm-localca-rootca-cert.pem"
+
+    @property
+    def issuers_pem(self) -> Path:
+        """What stands between the root and the EK's certificate."""
+        return self.directory / "issuercert.pem"
+
+    @contextmanager
     def client(self) -> Iterator[TpmClient]:
         """Run the TPM on a Unix socket and connect; each time is a reset of the TPM."""
         address = f"type=unixio,path={self.socket}"

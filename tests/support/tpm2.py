@@ -131,7 +131,9 @@ class Tpm:
     def verify(self, raw: bytes | None = None, **changes: Any) -> VerifiedClaims:
         origins: dict[str, Any] = {"anchors": self.root.anchors, "enrolment_of": lambda _: None}
         origins |= {
-            name: changes.pop(name) for name in (*origins, "revoked", "authorities") if name in changes
+            name: changes.pop(name)
+            for name in (*origins, "revoked", "authorities", "issuers_for")
+            if name in changes
         }
         verifier = Tpm2Verifier(
             KeyOrigins(**origins), event_log_required=bool(changes.pop("event_log_required", False))

@@ -236,7 +236,18 @@ def test_policy_when_made_holds_exactly_what_the_manifest_allows() -> None:
             }
             for number in (0, 1)
         ],
+        "peers": [
+            {
+                "workload": name,
+                "instance": number,
+                "addresses": list(network.address(manifest, name, number)),
+                "names": network.names(manifest, name, number),
+            }
+            for name in ("chief", "ps", "viewer")
+            for number in range(manifest.workloads[name].instances.maximum)
+        ],
         "external": [],
+        "outside": [],
     }
     viewer = json.loads(network.policy(manifest, "viewer", 0, "domain"))
     outside = list(network.external_address(manifest, "api.bank.example"))
@@ -325,6 +336,9 @@ def test_policy_when_compared_with_the_shields_structs_has_their_fields_and_no_o
     assert set(worker["listen"][0]) == structs["ListenRule"]
     assert set(worker["connect"][0]) == structs["ConnectRule"]
     assert set(viewer["external"][0]) == structs["ExternalRule"]
+    served = GOOD + "[workloads.viewer.outside]\nrest = { port = 8501, public = 443 }\n"
+    outside = json.loads(network.policy(manifests.parse(served), "viewer", 0, "domain"))["outside"]
+    assert set(outside[0]) == structs["OutsideRule"]
 
 
 def test_manifest_check_when_there_are_rules_shows_who_reaches_whom(

@@ -27,7 +27,7 @@ from securetf.errors import (
 )
 from securetf.evidence import sev_snp, sev_snp_certificates
 from securetf.verifier.sev_snp import authenticate, authenticate_without_revocation
-from securetf.verifier.sev_snp_chain import verify_leaf
+from securetf.verifier.sev_snp_chain import KnownSnp, verify_leaf
 
 SHARED = Path(os.environ.get("SECURETF_SHARED", Path(__file__).parents[3] / "shared"))
 VECTORS = SHARED / "vectors"
@@ -237,9 +237,9 @@ def test_genuine_certificate_when_read_then_extensions_are_those_of_the_manifest
     issuer = x509.load_der_x509_certificate((known.asvk if "csp" in expected else known.ask) or b"")
     if "wrong" in entry["file"]:  # made upstream by changing a genuine one
         with pytest.raises(SignatureError, match="VCEK is not signed by its issuer"):
-            verify_leaf(kind, known.vek, issuer, product, moment(entry))
+            verify_leaf(kind, known.vek, issuer, product, moment(entry), KnownSnp())
         return
-    chain = verify_leaf(kind, known.vek, issuer, product, moment(entry))
+    chain = verify_leaf(kind, known.vek, issuer, product, moment(entry), KnownSnp())
     assert numbers(chain.tcb) == {
         name: expected[short] for name, short in TCB_NAMES.items() if short in expected
     }

@@ -11,7 +11,9 @@ use std::thread;
 
 use confine::Spawn;
 use netshield::policy::Policy;
-use netshield::relay::{Identity, NetError, NetworkKey, TunnelListener};
+use netshield::relay::{
+    Identity, NetError, NetworkKey, OutsideListener, Statement, TunnelListener,
+};
 use netshield::shield::{Choice, Grant, Shield, ShieldError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -63,6 +65,16 @@ impl PyNetworkListener {
     }
 }
 
+impl PyNetworkListener {
+    /// The socket; it can be taken once.
+    fn take(&self) -> Option<TunnelListener> {
+        self.listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
 /// None once it is lowered. Calls share it; the last one that runs ends it.
 #[pyclass(frozen, name = "NetworkShield", module = "securetf._core")]
 pub struct PyNetworkShield {
@@ -90,7 +102,8 @@ impl PyNetworkShield {
 #[pymethods]
 impl PyNetworkShield {
     #[staticmethod]
-    #[pyo3(signature = (policy, key, chain, trust_root, *, tunnel, interceptor))]
+    #[pyo3(signature = (policy, key, chain, trust_root, *, tunnel, outside, interceptor))]
+    #[expect(clippy::too_many_arguments, reason = "Python gives them by name")]
     fn raise_shield(
         py: Python<'_>,
         policy: &str,
@@ -98,6 +111,7 @@ impl PyNetworkShield {
         chain: Vec<Vec<u8>>,
         trust_root: Vec<u8>,
         tunnel: Option<Py<PyNetworkListener>>,
+        outside: Vec<(String, Py<PyNetworkListener>)>,
         interceptor: &str,
     ) -> PyResult<Self> {
         let policy: Policy = netshield::policy::parse(policy)
@@ -107,13 +121,10 @@ impl PyNetworkShield {
             "namespace" => Choice::Namespace,
             _ => Choice::Seccomp,
         };
-        let tunnel = tunnel.and_then(|one| {
-            let mut listener = one
-                .get()
-                .listener
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            listener.take()
+        let tunnel = tunnel.and_then(|one| one.get().take());
+        let outside = outside.into_iter().filter_map(|(name, one)| {
+            let listener = one.get().take()?;
+            Some(OutsideListener { name, listener })
         });
         let grant = key.zip(tunnel).map(|(key, tunnel)| Grant {
             identity: Identity {
@@ -122,6 +133,7 @@ impl PyNetworkShield {
             },
             trust_root,
             tunnel,
+            outside: outside.collect(),
         });
         // Its threads see the machine's files, not the program's: they resolve the names of `external`.
         let raised = py.detach(|| {
@@ -220,6 +232,18 @@ impl PyNetworkShield {
             .map_err(|error| of_shield(py, &error))
     }
 
+    fn set_statement(
+        &self,
+        py: Python<'_>,
+        public: &str,
+        claims: &str,
+        key: &[u8],
+    ) -> PyResult<()> {
+        let statement = Statement::new(public, claims, key).map_err(|error| of_net(py, &error))?;
+        self.raised(py)?.set_statement(statement);
+        Ok(())
+    }
+
     fn revoke(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
         let shield = self.raised(py)?;
         py.detach(|| shield.revoke(reason));
@@ -239,6 +263,8 @@ impl PyNetworkShield {
         Ok(HashMap::from([
             ("outbound", stats.outbound),
             ("inbound", stats.inbound),
+            ("outside", stats.outside),
+            ("statements", stats.statements),
             ("cut", stats.cut),
             ("unreachable", stats.unreachable),
             ("resumed", stats.resumed),
@@ -284,11 +310,11 @@ fn of_net(py: Python<'_>, error: &NetError) -> PyErr {
     let (kind, fix) = match error {
         NetError::Listen(cause) if cause.kind() == ErrorKind::AddrInUse => (
             "PortInUseError",
-            "end the other process, or use another port in `--tunnel`; 0 takes a free one",
+            "end the other process, or use another port in `--tunnel` or `--outside`; 0 takes a free one",
         ),
         NetError::Listen(_) => (
             "EnvironmentUnfitError",
-            "use an address of this machine in `--tunnel`",
+            "use an address of this machine in `--tunnel` and `--outside`",
         ),
         _ => ("NetworkShieldError", DEFECT),
     };

@@ -21,6 +21,13 @@ pub trait Inner: Send + Sync {
     /// # Errors
     /// What `connect(2)` says: `ConnectionRefused` when the program does not listen.
     fn dial(&self, port: u16, peer: SocketAddr) -> io::Result<TcpStream>;
+
+    /// Connect to the program's `port` on its own loopback, for a client outside of the session: 127.0.0.1, then `::1`.
+    /// What listens on all addresses is found there, too.
+    ///
+    /// # Errors
+    /// As [`Inner::dial`].
+    fn dial_loopback(&self, port: u16) -> io::Result<TcpStream>;
 }
 
 /// One refusal, for the log and the CAS's audit.

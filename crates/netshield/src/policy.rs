@@ -21,8 +21,13 @@ pub struct Policy {
     pub listen: Vec<ListenRule>,
     /// Members that the program may reach.
     pub connect: Vec<ConnectRule>,
+    /// Members whose workloads stand in some `from` of `listen`: the addresses as which they may appear.
+    pub peers: Vec<Member>,
     /// Named destinations outside the session; the program speaks TLS itself, unshielded.
     pub external: Vec<ExternalRule>,
+    /// Ports of the program that clients outside of the session may reach.
+    #[serde(default)]
+    pub outside: Vec<OutsideRule>,
 }
 
 /// One instance of a workload with the stable virtual addresses and names by which programs know it.
@@ -71,6 +76,20 @@ pub struct ExternalRule {
     pub port: u16,
     /// Virtual addresses that stand for it in the program's network.
     pub addresses: Vec<IpAddr>,
+}
+
+/// A port that the program listens on and who may connect to it without being a member.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutsideRule {
+    /// Name of the rule in the Manifest.
+    pub name: String,
+    /// TCP port of the program, on its own loopback.
+    pub port: u16,
+    /// Application protocols (RFC 7301) that the program speaks, the preferred one first.
+    pub alpn: Vec<String>,
+    /// DER `SubjectPublicKeyInfo` in hex of each client that may connect; absent: anybody. An empty list allows nobody.
+    pub clients: Option<Vec<String>>,
 }
 
 /// Reads the JSON form.

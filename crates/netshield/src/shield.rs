@@ -11,7 +11,8 @@ use crate::event::{DenialLog, Outbound};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::policy::Policy;
 use crate::relay::{
-    Identity, Limits, NetError, NetworkKey, Relay, RelayConfig, Snapshot, TunnelListener,
+    Identity, Limits, NetError, NetworkKey, OutsideLimits, OutsideListener, Relay, RelayConfig,
+    Snapshot, Statement, TunnelListener,
 };
 use crate::supervise::{SuperviseError, Supervisor};
 
@@ -34,6 +35,8 @@ pub struct Grant {
     pub trust_root: Vec<u8>,
     /// Where peers arrive.
     pub tunnel: TunnelListener,
+    /// Where clients outside of the session arrive, one for each such rule of the policy.
+    pub outside: Vec<OutsideListener>,
 }
 
 /// The shield is not raised; nothing was started.
@@ -127,7 +130,7 @@ impl Shield {
             Interceptor::Namespace(namespace) => namespace.inner(),
             Interceptor::Seccomp(supervisor) => supervisor.inner(),
         };
-        let relay = Relay::start(RelayConfig {
+        let mut relay = Relay::start(RelayConfig {
             policy: policy.clone(),
             identity: grant.identity,
             trust_root: grant.trust_root,
@@ -136,6 +139,7 @@ impl Shield {
             denials: self.denials.clone() as Arc<dyn DenialLog>,
             limits: Limits::default(),
         })?;
+        relay.open_outside(grant.outside, OutsideLimits::default())?;
         *self.relay.write() = Some(Arc::new(relay));
         Ok(())
     }
@@ -204,6 +208,13 @@ impl Shield {
         match self.relay() {
             Some(relay) => Ok(relay.install(chain, key)?),
             None => Ok(()),
+        }
+    }
+
+    /// As [`Relay::set_statement`].
+    pub fn set_statement(&self, statement: Statement) {
+        if let Some(relay) = self.relay() {
+            relay.set_statement(statement);
         }
     }
 

@@ -5,6 +5,7 @@
 #[path = "relay/support/mod.rs"]
 mod support;
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -129,10 +130,11 @@ const ROLE: &str = "FAILURES_TEST_RELAY";
 const KILLED: &str = "a_relay_that_is_killed_resets_the_programs_of_both_sides_in_mid_stream";
 
 fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .map(|digit| char::from_digit(digit.into(), 16).unwrap())
-        .collect()
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "{byte:02x}").unwrap();
+    }
+    text
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -199,7 +201,10 @@ fn start_process(ca: &Ca, ps: &Node) -> (Child, SocketAddr) {
 
 /// Writes for as long as it goes.
 fn flood(mut program: TcpStream) -> thread::JoinHandle<()> {
-    thread::spawn(move || while program.write_all(&[7; 8192]).is_ok() {})
+    thread::spawn(move || {
+        let noise = vec![7; 65_536];
+        while program.write_all(&noise).is_ok() {}
+    })
 }
 
 #[test]

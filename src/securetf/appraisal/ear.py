@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey
 
 from securetf import __version__
 from securetf.appraisal.policy import AttestationResult
-from securetf.claims import Platform
+from securetf.claims import Platform, VerifiedClaims
 from securetf.errors import SimulationRefusedError, TokenError
 
 PROFILE = "tag:securetf,2026:ear:v1"
@@ -43,7 +43,7 @@ class EarClaims:
     """What a checked token says.
 
     confirmation_jwk: the attested key; whoever shows the token proves that he holds it. nonce: 32 bytes.
-    raw: all claims.
+    status: the machine's; a TPM's beside it is in `raw`, under `submods`. raw: all claims.
     """
 
     issuer: str
@@ -90,11 +90,13 @@ def issue(  # noqa: PLR0913 - one argument per claim
     binding: Binding,
     token_id: str,
     now: datetime,
+    others: Sequence[AttestationResult] = (),
 ) -> str:
     """Return a JWT signed with ES256 by the CAS's token key (P-256), good for 5 minutes from `now`.
 
     issuer: the CAS's name. subject: the workload's SPIFFE ID. nonce: 32 bytes, the challenge of the
     attestation. confirmation_jwk: the attested TLS key. token_id: `jti`, random, at least 16 characters.
+    others: of the TPMs beside the machine; each is a submodule of its platform's name.
 
     Raises:
         TokenError: nonce or key of the wrong size.
@@ -115,28 +117,13 @@ def issue(  # noqa: PLR0913 - one argument per claim
         "cnf": {"jwk": dict(confirmation_jwk)},
         "ear.verifier-id": {"developer": "securetf", "build": __version__},
         "submods": {
-            "cpu": {
-                "ear.status": result.status,
-                "ear.trustworthiness-vector": dict(result.trustworthiness_vector),
-                "ear.appraisal-policy-id": result.policy_id,
-            }
+            "cpu": _submodule(result),
+            **{one.claims.platform.value: _submodule(one) | {_PREFIX: _facts(one.claims)} for one in others},
         },
         _PREFIX: {
             "simulated": claims.simulated,
             "binding": binding.value,
-            "platform": claims.platform.value,
-            "platform_id": claims.platform_id.hex(),
-            "tcb": {
-                "status": claims.tcb_status,
-                "advisories": list(claims.advisories),
-                "evaluation_number": claims.tcb_evaluation_number,
-            },
-            "registers": {
-                name: claims.registers[name].hex()
-                for name in _REGISTERS.get(claims.platform, sorted(claims.registers))
-            },
-            "endorsements_valid_until": int(claims.valid_until.timestamp()),
-            **({"properties": dict(claims.properties)} if claims.properties else {}),
+            **_facts(claims),
         },
     }
     if claims.simulated:
@@ -144,6 +131,32 @@ def issue(  # noqa: PLR0913 - one argument per claim
     header = {"alg": "ES256", "typ": _TYPE, "kid": key_id(key.public_key())}
     text = json.dumps(payload, separators=(",", ":"))
     return jws.serialize_compact(header, text, ECKey.import_key(key), algorithms=["ES256"])
+
+
+def _submodule(result: AttestationResult) -> dict[str, Any]:
+    return {
+        "ear.status": result.status,
+        "ear.trustworthiness-vector": dict(result.trustworthiness_vector),
+        "ear.appraisal-policy-id": result.policy_id,
+    }
+
+
+def _facts(claims: VerifiedClaims) -> dict[str, Any]:
+    return {
+        "platform": claims.platform.value,
+        "platform_id": claims.platform_id.hex(),
+        "tcb": {
+            "status": claims.tcb_status,
+            "advisories": list(claims.advisories),
+            "evaluation_number": claims.tcb_evaluation_number,
+        },
+        "registers": {
+            name: claims.registers[name].hex()
+            for name in _REGISTERS.get(claims.platform, sorted(claims.registers))
+        },
+        "endorsements_valid_until": int(claims.valid_until.timestamp()),
+        **({"properties": dict(claims.properties)} if claims.properties else {}),
+    }
 
 
 def check(
@@ -154,16 +167,24 @@ def check(
     audience: str,
     nonce: bytes | None,
     now: datetime,
+    session_binding: bool = False,
 ) -> EarClaims:
     """Return what a token about hardware says. keys: `kid` to key of the CAS. nonce: None if any one counts.
 
+    session_binding: refuse a token whose attestation was not bound to its TLS session by the exporter.
+
     Raises:
-        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience or nonce,
-        expired. SimulationRefusedError: the token is about a simulation.
+        TokenError: another algorithm or type, unknown kid, wrong signature, issuer, audience, nonce or
+        binding, expired. SimulationRefusedError: the token is about a simulation.
     """
     claims = check_insecure_simulation(
         token, keys=keys, issuer=issuer, audience=audience, nonce=nonce, now=now
     )
+    if session_binding and claims.binding is not Binding.SESSION:
+        raise TokenError(
+            "the token's attestation was bound to keys alone, and a bound TLS session is demanded",
+            "attest over a connection whose exporter both sides have",
+        )
     if claims.simulated:
         raise SimulationRefusedError(
             "the token is about an INSECURE SIMULATION, and only hardware counts here",
@@ -186,7 +207,7 @@ def check_insecure_simulation(
     Raises:
         TokenError: as `check`.
     """
-    claims = _read(_verified_payload(token, keys))
+    claims = authenticate(token, keys=keys)
     for what, found, expected in (
         ("issuer", claims.issuer, issuer),
         ("audience", claims.audience, audience),
@@ -201,6 +222,15 @@ def check_insecure_simulation(
     if claims.expires_at - claims.issued_at > LIFETIME:
         raise TokenError("the token claims to live longer than 5 minutes", _ATTEST_AGAIN)
     return claims
+
+
+def authenticate(token: str, *, keys: Mapping[str, ec.EllipticCurvePublicKey]) -> EarClaims:
+    """Return what a token says that one of `keys` signed; for whom, when and about what is not checked.
+
+    Raises:
+        TokenError: another algorithm, type or profile, unknown kid, wrong signature.
+    """
+    return _read(_verified_payload(token, keys))
 
 
 def _public_key(key: ec.EllipticCurvePublicKey) -> ECKey:

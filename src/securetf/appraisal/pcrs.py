@@ -6,15 +6,15 @@ which the measured launcher checks before it starts anything.
 
 from collections.abc import Iterator
 
-from securetf.appraisal.comparison import Mismatch, machine, register, tcb_status
-from securetf.claims import Platform, VerifiedClaims
+from securetf.appraisal.comparison import Claims, Mismatch, machine, register, tcb_status
+from securetf.claims import Platform
 from securetf.errors import MeasurementError
 from securetf.manifest.platforms import PcrPolicy
 
 NO_TEE = frozenset({Platform.TPM2, Platform.GCP_VTPM})  # whose memory the host reads
 
 
-def mismatches(claims: VerifiedClaims, policy: PcrPolicy) -> Iterator[Mismatch]:
+def mismatches(claims: Claims, policy: PcrPolicy) -> Iterator[Mismatch]:
     """Yield whatever of the claims the policy does not accept."""
     if claims.platform is Platform.NITRO and "pcr0" not in policy.pcrs:
         yield MeasurementError, "the policy does not name pcr0, the enclave's image, which accepts nothing"

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import msgspec
 
-from securetf.appraisal import pcrs, sev_snp, sgx
-from securetf.appraisal.comparison import Mismatch, machine, register, tcb_status
+from securetf.appraisal import azure, pcrs, sev_snp, sgx
+from securetf.appraisal.comparison import Claims, Mismatch, machine, register, tcb_status
 from securetf.claims import Platform, VerifiedClaims
 from securetf.errors import (
     AppraisalError,
@@ -19,7 +19,7 @@ from securetf.errors import (
     PlatformNotAllowedError,
     TcbNotAcceptedError,
 )
-from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import AzurePolicy, PcrPolicy, SgxPolicy, SnpPolicy
 
 _FIXES: dict[type[AppraisalError], str] = {
     MeasurementError: "start the reviewed software and code, or accept these values in the Manifest",
@@ -34,6 +34,7 @@ _POLICIES = MappingProxyType(  # the others have TDX's registers
         Platform.NITRO: PcrPolicy,
         Platform.TPM2: PcrPolicy,
         Platform.GCP_VTPM: PcrPolicy,
+        Platform.AZURE_VTPM: AzurePolicy,
     }
 )
 _GOOD = {"UpToDate", "Committed"}  # TCB statuses that leave nothing to be desired
@@ -84,7 +85,7 @@ class AttestationResult:
     appraised_at: datetime
 
 
-AnyPolicy = Policy | SgxPolicy | SnpPolicy | PcrPolicy
+AnyPolicy = Policy | SgxPolicy | SnpPolicy | PcrPolicy | AzurePolicy
 
 
 def appraise(
@@ -121,10 +122,20 @@ def appraise(
 
 
 def _mismatches(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes, now: datetime) -> Iterator[Mismatch]:
-    kind = _POLICIES.get(claims.platform)
-    others = tuple({one for one in _POLICIES.values() if one is not kind})
     if claims.simulated and claims.platform is not Platform.INSECURE_SIMULATION:
         yield PlatformNotAllowedError, f"simulated claims call themselves {claims.platform.value}"
+    yield from compare(claims, policy, rtmr3=rtmr3)
+    if now > claims.valid_until:
+        yield AppraisalError, f"the endorsements behind the claims expired at {claims.valid_until:%F %T}"
+
+
+def compare(claims: Claims, policy: AnyPolicy, *, rtmr3: bytes | None) -> Iterator[Mismatch]:
+    """Yield whatever of the claims the policy does not accept; alone it decides nothing, see `appraise`.
+
+    rtmr3: expected value of TDX's register of code; None = not compared.
+    """
+    kind = _POLICIES.get(claims.platform)
+    others = tuple({one for one in _POLICIES.values() if one is not kind})
     if isinstance(policy, others) or (kind is not None and not isinstance(policy, kind)):
         yield PlatformNotAllowedError, f"the policy is not one for {claims.platform.value}"
     elif isinstance(policy, SgxPolicy):
@@ -133,19 +144,20 @@ def _mismatches(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes, now: da
         yield from sev_snp.mismatches(claims, policy)
     elif isinstance(policy, PcrPolicy):
         yield from pcrs.mismatches(claims, policy)
+    elif isinstance(policy, AzurePolicy):
+        yield from azure.mismatches(claims, policy)
     else:
         yield from _tdx(claims, policy, rtmr3)
-    if now > claims.valid_until:
-        yield AppraisalError, f"the endorsements behind the claims expired at {claims.valid_until:%F %T}"
 
 
-def _tdx(claims: VerifiedClaims, policy: Policy, rtmr3: bytes) -> Iterator[Mismatch]:
+def _tdx(claims: Claims, policy: Policy, rtmr3: bytes | None) -> Iterator[Mismatch]:
     yield from register("mr_td", claims, policy.mr_td)
     for name in _RTMRS:
         accepted = getattr(policy, name)
         if accepted is not None:
             yield from register(name, claims, accepted)
-    yield from register("rtmr3", claims, [rtmr3.hex()])
+    if rtmr3 is not None:
+        yield from register("rtmr3", claims, [rtmr3.hex()])
     yield from tcb_status(claims, policy.tcb, policy.tolerate)
     yield from machine(claims, policy.platform_ids)
 
@@ -170,7 +182,7 @@ def _vector(claims: VerifiedClaims, policy: AnyPolicy) -> dict[str, int]:
 
 def _policy_id(claims: VerifiedClaims, policy: AnyPolicy, rtmr3: bytes) -> str:
     """Hash the policy as canonical JSON: names sorted, no spaces, UTF-8."""
-    if isinstance(policy, SgxPolicy | SnpPolicy | PcrPolicy):
+    if isinstance(policy, SgxPolicy | SnpPolicy | PcrPolicy | AzurePolicy):
         return _digest({"platform": claims.platform.value, **msgspec.to_builtins(policy)})
     content = {
         "platform": claims.platform.value,

@@ -6,15 +6,14 @@ the measured launcher checks before it starts anything.
 
 from collections.abc import Iterator
 
-from securetf.appraisal.comparison import Mismatch, machine, number, register
-from securetf.claims import VerifiedClaims
+from securetf.appraisal.comparison import Claims, Mismatch, machine, number, register
 from securetf.errors import MeasurementError, PlatformNotAllowedError, TcbNotAcceptedError
 from securetf.manifest.platforms import SnpPolicy
 
 _PARTS = ("fmc", "bootloader", "tee", "snp", "microcode")
 
 
-def mismatches(claims: VerifiedClaims, policy: SnpPolicy) -> Iterator[Mismatch]:
+def mismatches(claims: Claims, policy: SnpPolicy) -> Iterator[Mismatch]:
     """Yield whatever of the claims the policy does not accept."""
     yield from register("measurement", claims, policy.measurement)
     for name in ("host_data", "id_key_digest", "author_key_digest"):
@@ -32,7 +31,7 @@ def mismatches(claims: VerifiedClaims, policy: SnpPolicy) -> Iterator[Mismatch]:
     yield from machine(claims, policy.platform_ids)
 
 
-def _tcb(claims: VerifiedClaims, policy: SnpPolicy) -> Iterator[Mismatch]:
+def _tcb(claims: Claims, policy: SnpPolicy) -> Iterator[Mismatch]:
     product = str(claims.properties.get("product", "unknown"))
     minimum = {str(line): tcb for line, tcb in policy.minimum_tcb.items()}.get(product)
     if minimum is None:
@@ -46,7 +45,7 @@ def _tcb(claims: VerifiedClaims, policy: SnpPolicy) -> Iterator[Mismatch]:
         yield TcbNotAcceptedError, "the firmware is provisional: the host can still go back to an older one"
 
 
-def _guest(claims: VerifiedClaims, policy: SnpPolicy) -> Iterator[Mismatch]:
+def _guest(claims: Claims, policy: SnpPolicy) -> Iterator[Mismatch]:
     svn, vmpl = number(claims, "guest_svn"), number(claims, "vmpl")
     if svn < policy.minimum_guest_svn:
         yield MeasurementError, f"guest_svn is {svn}, expected at least {policy.minimum_guest_svn}"

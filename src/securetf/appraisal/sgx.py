@@ -6,13 +6,12 @@ the measured launcher checks before it starts anything.
 
 from collections.abc import Iterator
 
-from securetf.appraisal.comparison import Mismatch, machine, number, register, tcb_status
-from securetf.claims import VerifiedClaims
+from securetf.appraisal.comparison import Claims, Mismatch, machine, number, register, tcb_status
 from securetf.errors import MeasurementError, TcbNotAcceptedError
 from securetf.manifest.platforms import SgxPolicy
 
 
-def mismatches(claims: VerifiedClaims, policy: SgxPolicy) -> Iterator[Mismatch]:
+def mismatches(claims: Claims, policy: SgxPolicy) -> Iterator[Mismatch]:
     """Yield whatever of the claims the policy does not accept."""
     if policy.mr_enclave is None and policy.mr_signer is None:
         yield MeasurementError, "the policy names neither mr_enclave nor mr_signer, which accepts nothing"

@@ -2,7 +2,10 @@
 
 from typing import Protocol
 
+from securetf.attester.detection import Devices, detect
 from securetf.claims import Evidence, Platform
+
+__all__ = ["Attester", "Devices", "detect"]
 
 
 class Attester(Protocol):

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from securetf.attester.detection import NSM
 from securetf.claims import REPORT_DATA_SIZE, Evidence, Platform
 from securetf.errors import AttesterError, MalformedEvidenceError
 from securetf.evidence import cbor
 
-DEVICE = Path("/dev/nsm")
 ANSWER_SIZE_LIMIT = 0x3000  # bytes; NSM_RESPONSE_MAX_SIZE
 _NSM_IOCTL = 0xC0200A00  # _IOWR(0x0A, 0, struct nsm_raw): two iovecs, request and response
 _FIX = "run this inside a Nitro enclave whose kernel has the NSM driver"
@@ -55,7 +55,7 @@ class NitroAttester:
         raise AttesterError("the NSM's answer is neither a document nor an error", _FIX)
 
 
-def device(path: Path = DEVICE) -> Exchange:
+def device(path: Path = NSM) -> Exchange:
     """Return the exchange with the module behind a device file; it is opened for each request."""
 
     def exchange(request: bytes) -> bytes:

@@ -4,11 +4,11 @@
 
 from pathlib import Path
 
+from securetf.attester.detection import GRAMINE
 from securetf.claims import REPORT_DATA_SIZE, Evidence, Platform
 from securetf.errors import AttesterError
 from securetf.evidence import dcap, sgx
 
-ROOT = Path("/dev/attestation")
 _FIX = 'run this under gramine-sgx with `sgx.remote_attestation = "dcap"` in its manifest'
 _WORD_SIZE_LIMIT = 64  # bytes of `attestation_type`
 
@@ -18,7 +18,7 @@ class SgxAttester:
 
     platform = Platform.SGX
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path = GRAMINE) -> None:
         """root: the directory of Gramine's pseudo-files."""
         self._root = root
 

@@ -144,7 +144,8 @@ class Tpm2Attester(_Quoting):
     def ek_certificate(self) -> bytes | None:
         """Return the manufacturer's certificate of the endorsement key, DER; None if the TPM holds none."""
         index = EK_CERTIFICATE_RSA if self._ek_kind == tpm2_public.RSA else EK_CERTIFICATE_ECC
-        return read_all(self._client, index)
+        found = read_all(self._client, index)
+        return None if found is None else _unpadded(found)
 
     def answer(self, credential: bytes, encrypted_seed: bytes) -> bytes:
         """Open the challenge of an enrolment (`verifier.tpm2_activation`); return its secret.
@@ -193,6 +194,14 @@ class CertifiedTpm2Attester(_Quoting):
             )
         super().__init__(client, pcrs, (certificate, *authorities), event_log)
         self._ak, self.ak_public = client.create_primary(ENDORSEMENT, template)
+
+
+def _unpadded(certificate: bytes) -> bytes:
+    """Cut off what fills an NV index after the certificate, which says its own length (X.690, 8.1.3)."""
+    if certificate[:2] != b"\x30\x82":
+        return certificate
+    end = 4 + int.from_bytes(certificate[2:4], "big")
+    return certificate[:end] if certificate[end:].strip(b"\0\xff") == b"" else certificate
 
 
 def _split(stored: bytes) -> tuple[bytes, bytes]:

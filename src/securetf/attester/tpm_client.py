@@ -92,8 +92,8 @@ class TpmClient:
         """Return the public area of a loaded or persistent key (12.4)."""
         return self._public(self.command("ReadPublic", 0x173, number(handle, 4), b"", None))
 
-    def endorsement_session(self) -> int:
-        """Start a policy session that satisfies the default policy of endorsement keys (11.1, 23.4)."""
+    def policy_session(self) -> int:
+        """Start a policy session without a key (11.1)."""
         parameters = b"".join(
             (
                 sized(bytes(16)),  # nonceCaller; nothing is encrypted or salted in this session
@@ -104,9 +104,13 @@ class TpmClient:
             )
         )
         handles = number(NULL_HANDLE, 4) * 2
-        session = self._keep(
+        return self._keep(
             self.command("StartAuthSession", 0x176, handles, parameters, None, handles_returned=1)
         )
+
+    def endorsement_session(self) -> int:
+        """Start a policy session that satisfies the default policy of endorsement keys (23.4)."""
+        session = self.policy_session()
         empty = sized(b"") * 3 + number(0, 4)  # nonceTPM, cpHashA, policyRef, no expiration
         self.command("PolicySecret", 0x151, number(ENDORSEMENT, 4) + number(session, 4), empty, [PASSWORD])
         return session

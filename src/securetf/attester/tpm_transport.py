@@ -2,10 +2,12 @@
 
 import os
 import socket
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from securetf.errors import AttesterError
+from securetf.errors import AttesterError, UsageError
 
 DEVICE = Path("/dev/tpmrm0")  # the kernel's resource manager
 RESPONSE_SIZE_LIMIT = 4096  # bytes; TPM_PT_MAX_RESPONSE_SIZE of TPMs in use
@@ -28,6 +30,71 @@ class Transport(Protocol):
     def close(self) -> None:
         """Let go of the TPM."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TpmAddress:
+    """Where a TPM is. path: a character device or, with `unix`, a socket; host and port: a TCP socket."""
+
+    path: Path | None = None
+    unix: bool = False
+    host: str = ""
+    port: int = 0
+
+    @staticmethod
+    def parse(text: str) -> "TpmAddress":
+        """Read `/dev/tpmrm0`, `unix:/path/of/socket` or `tcp:HOST:PORT` (both: a software TPM).
+
+        Raises:
+            UsageError: none of these.
+        """
+        kind, colon, rest = text.partition(":")
+        if text.startswith("/"):
+            return TpmAddress(path=Path(text))
+        if colon and kind == "unix" and rest.startswith("/"):
+            return TpmAddress(path=Path(rest), unix=True)
+        host, colon, port = rest.rpartition(":")
+        if kind == "tcp" and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+            return TpmAddress(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+        raise UsageError(
+            f"{text[:200]!r} is not the address of a TPM",
+            "write /dev/tpmrm0, or for a software TPM unix:/path/of/socket or tcp:HOST:PORT",
+        )
+
+    def exists(self) -> bool:
+        """Say whether something is there; whoever names a TCP socket says so himself."""
+        return self.path is None or self.path.exists()
+
+    def open(self) -> Transport:
+        """Return a new connection.
+
+        Raises:
+            AttesterError: nothing answers there.
+        """
+        if self.path is None:
+            return SocketTransport((self.host, self.port))
+        return SocketTransport(self.path) if self.unix else DeviceTransport(self.path)
+
+    def __str__(self) -> str:
+        if self.path is None:
+            return f"tcp:{self.host}:{self.port}"
+        return f"unix:{self.path}" if self.unix else str(self.path)
+
+
+class SharedTransport:
+    """One connection for several threads: commands go one after the other."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport, self._lock = transport, threading.Lock()
+
+    def exchange(self, command: bytes) -> bytes:
+        """As `Transport.exchange`."""
+        with self._lock:
+            return self._transport.exchange(command)
+
+    def close(self) -> None:
+        """As `Transport.close`."""
+        self._transport.close()
 
 
 class DeviceTransport:

@@ -3,31 +3,33 @@
 import json
 import logging
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from securetf.attester.insecure_simulation import SimulatedTdx, load_anchor, load_endorsements
+from securetf.attester import Attester
+from securetf.cas.hardware_verifiers import MINIMUM_TCB_EVALUATION, TpmRoots, hardware_verifiers, tpm_verifier
 from securetf.cas.http import bind, serve
 from securetf.cas.service import CasService, Context, load_or_create
-from securetf.cas.store import Store, create_store, open_store
-from securetf.cas.store.anchor import InsecureFileAnchor, write_new
-from securetf.cas.store.sealing import GENESIS, KEY_SIZE
+from securetf.cas.service.tpm import OwnTpm, TpmTrust, enrolment_of
+from securetf.cas.simulated_machine import ReloadingVerifier, SimulatedMachine
+from securetf.cas.store import MonotonicAnchor, Store, create_store, open_store
 from securetf.cas.store.store import read_meta
-from securetf.claims import Evidence, Platform, VerifiedClaims
-from securetf.endorsements import Endorsements
-from securetf.errors import CasRollbackError, CasStateError, UsageError
+from securetf.cas.tpm_machine import HardwareSettings, TpmMachine
+from securetf.cas.verifier_pool import VerifierPool
+from securetf.claims import Platform
+from securetf.endorsements.cache import Cache
+from securetf.endorsements.library import Library
+from securetf.endorsements.sources import Sources
+from securetf.errors import EndorsementError, EnvironmentUnfitError
 from securetf.verifier import Verifier
-from securetf.verifier import insecure_simulation as simulation
 
-ROOT_KEY_FILE = "INSECURE-SIMULATION-cas-root-key"
 _ROOT_VERSION = 1
-_STORE_ID_SIZE = 16  # bytes
-_RELOAD = timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
 
@@ -44,30 +46,68 @@ class SystemClock:
         return time.monotonic()
 
 
+class StoredAnchor(MonotonicAnchor, Protocol):
+    """An anchor that knows its store."""
+
+    @property
+    def store_id(self) -> bytes: ...
+
+
+class Machine(Protocol):
+    """What the CAS itself runs on."""
+
+    @property
+    def attester(self) -> Attester: ...
+    @property
+    def own_tpm(self) -> OwnTpm | None: ...
+    def endorsements(self) -> str: ...
+    def root_key(self, *, create: bool) -> bytes: ...
+    def open_anchor(self, store_id: bytes, root_key: bytes) -> MonotonicAnchor: ...
+    def new_anchor(self, root_key: bytes) -> StoredAnchor: ...
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `securetf cas start` was told. Paths of an INSECURE SIMULATION are named as what they are."""
+    """What `securetf cas start` was told. Paths of an INSECURE SIMULATION are named as what they are.
+
+    hardware: what the CAS itself runs on; None: a simulation, which then needs both of its paths.
+    endorsements: directory of the cache; None: no hardware is verified. sources: None: nothing is fetched.
+    tpm_roots: PEM.
+    """
 
     data: Path
     listen: str
-    insecure_simulation: Path
-    insecure_anchor: Path
+    insecure_simulation: Path | None = None
+    insecure_anchor: Path | None = None
+    hardware: HardwareSettings | None = None
+    endorsements: Path | None = None
+    sources: Sources | None = None
+    tpm_roots: Path | None = None
+    minimum_tcb_evaluation: int = MINIMUM_TCB_EVALUATION
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Run a CAS in an INSECURE SIMULATION until SIGTERM. `announce` gets one JSON line when it is ready.
+    """Run a CAS until SIGTERM. `announce` gets one JSON line when it is ready.
 
     Raises:
-        CasStateError, CasRollbackError: the state is not what was anchored. PortInUseError: cannot listen.
-        AttesterError: the simulated platform is not usable.
+        EnvironmentUnfitError: nothing keeps its root key. PortInUseError: cannot listen.
+        CasStateError, CasRollbackError: the state is not what was anchored. AttesterError: the platform is
+        not usable.
     """
-    _log.warning("insecure_simulation", extra={"platform": str(settings.insecure_simulation)})
+    if settings.insecure_simulation is not None:
+        _log.warning("insecure_simulation", extra={"platform": str(settings.insecure_simulation)})
     sys.setswitchinterval(0.0005)  # a signature check must not wait 5 ms behind a thread that parses
     listening = bind(settings.listen)
     clock = SystemClock()
-    store = _open(settings)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    machine = _machine(settings, clock)
+    store: Store | None = None
+    fresh = None if settings.sources is None else replace(settings.sources)  # without its connections
+    pool = VerifierPool(partial(_verifiers, replace(settings, hardware=None, sources=fresh)))
     try:
-        service = CasService.of(_context(settings, store, clock))
+        store = _open(settings.data, machine)
+        service = CasService.of(_context(settings, machine, store, clock, pool))
         host, port = listening.getsockname()[:2]
         line = json.dumps(
             {
@@ -79,95 +119,83 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         )
         serve(service, listening, lambda: announce(line))
     finally:
-        store.close()
+        pool.close()
+        if store is not None:
+            store.close()
+        machine.close()
 
 
-def _context(settings: Settings, store: Store, clock: SystemClock) -> Context:
-    directory = settings.insecure_simulation
+def _machine(settings: Settings, clock: SystemClock) -> Machine:
+    if settings.hardware is not None:
+        return TpmMachine(settings.hardware, settings.data)
+    if settings.insecure_simulation is None or settings.insecure_anchor is None:
+        raise EnvironmentUnfitError(
+            "it is not said what keeps the CAS's root key and its anchor",
+            "name the platform with `--attester` (docs/platforms.md), or for a trial give both "
+            "--insecure-simulation and --insecure-anchor",
+        )
+    return SimulatedMachine(settings.insecure_simulation, settings.insecure_anchor, settings.data, clock.now)
+
+
+def _verifiers(settings: Settings) -> dict[Platform, Verifier]:
+    """Return the verifiers that need nothing of the CAS's state; worker processes call this too."""
+    verifiers: dict[Platform, Verifier] = {}
+    if settings.endorsements is not None:
+        library = Library(Cache(settings.endorsements), settings.sources)
+        verifiers |= hardware_verifiers(library, minimum_tcb_evaluation=settings.minimum_tcb_evaluation)
+    if settings.insecure_simulation is not None:
+        now = SystemClock().now()
+        verifiers[Platform.INSECURE_SIMULATION] = ReloadingVerifier(settings.insecure_simulation, now)
+    return verifiers
+
+
+def _context(
+    settings: Settings, machine: Machine, store: Store, clock: SystemClock, pool: VerifierPool
+) -> Context:
+    verifiers = pool.wrap(_verifiers(settings))
+    tpm_trust = None
+    if settings.tpm_roots is not None:
+        if settings.endorsements is None:
+            raise EndorsementError("`--tpm-roots` without `--endorsements`", "name the cache's directory too")
+        library = Library(Cache(settings.endorsements), settings.sources)
+        roots = TpmRoots.of(_read(settings.tpm_roots))
+        tpm_trust = TpmTrust(anchors=roots.anchors, completed=partial(roots.completed, library))
+        known = partial(enrolment_of, store)
+        verifiers[Platform.TPM2] = tpm_verifier(library, tpm_roots=roots, enrolment_of=known)
     return Context(
         store=store,
         clock=clock,
         identity=load_or_create(store, clock.now()),
-        attester=SimulatedTdx(directory, {}),
-        verifiers={Platform.INSECURE_SIMULATION: ReloadingVerifier(directory, clock.now())},
-        endorsements=lambda: load_endorsements(directory, clock.now()).to_json(),
+        attester=machine.attester,
+        verifiers=verifiers,
+        endorsements=machine.endorsements,
+        tpm_trust=tpm_trust,
+        own_tpm=machine.own_tpm,
     )
 
 
-class ReloadingVerifier:
-    """The verifier of an INSECURE SIMULATION with collateral that is read again before it gets old."""
-
-    def __init__(self, directory: Path, now: datetime) -> None:
-        self._directory, self._anchors = directory, load_anchor(directory)
-        self._loaded_at, self._verifier = now, self._load(now)
-
-    def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
-        """As `Verifier.verify`; logs a warning each time, because nothing is proved."""
-        _log.warning("insecure_simulation_evidence")
-        if now - self._loaded_at > _RELOAD:
-            self._verifier, self._loaded_at = self._load(now), now
-        return self._verifier.verify(evidence, expected_report_data=expected_report_data, now=now)
-
-    def _load(self, now: datetime) -> Verifier:
-        endorsements: Endorsements = load_endorsements(self._directory, now)
-        return simulation.verifier(self._anchors, endorsements)
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EndorsementError(
+            f"{path} cannot be read: {error.strerror}", "name a file of PEM roots"
+        ) from None
 
 
-def _open(settings: Settings) -> Store:
-    root_file = settings.insecure_simulation / ROOT_KEY_FILE
-    if settings.data.resolve() in (root_file.resolve(), *root_file.resolve().parents):
-        raise UsageError(
-            "the simulated platform lies inside the CAS's data directory",
-            "keep them apart: the data directory is what an untrusted host may see",
-        )
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    meta = read_meta(settings.data)
+def _open(data: Path, machine: Machine) -> Store:
+    meta = read_meta(data)
     if meta is None:
-        anchor = _new_anchor(settings)
+        root_key = machine.root_key(create=True)
+        anchor = machine.new_anchor(root_key)
         return create_store(
-            settings.data,
-            root_key=_root_key(root_file, create=True),
+            data,
+            root_key=root_key,
             root_version=_ROOT_VERSION,
             store_id=anchor.store_id,
             anchor=anchor,
         )
-    root_keys = {_ROOT_VERSION: _root_key(root_file, create=False)}
+    root_key = machine.root_key(create=False)
     return open_store(
-        settings.data, root_keys=root_keys, anchor=InsecureFileAnchor(settings.insecure_anchor, meta.store_id)
+        data, root_keys={_ROOT_VERSION: root_key}, anchor=machine.open_anchor(meta.store_id, root_key)
     )
-
-
-def _new_anchor(settings: Settings) -> InsecureFileAnchor:
-    """Make the anchor of a new store; take up one that never counted: its first start was killed."""
-    path, digest = settings.insecure_anchor, GENESIS.digest()
-    if not path.exists():
-        return InsecureFileAnchor.create(path, os.urandom(_STORE_ID_SIZE), digest)
-    anchor = InsecureFileAnchor.open_unused(path, digest)
-    if anchor is None:
-        raise CasRollbackError(
-            f"{settings.data} holds no database, and the anchor {path} is of one that answered",
-            "give the data directory that belongs to this anchor, or name a new anchor file for a new CAS",
-        )
-    return anchor
-
-
-def _root_key(path: Path, *, create: bool) -> bytes:
-    """Read the root key of an INSECURE SIMULATION; make it for a new CAS when the platform has none."""
-    fix = "name the simulated platform with which this CAS was first started"
-    if create and not path.exists():
-        try:
-            write_new(path, os.urandom(KEY_SIZE))
-        except OSError as error:
-            raise CasStateError(f"the root key {path} cannot be written: {error.strerror}", fix) from None
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise CasStateError(f"the root key {path} cannot be read: {error.strerror}", fix) from None
-    with os.fdopen(descriptor, "rb") as stream:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        raw = stream.read(KEY_SIZE + 1)
-    if mode & 0o177 or len(raw) != KEY_SIZE:
-        raise CasStateError(
-            f"the root key {path} has mode {mode:04o} and {len(raw)} bytes, expected 0600 and {KEY_SIZE}", fix
-        )
-    return raw

@@ -2,37 +2,59 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
-from securetf.appraisal import Policy, appraise
-from securetf.cas_client.client import decode_answer, refusal_of
+from securetf.appraisal import AttestationResult, appraise_all
+from securetf.appraisal.policy import AnyPolicy
+from securetf.cas_client.answers import decode_answer, refusal_of
+from securetf.cas_client.tpm_of_cas import TpmIssuers
 from securetf.cas_client.transport import Transport
 from securetf.cas_client.trust import CasTrust
 from securetf.claims import Evidence, Platform, code_register
 from securetf.endorsements import Endorsements
 from securetf.errors import CasIdentityError, UnsupportedPlatformError
-from securetf.evidence import binding
-from securetf.verifier import Verifier, verify
+from securetf.evidence import binding, tpm2
+from securetf.verifier import Verifier, verify_composite
 from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, encode
+from securetf.wire.messages import Message
+from securetf.wire.tpm import CasTpmRequest, CasTpmResponse
+
+_M = TypeVar("_M", bound=Message)
 
 _NONCE_SIZE = 32  # bytes
 _OK = 200
+# What a CAS on hardware sends: its clients have endorsements of their own.
+_NONE = Endorsements(
+    pck_crl_issuer_chain="",
+    root_ca_crl=b"",
+    pck_crl=b"",
+    tcb_info_issuer_chain="",
+    tcb_info="",
+    tcb_info_signature=b"",
+    qe_identity_issuer_chain="",
+    qe_identity="",
+    qe_identity_signature=b"",
+)
 
 
 def attest_cas(
     url: str,
     *,
     verifiers_for: Callable[[Endorsements], Mapping[Platform, Verifier]],
-    policy: Policy,
+    policy: AnyPolicy | Mapping[str, AnyPolicy],
     now: datetime,
     deadline_s: float = 10.0,
+    require: Sequence[str] = (),
+    tpm: TpmIssuers | None = None,
 ) -> CasTrust:
     """Verify and appraise a CAS; return what to pin.
 
-    verifiers_for: given the collateral that the CAS sent (authenticated by the verifier, not before), the
-    verifiers that the caller trusts. policy: the measurements and TCB that the caller accepts of a CAS. now:
-    UTC.
+    verifiers_for: given the collateral that the CAS sent (authenticated by the verifier, not before; empty
+    parts where it sent none), the verifiers that the caller trusts. policy: the measurements and TCB that the
+    caller accepts of a CAS, or one for each platform by name. now: UTC. require: platforms that all must be
+    there. tpm: whose TPM the CAS may have; it is then challenged to show that its key lives in one of these.
 
     Raises:
         CasUnreachableError, CasProtocolError: no answer, or not of the form. CasIdentityError: the key in the
@@ -40,10 +62,19 @@ def attest_cas(
         it must.
     """
     nonce = os.urandom(_NONCE_SIZE)
-    answer, spki = _evidence(url, nonce, deadline_s)
-    claims = verify(
-        Evidence(_platform(answer.platform), answer.evidence),
-        verifiers=verifiers_for(Endorsements.from_json(answer.endorsements)),
+    transport = Transport(url, None, deadline_s=deadline_s)
+    try:
+        answer = _evidence(transport, nonce)
+        spki = transport.seen_spki
+        verifiers = dict(verifiers_for(_endorsements(answer.endorsements)))
+        if tpm is not None and _needs_enrolment(answer):
+            verifiers[Platform.TPM2] = tpm.verifier(lambda request: _tpm(transport, request), now)
+    finally:
+        transport.close()
+    others = tuple(Evidence(_platform(name), raw) for name, raw in answer.submods.items())
+    claims = verify_composite(
+        Evidence(_platform(answer.platform), answer.evidence, others),
+        verifiers=verifiers,
         expected_report_data=binding.report_data(
             role=binding.Role.CAS,
             nonce=nonce,
@@ -55,46 +86,67 @@ def attest_cas(
         ),
         now=now,
     )
-    result = appraise(claims, policy=policy, rtmr3=code_register({}), now=now)
+    policies = policy if isinstance(policy, Mapping) else {claims[0].platform.value: policy}
+    results = appraise_all(claims, policies=policies, require=require, rtmr3=code_register({}), now=now)
     return CasTrust(
         version=1,
         url=url.rstrip("/"),
         spki_sha256=hashlib.sha256(spki).hexdigest(),
         audit_public_key=answer.audit_public_key.hex(),
         hpke_public_key=answer.hpke_public_key,
-        platform=claims.platform.value,
-        simulated=claims.simulated,
-        measurement=claims.measurement.hex(),
-        verified=[
-            f"1. TLS 1.3; the CAS holds the key {hashlib.sha256(spki).hexdigest()}",
-            f"2. {claims.platform.value} Evidence: signatures, certificate chain and collateral hold",
-            "3. report data binds our nonce, the TLS key, the HPKE key and the audit key under the role cas",
-            f"4. TCB status {claims.tcb_status} is accepted",
-            f"5. measurement {claims.measurement.hex()} is one that we gave",
-            f"6. policy {result.policy_id}: {result.status}",
-        ],
+        platform=claims[0].platform.value,
+        simulated=any(one.simulated for one in claims),
+        measurement=claims[0].measurement.hex(),
+        verified=_said(results, spki),
         verified_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
 
 
-def _evidence(url: str, nonce: bytes, deadline_s: float) -> tuple[CasEvidenceResponse, bytes]:
-    """Ask for Evidence; return it with the key of the connection it came over."""
-    transport = Transport(url, None, deadline_s=deadline_s)
-    try:
-        body = encode(CasEvidenceRequest(nonce=nonce))
-        headers = {"content-type": "application/json"}
-        status, raw = transport.send("POST", "/v1/evidence", body, headers, repeatable=True)
-    finally:
-        transport.close()
-    if status != _OK:
-        raise refusal_of(status, raw)
-    answer = decode_answer(raw, CasEvidenceResponse)
+def _said(results: Sequence[AttestationResult], spki: bytes) -> list[str]:
+    lines = [f"TLS 1.3; the CAS holds the key {hashlib.sha256(spki).hexdigest()}"]
+    for result in results:
+        claims = result.claims
+        lines += [
+            f"{claims.platform.value} Evidence: signatures, certificate chain and collateral hold",
+            "report data binds our nonce, the TLS key, the HPKE key and the audit key under the role cas",
+            f"TCB status {claims.tcb_status} is accepted",
+            f"measurement {claims.measurement.hex()} is one that we gave",
+            f"policy {result.policy_id}: {result.status}",
+        ]
+    return [f"{number}. {line}" for number, line in enumerate(lines, start=1)]
+
+
+def _evidence(transport: Transport, nonce: bytes) -> CasEvidenceResponse:
+    """Ask for Evidence for the key of the connection."""
+    answer = _ask(transport, "/v1/evidence", CasEvidenceRequest(nonce=nonce), CasEvidenceResponse)
     if answer.tls_spki != transport.seen_spki:
         raise CasIdentityError(
             "the Evidence is for another TLS key than that of the connection: someone stands between",
             "connect to the CAS itself, not through something that terminates TLS",
         )
-    return answer, transport.seen_spki
+    return answer
+
+
+def _needs_enrolment(answer: CasEvidenceResponse) -> bool:
+    """Say whether the Evidence is of a TPM whose attestation key nobody certified."""
+    given = {**answer.submods, answer.platform: answer.evidence}.get(Platform.TPM2.value)
+    return given is not None and not tpm2.parse(given).certificates
+
+
+def _tpm(transport: Transport, request: CasTpmRequest) -> CasTpmResponse:
+    return _ask(transport, "/v1/evidence/tpm", request, CasTpmResponse)
+
+
+def _ask(transport: Transport, target: str, message: Message, answer: type[_M]) -> _M:
+    headers = {"content-type": "application/json"}
+    status, raw = transport.send("POST", target, encode(message), headers, repeatable=True)
+    if status != _OK:
+        raise refusal_of(status, raw)
+    return decode_answer(raw, answer)
+
+
+def _endorsements(text: str) -> Endorsements:
+    return Endorsements.from_json(text) if text else _NONE
 
 
 def _platform(name: str) -> Platform:

@@ -4,19 +4,21 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 
-from securetf import errors
 from securetf import manifest as manifests
 from securetf.attester import Attester
+from securetf.cas_client.answers import decode_answer, refusal_of
 from securetf.cas_client.membership import (
     AttestedKeys,
     Denial,
     Who,
     attest_fields,
     check_network,
+    check_proof,
     check_provision,
     denial_reports,
     segment,
@@ -24,7 +26,7 @@ from securetf.cas_client.membership import (
 )
 from securetf.cas_client.transport import Transport
 from securetf.cas_client.trust import CasTrust
-from securetf.errors import CasProtocolError, CasUnreachableError, LimitError, SecuretfError, UsageError
+from securetf.errors import UsageError
 from securetf.keys.owner import OwnerKey
 from securetf.keys.signature import NONCE_BYTES, Signer, sign
 from securetf.keys.workload import WorkloadKey
@@ -45,10 +47,11 @@ from securetf.wire import (
     AttestRequest,
     AttestResponse,
     AuditPage,
+    CasEvidenceRequest,
+    CasEvidenceResponse,
     ChallengeRequest,
     ChallengeResponse,
     Done,
-    ErrorDocument,
     GrantRequest,
     MembersView,
     RenewRequest,
@@ -60,15 +63,17 @@ from securetf.wire import (
     SessionUpdateRequest,
     SessionView,
     StatusResponse,
-    decode,
+    TokenKey,
+    TokenRequest,
+    TokenResponse,
     encode,
 )
 from securetf.wire.audit import check_head
 from securetf.wire.messages import Message
+from securetf.wire.statement import CasProof
 
 _M = TypeVar("_M", bound=Message)
 _OK = 200
-_BUSY = 503
 
 
 class CasClient:
@@ -98,6 +103,10 @@ class CasClient:
     def status(self) -> StatusResponse:
         """Ask whether the CAS is ready."""
         return self._call("GET", "/v1/status", None, StatusResponse, repeatable=True)
+
+    def ask(self, target: str, message: Message, answer: type[_M]) -> _M:
+        """Send a call that nobody signs, and that may be sent again when its answer is lost."""
+        return self._call("POST", target, message, answer, repeatable=True)
 
     def create_session(self, manifest_text: str, owner_key: OwnerKey) -> SessionView:
         """Submit the first version (TOML text); the key becomes `creator`. The CAS makes keys and secrets."""
@@ -231,6 +240,30 @@ class CasClient:
         check_network(grant, network_spki)
         return grant
 
+    def refresh(self, session: str, manifest: Manifest, attester: Attester) -> str:
+        """Attest again for the next EAR token of what this client provisioned. Raises as `renew`."""
+        who, keys = self._membership(session)
+        who = replace(who, manifest_hash=manifests.manifest_hash(manifest))
+        fields, _ = self._prove(who, keys, attester, None, None)
+        return self._call("POST", "/v1/token", TokenRequest(**fields), TokenResponse, signer=keys.tls).token
+
+    def attested_key(self, session: str) -> WorkloadKey:
+        """Return the key in the `cnf` of this member's tokens. Raises UsageError: nothing was provisioned."""
+        return self._membership(session)[1].tls
+
+    def prove_cas(self) -> CasProof:
+        """Have the CAS prove itself anew, for others to check. Raises CasIdentityError: not ours."""
+        nonce = os.urandom(32)
+        request = CasEvidenceRequest(nonce=nonce)
+        proof = CasProof(
+            url=self.trust.url,
+            nonce=nonce,
+            evidence=self._call("POST", "/v1/evidence", request, CasEvidenceResponse, repeatable=True),
+            token_key=self._call("GET", "/v1/keys", None, TokenKey, repeatable=True),
+        )
+        check_proof(proof, self.trust)
+        return proof
+
     def members(self, session: str, owner_key: OwnerKey | None = None) -> MembersView:
         """Read who the members are: as an owner who may read, or as the member that this client provisioned.
 
@@ -336,29 +369,3 @@ class CasClient:
         if status == _OK:
             return decode_answer(raw, answer)
         raise refusal_of(status, raw)
-
-
-def decode_answer(raw: bytes, kind: type[_M]) -> _M:
-    """Read an answer of the CAS. Raises CasProtocolError when it is not of this kind."""
-    try:
-        return decode(raw, kind)
-    except (UsageError, LimitError) as error:
-        raise CasProtocolError(
-            f"the CAS's answer is not of the expected form: {error.problem}",
-            "use the same release on both sides",
-        ) from None
-
-
-def refusal_of(status: int, raw: bytes) -> SecuretfError:
-    """Return the error that an error document stands for, as the class of its code."""
-    if status == _BUSY and not raw.startswith(b'{"code"'):
-        return CasUnreachableError("the CAS has too many connections", "try again in a moment")
-    document = decode_answer(raw, ErrorDocument)
-    return _class_of(document.code)(document.problem, document.fix)
-
-
-def _class_of(code: str) -> type[SecuretfError]:
-    for value in vars(errors).values():
-        if isinstance(value, type) and issubclass(value, SecuretfError) and value.code == code:
-            return value
-    return SecuretfError

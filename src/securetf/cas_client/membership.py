@@ -8,11 +8,13 @@ from typing import Any, Protocol
 
 from securetf.attester import Attester
 from securetf.cas_client.spki import subject_public_key_info
-from securetf.errors import CasProtocolError, UsageError
+from securetf.cas_client.trust import CasTrust
+from securetf.errors import CasIdentityError, CasProtocolError, UsageError
 from securetf.evidence import binding
 from securetf.keys.workload import WorkloadKey
 from securetf.provisioning import HpkeKeyPair, NetworkGrant, Provision
 from securetf.wire import DenialItem, DenialReport
+from securetf.wire.statement import CasProof, check_token_key
 
 _REPORT = 64  # denials in one message
 _FIX = "report it; this CAS does not follow the protocol"
@@ -85,6 +87,7 @@ def attest_fields(
         "hpke_public_key": keys.hpke.public,
         "network_spki": network_spki,
         "endpoint": endpoint,
+        "submods": {one.platform.value: one.raw for one in evidence.others},
     }
     return fields, transcript
 
@@ -108,6 +111,21 @@ def check_network(grant: NetworkGrant, network_spki: bytes) -> None:
     """Raise CasProtocolError unless the certificate is for our network key."""
     if not grant.chain or subject_public_key_info(grant.chain[0]) != network_spki:
         raise CasProtocolError("the CAS's certificate is for another network key", _FIX)
+
+
+def check_proof(proof: CasProof, trust: CasTrust) -> None:
+    """Raise CasIdentityError unless keys and token key are those of the CAS in the trust file.
+
+    The Evidence itself is for others: they verify it.
+    """
+    found, audit = proof.evidence, bytes.fromhex(trust.audit_public_key)
+    same = hashlib.sha256(found.tls_spki).hexdigest() == trust.spki_sha256
+    if not same or found.audit_public_key != audit or found.hpke_public_key != trust.hpke_public_key:
+        raise CasIdentityError(
+            "the CAS's Evidence names other keys than the trust file",
+            "attest the CAS again with `securetf cas attest`",
+        )
+    check_token_key(proof.token_key, cas=trust.spki_sha256, audit_public_key=audit)
 
 
 def denial_reports(who: Who, denials: Sequence[Denial], dropped: int) -> Iterator[DenialReport]:

@@ -3,12 +3,13 @@
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
-from securetf.errors import EndorsementError, EnvironmentUnfitError, MeasurementError
+from securetf.cli import attester_options, hardware_options
+from securetf.errors import EnvironmentUnfitError, UsageError
 
 _PATH = click.Path(path_type=Path)
 
@@ -23,6 +24,18 @@ def command() -> None:
 @click.option(
     "--listen", default="127.0.0.1:8443", show_default=True, help="host:port; port 0 takes a free one."
 )
+@attester_options.attester_options
+@click.option(
+    "--anchor",
+    metavar="tpm[:NVINDEX]",
+    help="Monotonic counter, with --attester: of the TPM, at an NV index of its own.",
+)
+@click.option(
+    "--root-key",
+    metavar="tpm[:PCR,…]",
+    help="What seals the root key, with --attester: the TPM, while these PCRs stay as they are.",
+)
+@hardware_options.verifying_options
 @click.option(
     "--insecure-simulation",
     type=_PATH,
@@ -31,12 +44,18 @@ def command() -> None:
 @click.option(
     "--insecure-anchor", type=_PATH, help="File that stands in for a monotonic counter in simulation."
 )
-def start(data: Path, listen: str, insecure_simulation: Path | None, insecure_anchor: Path | None) -> None:
-    """Run a CAS in the foreground until SIGTERM; print one JSON line when it is ready."""
-    if insecure_simulation is None or insecure_anchor is None:
+def start(
+    data: Path, listen: str, insecure_simulation: Path | None, insecure_anchor: Path | None, **given: Any
+) -> None:
+    """Run a CAS in the foreground until SIGTERM; print one JSON line when it is ready.
+
+    With --attester the CAS itself runs on hardware. With --endorsements it verifies hardware.
+    """
+    if not given["attester"] and (insecure_simulation is None or insecure_anchor is None):
         raise EnvironmentUnfitError(
-            "this release runs a CAS only in simulation: no TEE holds its root key and no counter its anchor",
-            "for a trial give both --insecure-simulation and --insecure-anchor",
+            "it is not said what keeps the CAS's root key and counts its states",
+            "name the platform with `--attester` (docs/platforms.md); for a trial give both "
+            "--insecure-simulation and --insecure-anchor",
         )
     from securetf.cas.process import Settings, run  # noqa: PLC0415 - half a second of imports, only here
 
@@ -46,56 +65,57 @@ def start(data: Path, listen: str, insecure_simulation: Path | None, insecure_an
         listen=listen,
         insecure_simulation=insecure_simulation,
         insecure_anchor=insecure_anchor,
+        hardware=hardware_options.machine(given, insecure_anchor),
+        endorsements=given["endorsements"],
+        sources=hardware_options.sources(given),
+        tpm_roots=given["tpm_roots"],
+        minimum_tcb_evaluation=given["minimum_tcb_evaluation"],
     )
     run(settings, _announce)
 
 
 @command.command()
 @click.argument("url")
-@click.option(
-    "--insecure-simulation-root",
-    type=_PATH,
-    required=True,
-    help="root.pem of the simulated platform of the CAS.",
-)
+@click.option("--insecure-simulation-root", type=_PATH, help="root.pem of the simulated platform of the CAS.")
 @click.option(
     "--measurement",
     multiple=True,
-    required=True,
-    help="Accepted measurement of the CAS, 96 hex digits; repeatable.",
+    help="Accepted measurement of a simulated CAS, 96 hex digits; repeatable.",
 )
+@click.option(
+    "--policy",
+    type=_PATH,
+    help="TOML with `[appraisal.PLATFORM]`: what is accepted of a CAS on hardware, as in a Manifest.",
+)
+@hardware_options.verifying_options
 @click.option("--out", type=_PATH, default=Path("cas.json"), show_default=True, help="Trust file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the trust file's content as JSON.")
 def attest(
-    url: str, insecure_simulation_root: Path, measurement: tuple[str, ...], out: Path, as_json: bool
+    url: str,
+    insecure_simulation_root: Path | None,
+    measurement: tuple[str, ...],
+    policy: Path | None,
+    out: Path,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Verify the Evidence of the CAS at URL and pin its key in a trust file."""
-    from securetf.cas_client.attest_cas import attest_cas  # noqa: PLC0415
-    from securetf.cas_client.trust import save_trust  # noqa: PLC0415
-    from securetf.claims import Platform  # noqa: PLC0415
-    from securetf.endorsements import TrustAnchors  # noqa: PLC0415
-    from securetf.manifest import PlatformPolicy  # noqa: PLC0415
-    from securetf.verifier.insecure_simulation import verifier  # noqa: PLC0415
+    """Verify the Evidence of the CAS at URL and pin its key in a trust file.
 
-    for value in measurement:
-        if len(value) != 96 or value.strip("0123456789abcdef"):
-            raise MeasurementError(
-                f"measurement {value[:100]!r} is not 96 lower-case hex digits",
-                "take it from `securetf measure`",
-            )
-    try:
-        anchors = TrustAnchors.insecure_simulation(insecure_simulation_root.read_bytes())
-    except OSError as error:
-        raise EndorsementError(
-            f"{insecure_simulation_root} cannot be read: {error.strerror}",
-            "name root.pem of the simulated platform",
-        ) from None
-    trust = attest_cas(
-        url,
-        verifiers_for=lambda endorsements: {Platform.INSECURE_SIMULATION: verifier(anchors, endorsements)},
-        policy=PlatformPolicy(mr_td=measurement),
-        now=datetime.now(UTC),
-    )
+    A simulated CAS needs --insecure-simulation-root and --measurement, one on hardware --policy and
+    --endorsements, and for a TPM --tpm-roots.
+    """
+    from securetf.cas_client.trust import save_trust  # noqa: PLC0415
+    from securetf.cli.cas_attestation import hardware, simulated  # noqa: PLC0415
+
+    if insecure_simulation_root is not None and policy is None:
+        trust = simulated(url, insecure_simulation_root, measurement)
+    elif policy is not None and insecure_simulation_root is None and not measurement:
+        trust = hardware(url, policy, given)
+    else:
+        raise UsageError(
+            "it is not clear what the CAS must prove",
+            "give --policy for hardware, or --insecure-simulation-root with --measurement for a simulation",
+        )
     save_trust(trust, out)
     if as_json:
         import msgspec  # noqa: PLC0415

@@ -1,25 +1,27 @@
-"""`securetf evidence show|verify FILE`: what a piece of Evidence says, and whether it holds. Offline."""
+"""`securetf evidence show|verify|collect`: what Evidence says, whether it holds, and making it."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from securetf.cli.evidence_kinds import SIZE_LIMIT, facts
-from securetf.cli.evidence_verify import Request, Verdict, judge
+from securetf.cli.evidence_collect import collect
+from securetf.cli.evidence_kinds import facts
+from securetf.cli.evidence_request import read, request_of, verifying_options
+from securetf.cli.evidence_verify import Verdict, judge
 from securetf.endorsements.trust import SIMULATION_MARK
-from securetf.errors import MalformedEvidenceError, UsageError
 
-_REPORT_DATA_SIZE = 64  # bytes
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _FILE = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Show or verify a piece of Evidence of any platform. Nothing is sent anywhere."""
+    """Show or verify Evidence of any platform, or collect this machine's. Nothing is sent anywhere."""
+
+
+command.add_command(collect)
 
 
 @command.command()
@@ -27,7 +29,7 @@ def command() -> None:
 @_JSON
 def show(file: Path, as_json: bool) -> None:
     """Print the fields of the quote, report (raw) or RA-TLS certificate (PEM) in FILE; not authenticated."""
-    found = facts(_read(file))
+    found = facts(read(file))
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -38,38 +40,11 @@ def show(file: Path, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("file", type=_FILE)
-@click.option(
-    "--report-data",
-    "--nonce",
-    "report_data",
-    required=True,
-    help="What the Evidence must answer to, up to 64 bytes in hex; for TDX, SGX, SEV-SNP zero-filled.",
-)
-@click.option(
-    "--endorsements",
-    type=_FILE,
-    multiple=True,
-    help="Collateral (JSON) for TDX and SGX; certificates and revocation list (PEM, DER) for SEV-SNP; "
-    "enrolments (JSON) for TPMs.",
-)
+@verifying_options
 @click.option("--policy", type=_FILE, help="TOML file with [appraisal.PLATFORM], such as a Manifest.")
 @click.option(
     "--rtmr3", help="RTMR 3 of TDX that the policy is to be held against. Without: no code measured."
 )
-@click.option("--event-log", type=_FILE, help="Event log of TDX (JSON) that must replay to RTMR 0 to 3.")
-@click.option("--at", "moment", help="Time to verify at, ISO 8601 with a zone. Default: now.")
-@click.option(
-    "--minimum-tcb-evaluation", default=0, help="Lowest tcbEvaluationDataNumber of TDX and SGX that counts."
-)
-@click.option(
-    "--root",
-    "roots",
-    type=_FILE,
-    multiple=True,
-    help="PEM file of roots that count for Nitro and TPMs, beside the built-in ones of AWS and Google.",
-)
-@click.option("--insecure-simulation-root", type=_FILE, help="root.pem of a simulated platform to trust.")
 @click.option("--insecure-no-revocation", is_flag=True, help="SEV-SNP: do without AMD's revocation list.")
 @_JSON
 def verify(file: Path, as_json: bool, **options: Any) -> None:
@@ -77,22 +52,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 
     Exits with 0 if everything holds, 10 if the Evidence does not, 11 if the policy does not accept it.
     """
-    nonce = _hex("--report-data", options["report_data"])
-    request = Request(
-        raw=_read(file),
-        report_data=nonce.ljust(_REPORT_DATA_SIZE, b"\0"),
-        nonce=nonce,
-        roots=[_read_any(one) for one in options["roots"]],
-        endorsements=[_read_any(one) for one in options["endorsements"]],
-        policy=_optional(options["policy"]),
-        rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),
-        event_log=_optional(options["event_log"]),
-        now=_moment(options["moment"]),
-        minimum_tcb_evaluation=options["minimum_tcb_evaluation"],
-        simulation_root=_optional(options["insecure_simulation_root"]),
-        no_revocation=options["insecure_no_revocation"],
-    )
-    verdict = judge(request)
+    verdict = judge(request_of(file, options))
     if as_json:
         click.echo(json.dumps(verdict.to_builtins()))
     else:
@@ -117,51 +77,3 @@ def _print(values: dict[str, Any]) -> None:
         if isinstance(value, dict):
             shown = ", ".join(f"{part} {number}" for part, number in value.items())
         click.echo(f"{name + ':':<18} {shown}")
-
-
-def _hex(option: str, text: str, size: int | None = None) -> bytes:
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        raise UsageError(f"{option} is not hexadecimal", "write bytes as pairs of hex digits") from None
-    if (size is None and not 0 < len(value) <= _REPORT_DATA_SIZE) or (
-        size is not None and len(value) != size
-    ):
-        raise UsageError(
-            f"{option} has {len(value)} bytes, expected {size or '1 to 64'}", "an empty one is never fresh"
-        )
-    return value
-
-
-def _moment(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--at {text!r} is no time", "write it as 2026-11-22T20:00:00Z") from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--at {text!r} has no time zone", "write it as 2026-11-22T20:00:00Z")
-    return moment.astimezone(UTC)
-
-
-def _optional(file: Path | None) -> bytes | None:
-    return None if file is None else _read_any(file)
-
-
-def _read_any(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(1024 * 1024)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", "name a file that exists") from None
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(SIZE_LIMIT)
-    except OSError as error:
-        raise MalformedEvidenceError(
-            f"cannot read {file}: {error.strerror}", "name a file that holds a raw quote or report"
-        ) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from securetf.claims import Platform, VerifiedClaims
 from securetf.endorsements import TrustAnchors
-from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.tpm import KnownAk, issuers_of
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import azure_vtpm, gcp_vtpm, nitro, tcg_event_log, tpm2, tpm2_public
 from securetf.evidence.tpm2_public import Public
@@ -30,7 +30,9 @@ _COSE = (b"\x84\x44\xa1\x01\x38\x22", b"\xd2\x84\x44\xa1\x01\x38\x22")  # COSE_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpmRequest:
-    """What to verify. nonce: as given, 1 to 64 bytes. roots: PEM files. enrolments: JSON of `KnownAk`."""
+    """What to verify. nonce: as given, 1 to 64 bytes. roots: PEM files. enrolments: JSON of `KnownAk`,
+    and issuers' certificates and revocation lists in PEM or DER.
+    """
 
     raw: bytes
     nonce: bytes
@@ -181,9 +183,10 @@ def _verify_gcp(request: TpmRequest) -> VerifiedClaims:
 
 
 def _origins(request: TpmRequest) -> KeyOrigins:
-    known = [KnownAk.from_json(one) for one in request.enrolments]
+    known = [KnownAk.from_json(one) for one in request.enrolments if one.lstrip()[:1] == b"{"]
     anchors = _joined(TrustAnchors.google_tpm(), request.roots)
-    return KeyOrigins(anchors, {one.name: one for one in known}.get)
+    issuers = issuers_of(one for one in request.enrolments if one.lstrip()[:1] != b"{")
+    return KeyOrigins(anchors, {one.name: one for one in known}.get, issuers_for=lambda _: issuers)
 
 
 def _joined(built_in: TrustAnchors, roots: Sequence[bytes]) -> TrustAnchors:

@@ -5,14 +5,17 @@ import json
 
 import click
 
-from securetf import errors
+from securetf import errors, service_errors
 from securetf.cli.ways_out import WAYS_OUT
+from securetf.endorsements import refusals  # noqa: F401  (puts its errors into the tree)
+from securetf.serving import errors as serving_errors
 
 
 def classes() -> dict[str, type[errors.SecuretfError]]:
-    """Return code to class, all of the tree."""
+    """Return code to class, all of the tree, of which serving adds a branch."""
+    assert issubclass(serving_errors.ServingError, errors.SecuretfError)  # noqa: S101  (imported: it is there)
     found: dict[str, type[errors.SecuretfError]] = {}
-    todo: list[type[errors.SecuretfError]] = [errors.SecuretfError]
+    todo: list[type[errors.SecuretfError]] = [errors.SecuretfError, *service_errors.ROOTS]
     while todo:
         kind = todo.pop()
         found[kind.code] = kind

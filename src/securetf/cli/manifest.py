@@ -75,8 +75,16 @@ def _network(manifest: manifests.Manifest) -> dict[str, list[str]]:
     for name, workload in sorted(manifest.workloads.items()):
         connections += [f"{name} to {peer}" for peer in sorted(workload.connect)]
         connections += [f"{name} to {outside} (unshielded)" for outside in sorted(workload.external)]
+        connections += [
+            f"outside to {name}:{rule} ({_allowed(one)})" for rule, one in sorted(workload.outside.items())
+        ]
         clusters |= {workload.tensorflow_cluster} - {None}
     return {"connections": connections, "tensorflow_clusters": sorted(map(str, clusters))}
+
+
+def _allowed(rule: manifests.OutsideListen) -> str:
+    count = None if rule.clients is None else len(rule.clients)
+    return {None: "anybody", 0: "nobody", 1: "1 client key"}.get(count, f"{count} client keys")
 
 
 def _remarks(manifest: manifests.Manifest) -> list[str]:
@@ -100,6 +108,11 @@ def _remarks(manifest: manifests.Manifest) -> list[str]:
                 f"`workloads.{name}.external` leaves the session: the program must speak TLS itself, and the "
                 "host sees to whom and how much"
             )
+        remarks += [
+            f"`workloads.{name}.outside.{rule}.clients` is absent: any client may connect"
+            for rule, one in sorted(workload.outside.items())
+            if one.clients is None
+        ]
     if not manifest.access.update:
         remarks.append("`access.update` is empty: this version can never be replaced")
     return remarks

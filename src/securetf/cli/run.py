@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from securetf import manifest as manifests
-from securetf.errors import AttesterError, SecuretfError, UsageError
+from securetf.cli import attester_options
+from securetf.errors import SecuretfError, UsageError
 from securetf.launcher.plan import LaunchPlan, describe, plan
 from securetf.launcher.report import Report
 
@@ -36,6 +37,7 @@ _PATH = click.Path(path_type=Path)
     metavar="PLATFORM_DIR",
     help="Use a simulated platform: it proves nothing about any machine.",
 )
+@attester_options.attester_options
 @click.option(
     "--instance", type=int, default=0, show_default=True, help="Which instance of WORKLOAD this is."
 )
@@ -50,6 +52,12 @@ _PATH = click.Path(path_type=Path)
     "--advertise",
     metavar="IP:PORT",
     help="What the others are told instead, such as an address outside a NAT.",
+)
+@click.option(
+    "--outside",
+    multiple=True,
+    metavar="NAME=IP:PORT",
+    help="Where clients of one `outside` rule are met, instead of its public port on 0.0.0.0; repeatable.",
 )
 @click.option(
     "--interceptor",
@@ -79,7 +87,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
     instance: int,
     dry_run: bool,
     report_file: Path | None,
-    **network: Any,
+    **options: Any,
 ) -> int:
     """Run the program of WORKLOAD as the Manifest says; the exit status is the program's."""
     report = Report()
@@ -94,6 +102,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
             volumes=volumes,
             directories=_directories(volume),
         )
+    options["outside"] = _outside(planned, options["outside"])
     if dry_run:
         click.echo("\n".join(describe(planned, simulation=simulation)))
         return 0
@@ -108,7 +117,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
         manifest=manifests.hash_text(manifest),
     )
     try:
-        return _run(planned, cas, simulation, report, network)
+        return _run(planned, cas, simulation, report, options)
     except SecuretfError as error:
         report.failed(error)
         raise
@@ -140,10 +149,13 @@ def _run(
     report.facts["simulated"] = simulation is not None or trust.simulated
     if report.facts["simulated"]:
         print("securetf: INSECURE SIMULATION: nothing is proved about any machine", file=sys.stderr)
-    provisioner = CasProvisioner(planned, trust, _attester(planned, simulation), report)
+    provisioner = CasProvisioner(planned, trust, _attester(planned, simulation, options), report)
     network = Stages(
         network=ProgramNetwork(
-            tunnel=options["tunnel"], advertise=options["advertise"], interceptor=options["interceptor"]
+            tunnel=options["tunnel"],
+            advertise=options["advertise"],
+            interceptor=options["interceptor"],
+            outside=options["outside"],
         ),
         progress=Progress(options["progress_fd"]),
         members_deadline_s=options["members_deadline"],
@@ -157,18 +169,32 @@ def _run(
     return outcome.status
 
 
-def _attester(planned: LaunchPlan, simulation: Path | None) -> "Callable[[], Attester]":
+def _attester(
+    planned: LaunchPlan, simulation: Path | None, options: dict[str, Any]
+) -> "Callable[[], Attester]":
     def make() -> "Attester":
         if simulation is None:
-            raise AttesterError(
-                "there is no attester for hardware in this release",
-                "for development, add `--insecure-simulation PLATFORM_DIR` (`securetf simulation create`)",
-            )
+            return attester_options.attester(options, None, planned.code_roots)
         from securetf.attester.insecure_simulation import SimulatedTdx  # noqa: PLC0415  (never for hardware)
 
-        return SimulatedTdx(simulation, planned.code_roots)
+        machine = SimulatedTdx(simulation, planned.code_roots)
+        return attester_options.attester(options, machine, planned.code_roots)
 
     return make
+
+
+def _outside(planned: LaunchPlan, given: tuple[str, ...]) -> dict[str, str]:
+    """Return where the clients of each rule are met: what is given, else the rule's port on all addresses."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, _, where = one.partition("=")
+        if name not in planned.outside or name in found:
+            raise UsageError(
+                f"`--outside {one}` names no `outside` rule of {planned.workload}, or one again",
+                f"its rules are {', '.join(sorted(planned.outside)) or 'none'}; write NAME=IP:PORT, once",
+            )
+        found[name] = where
+    return {name: f"0.0.0.0:{port}" for name, port in planned.outside.items()} | found
 
 
 def _directories(given: tuple[str, ...]) -> dict[str, Path]:

@@ -1,10 +1,12 @@
 """`securetf up`: all members of a Manifest on this machine, for development."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from securetf import manifest as manifests
+from securetf.cli import attester_options
 from securetf.errors import UsageError
 from securetf.launcher.local import Local, Member, members, run_command
 
@@ -27,6 +29,7 @@ _PATH = click.Path(path_type=Path)
     metavar="PLATFORM_DIR",
     help="Use a simulated platform: it proves nothing about any machine.",
 )
+@attester_options.attester_options
 @click.option(
     "--interceptor",
     type=click.Choice(["auto", "namespace", "seccomp"]),
@@ -52,6 +55,7 @@ def command(
     interceptor: str,
     members_deadline: float,
     reports: Path | None,
+    **given: Any,
 ) -> int:
     """Run every workload of a Manifest on this machine, `instances.minimum` times each.
 
@@ -69,6 +73,7 @@ def command(
     options += ["--members-deadline", str(members_deadline)]
     options += ["--volumes", str(volumes)] if volumes is not None else []
     options += ["--insecure-simulation", str(simulation)] if simulation is not None else []
+    options += attester_options.arguments(given)
 
     def one(member: Member, progress: int) -> list[str]:
         named: list[str] = []

@@ -30,6 +30,7 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "take the current version from `securetf session read`, or submit this one with `securetf session "
         "update`."
     ),
+    "ClientPolicyError": "correct the key that is named; docs/formats/client-policy-v1.md has every key.",
     "EvidenceError": (
         "the message names the leg that failed. Send nothing to the other side until it can prove itself."
     ),
@@ -59,6 +60,18 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
     "AttesterError": "run inside a TEE of docs/platforms.md, or use `--insecure-simulation` for development.",
     "TpmResponseError": (
         "check the TPM with its vendor's tools; its owner and endorsement passwords must be empty."
+    ),
+    "EndorsementMissingError": (
+        "`securetf endorsements fetch` what the Evidence needs; without a network, `import` what another "
+        "machine fetched."
+    ),
+    "EndorsementExpiredError": (
+        "`securetf endorsements fetch` or `import` newer ones; `show` prints until when each counts. If they "
+        "should count, check the clock."
+    ),
+    "EndorsementSourceError": (
+        "check the service's address, the network and the proxy; or fetch on another machine and "
+        "`securetf endorsements import`."
     ),
     "AppraisalError": (
         "compare what was expected and found. Change the software to what was approved, or approve it in "
@@ -138,4 +151,30 @@ WAYS_OUT = {  # name of the class in securetf.errors → what to do
         "`securetf session members` shows who attested when. `--members-deadline` waits longer."
     ),
     "DemoError": "`securetf demo` shows the step; run it again, and report the output if it repeats.",
+    "ServiceNotProvedError": (
+        "`securetf verify URL --policy FILE --explain` lists every check. Change the policy only after you "
+        "have learnt, from somebody other than the service, that the new values are right."
+    ),
+    "StatementError": (
+        "check address and port: the service needs `[workloads.X.outside]` in its Manifest, and nothing that "
+        "terminates TLS may stand before it."
+    ),
+    "ReceiptError": "treat the answer as not given by this service; the message says which link is broken.",
+    "ServiceUnreachableError": "check that the service runs, its address and the network, then try again.",
+    "ClientNotAuthorisedError": (
+        "the service is the right one: have its owner add your public key to `clients` of the `outside` "
+        "rule, and give the private key with `--client-key`."
+    ),
+    "ServingError": "the message names what the service lacks; docs/how-to/serve.md has the whole picture.",
+    "ModelLoadError": (
+        "load the model with its engine alone; `GET /v1/models/MODEL` says the reason for each version. "
+        "One .tflite, .keras or SavedModel stands in each MODEL/VERSION/."
+    ),
+    "Refusal": "correct the request as the text says; docs/how-to/serve.md lists limits and statuses.",
+    "ReceiptUnavailableError": (
+        "start the service with `securetf run`, and `receipts = true` in its workload's table."
+    ),
+    "ConversionError": (
+        "look at the difference that is named: allow it with --tolerance, or convert to float32."
+    ),
 }

@@ -58,15 +58,15 @@ class Endorsements:
         return json.dumps({name: value.hex() if name in _HEX else value for name, value in values.items()})
 
 
-def strict_json(text: str | bytes, what: str) -> Any:
-    """Return parsed JSON of at most `SIZE_LIMIT` bytes; duplicate names and NaN are errors. `what` names it
+def strict_json(text: str | bytes, what: str, *, limit: int = SIZE_LIMIT) -> Any:
+    """Return parsed JSON of at most `limit` bytes; duplicate names and NaN are errors. `what` names it
     in errors.
 
     Raises:
         EndorsementError: not such a text.
     """
-    if len(text) > SIZE_LIMIT:
-        raise EndorsementError(f"{what} has {len(text)} bytes, at most {SIZE_LIMIT} are read", _FIX)
+    if len(text) > limit:
+        raise EndorsementError(f"{what} has {len(text)} bytes, at most {limit} are read", _FIX)
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

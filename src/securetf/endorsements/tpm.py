@@ -1,11 +1,16 @@
-"""What an enrolment found out about a TPM's attestation key: a value, kept by whoever enrolled it."""
+"""What an enrolment found out about a TPM's attestation key, and what stands above its certificate."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from securetf.endorsements.dcap import strict_json
+from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError
 
 _FIX = "enrol the machine again"
@@ -54,3 +59,48 @@ class KnownAk:
         except (TypeError, ValueError) as error:
             raise EndorsementError(f"the enrolment cannot be used: {error}", _FIX) from None
         return known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuers:
+    """What stands above a TPM's certificate, in DER, not authenticated: the verifier checks all of it.
+
+    certificates: issuers that did not come with the Evidence, upwards. crls: of each list that the chain
+    names.
+    """
+
+    certificates: tuple[bytes, ...] = ()
+    crls: tuple[bytes, ...] = ()
+
+
+def issuers_of(files: Iterable[bytes]) -> Issuers:
+    """Sort files of issuers' certificates and revocation lists, each in DER, or in PEM with several.
+
+    Raises:
+        EndorsementError: a file is neither.
+    """
+    certificates: list[bytes] = []
+    crls: list[bytes] = []
+    for content in files:
+        try:
+            if b"-----BEGIN X509 CRL" in content[:64]:
+                crls.append(x509.load_pem_x509_crl(content).public_bytes(Encoding.DER))
+            elif b"-----BEGIN" in content[:64]:
+                found = x509.load_pem_x509_certificates(content)
+                certificates += [one.public_bytes(Encoding.DER) for one in found]
+            else:
+                (certificates if _is_certificate(content) else crls).append(content)
+        except UNREADABLE as error:
+            raise EndorsementError(
+                f"a file is neither certificate nor revocation list: {error}", "give them in PEM or DER"
+            ) from None
+    return Issuers(certificates=tuple(certificates), crls=tuple(crls))
+
+
+def _is_certificate(der: bytes) -> bool:
+    try:
+        x509.load_der_x509_certificate(der)
+    except UNREADABLE:
+        x509.load_der_x509_crl(der)
+        return False
+    return True

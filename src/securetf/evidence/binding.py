@@ -5,11 +5,13 @@ that whoever terminates TLS between attester and CAS gains nothing.
 """
 
 import hashlib
+from collections.abc import Mapping
 from enum import StrEnum
 
 from securetf.errors import BindingError
 
 LABEL = b"securetf evidence binding v2"
+COMPOSITE_LABEL = b"securetf composite evidence v1"
 NONE = b"none"  # stands for an absent field; no present one has four bytes
 NONCE_SIZE = 32  # bytes
 EXPORTER_SIZE = 32  # bytes; RFC 8446 section 7.5
@@ -106,6 +108,18 @@ def report_data(
             network_spki=network_spki,
         )
     ).digest()
+
+
+def composite_report_data(data: bytes, others: Mapping[str, bytes]) -> bytes:
+    """Return the report data of the machine's own Evidence in composite Evidence: SHA-512, 64 bytes.
+
+    data: `report_data`, which the others carry. others: platform's name to the raw Evidence of each. What
+    the machine's TEE signs so covers, to the byte, what its vTPM said to the same run of the same program.
+    """
+    parts = [COMPOSITE_LABEL, data]
+    for name in sorted(others):
+        parts += [name.encode(), hashlib.sha256(others[name]).digest()]
+    return hashlib.sha512(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
 
 
 def _exact(name: str, value: bytes, size: int) -> None:

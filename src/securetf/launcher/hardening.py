@@ -22,6 +22,15 @@ def harden() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def take_descriptors() -> None:
+    """Let this process open as many descriptors as it may; what was started before keeps its limit.
+
+    A client of the network shield takes two of them.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _core_limit(core_pattern: str) -> int:
     """Return the limit that stops core dumps: 0 for files; 1 for pipes, which ignore 0 (`do_coredump`)."""
     return 1 if core_pattern.startswith(("|", "@")) else 0

@@ -20,6 +20,7 @@ from securetf.errors import (
 )
 from securetf.launcher.denials import Denials
 from securetf.launcher.progress import Progress
+from securetf.launcher.proof import Proof
 from securetf.launcher.stages import Network, Provisioner, offer_of
 from securetf.provisioning import NetworkGrant
 
@@ -41,10 +42,12 @@ class Membership:
         *,
         me: tuple[str, int],
         progress: Progress,
+        proof: Proof | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """proof: what is kept fresh for clients outside of the session, if there are any."""
         self._provisioner, self._network, self._me = provisioner, network, me
-        self._progress, self._clock = progress, clock
+        self._progress, self._proof, self._clock = progress, proof, clock
         self._lifetime_s = float(grant.lifetime_s)
         self._renew_at = clock() + self._lifetime_s / 2
         self._poll_at = clock()
@@ -106,6 +109,8 @@ class Membership:
             if now >= self._renew_at:
                 self._renew_at = now + min(POLL_S, self._lifetime_s / 10)  # should it fail
                 self._renew()
+            if self._proof is not None:
+                self._proof.tick()
         except NonceError as error:
             self._tell(error)
         except FINAL as error:
@@ -155,6 +160,8 @@ class Membership:
     def _renew(self) -> None:
         grant = self._provisioner.renew(offer_of(self._network))
         self._network.install(grant)
+        if self._proof is not None:
+            self._proof.install(grant)
         self._lifetime_s = float(grant.lifetime_s)
         self._renew_at = self._clock() + self._lifetime_s / 2
         self.renewals += 1

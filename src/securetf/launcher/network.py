@@ -12,6 +12,7 @@ from securetf.launcher.membership import Membership
 from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.program import Program
 from securetf.launcher.progress import Progress
+from securetf.launcher.proof import Proof
 from securetf.launcher.report import Report
 from securetf.launcher.stages import Network, Offer, Provisioner, Shield, offer_of
 from securetf.manifest import network as rules
@@ -37,6 +38,7 @@ class LaunchNetwork:
         self._plan, self._network, self._progress = planned, stages.network, stages.progress
         self._deadline_s, self._report = stages.members_deadline_s, report
         self._membership: Membership | None = None
+        self._proof: Proof | None = None
         self._ended = threading.Event()
         self.revoked: SecuretfError | None = None
 
@@ -74,8 +76,14 @@ class LaunchNetwork:
             self._progress.say(f"network: {directory} is hidden from the program: it bypasses the shield")
         undo.callback(self._facts)
         if grant is not None:
+            if self._plan.outside or self._plan.receipts:
+                self._proof = Proof(self._plan, provisioner, self._network)
+                undo.callback(self._proof.close)
+                self._proof.begin(provision, grant)
             me = (self._plan.workload, self._plan.instance)
-            self._membership = Membership(provisioner, self._network, grant, me=me, progress=self._progress)
+            self._membership = Membership(
+                provisioner, self._network, grant, me=me, progress=self._progress, proof=self._proof
+            )
             undo.callback(self._membership.stop)
 
     def wait_for_members(self, check: Callable[[], None]) -> dict[bytes, bytes]:
@@ -88,7 +96,8 @@ class LaunchNetwork:
                 f"the CAS gave no TF_CONFIG for the cluster {self._plan.cluster}",
                 "check that the CAS is of the same release as this launcher",
             )
-        return {} if tf_config is None else {b"TF_CONFIG": tf_config.encode()}
+        identity = {} if self._proof is None else self._proof.environment()
+        return identity if tf_config is None else {**identity, b"TF_CONFIG": tf_config.encode()}
 
     def spawn(self, command: list[bytes], environment: dict[bytes, bytes]) -> int:
         """Start the program confined; return its process id."""

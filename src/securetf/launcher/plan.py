@@ -1,7 +1,7 @@
 """From Manifest and options to a `LaunchPlan`: pure, so that `--dry-run` shows exactly what `run` does."""
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -44,7 +44,8 @@ class LaunchPlan:
     mounts: in the order in which they are mounted, so that a mount below another one comes after it.
     secret_files, secret_variables: path or variable to secret name. hexadecimal: the random secrets, which a
     variable carries as hex text. environment: without the secret variables. networked: it has
-    network rules, so it gets a certificate. cluster: it waits for the members of this one and gets TF_CONFIG.
+    network rules, so it gets a certificate. outside: rule's name to public port. receipts: it gets an
+    identity directory. cluster: it waits for the members of this one and gets TF_CONFIG.
     user_id: None = as the launcher, without capabilities.
     """
 
@@ -62,6 +63,8 @@ class LaunchPlan:
     code_roots: Mapping[str, bytes]
     instance: int = 0
     networked: bool = False
+    outside: Mapping[str, int] = field(default_factory=dict)
+    receipts: bool = False
     cluster: str | None = None
     user_id: int | None = None
 
@@ -86,31 +89,12 @@ def plan(
     """
     chosen = manifests.workload(manifest, workload_name)
     manifests.check_instance(manifest, workload_name, instance)
-    directories = directories or {}
-    for name in directories:
-        if name not in chosen.volumes:
-            raise UsageError(
-                f"`--volume {name}=…`, but {workload_name} mounts no volume of this name",
-                f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
-            )
-    own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
-    mounts = [PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE)]
-    mounts += [
-        PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()
-    ]
-    for name, (path, writable) in manifests.mounts(manifest, workload_name, instance).items():
-        directory = directories.get(own[name]) or (volumes / name if volumes else None)
-        if directory is None:
-            raise UsageError(
-                f"no directory is given for the volume {name}",
-                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
-            )
-        mounts.append(
-            PlannedMount(
-                kind="volume", path=path, name=name, writable=writable, directory=directory.absolute()
-            )
-        )
     files, variables = _secrets(chosen)
+    mounts = [
+        PlannedMount(kind="memory", path=HOME_MEMORY, size_bytes=HOME_MEMORY_SIZE),
+        *(PlannedMount(kind="memory", path=path, size_bytes=size) for path, size in chosen.memory.items()),
+        *_volumes(manifest, workload_name, instance, volumes, directories or {}),
+    ]
     mounts += [
         PlannedMount(kind="secrets", path=path, size_bytes=SECRETS_MEMORY_SIZE)
         for path in sorted({posixpath.dirname(file) for file in files})
@@ -130,10 +114,35 @@ def plan(
         hexadecimal=frozenset(name for name in chosen.secrets if manifest.secrets[name].kind == "random"),
         code_roots=manifests.code_roots(manifest, workload_name),
         instance=instance,
-        networked=bool(chosen.listen or chosen.connect or chosen.external),
+        networked=bool(chosen.listen or chosen.connect or chosen.external or chosen.outside),
+        outside={name: rule.public for name, rule in chosen.outside.items()},
+        receipts=chosen.receipts,
         cluster=chosen.tensorflow_cluster,
         user_id=chosen.user_id,
     )
+
+
+def _volumes(
+    manifest: Manifest, workload: str, instance: int, volumes: Path | None, directories: Mapping[str, Path]
+) -> Iterator[PlannedMount]:
+    chosen = manifest.workloads[workload]
+    for name in directories:
+        if name not in chosen.volumes:
+            raise UsageError(
+                f"`--volume {name}=…`, but {workload} mounts no volume of this name",
+                f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
+            )
+    own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
+    for name, (path, writable) in manifests.mounts(manifest, workload, instance).items():
+        directory = directories.get(own[name]) or (volumes / name if volumes else None)
+        if directory is None:
+            raise UsageError(
+                f"no directory is given for the volume {name}",
+                f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
+            )
+        yield PlannedMount(
+            kind="volume", path=path, name=name, writable=writable, directory=directory.absolute()
+        )
 
 
 def _secrets(chosen: manifests.Workload) -> tuple[dict[str, str], dict[str, str]]:
@@ -200,6 +209,13 @@ def _described_network(planned: LaunchPlan) -> list[str]:
             if (workload, instance) != (planned.workload, planned.instance)
         ]
     lines += [f"   to {name}: UNSHIELDED, {how}" for name, how in sorted(chosen.external.items())]
+    lines += [
+        f"   port {rule.port} ({name}): from OUTSIDE of the session by TLS on port {rule.public}, "
+        + ("anybody" if rule.clients is None else f"{len(rule.clients)} client keys")
+        for name, rule in sorted(chosen.outside.items())
+    ]
+    if planned.receipts:
+        lines.append("   the program gets a receipt key; the identity is renewed while it runs")
     if planned.cluster:
         lines.append(f"   wait for the cluster {planned.cluster}; the CAS issues TF_CONFIG")
     return lines

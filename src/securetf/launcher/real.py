@@ -7,12 +7,14 @@ from securetf.attester import Attester
 from securetf.cas_client import CasClient, CasTrust
 from securetf.claims import Evidence, Platform
 from securetf.errors import LaunchError
+from securetf.keys import WorkloadKey
 from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.report import Report
 from securetf.launcher.stages import Anchor, Denial, Mounted, Offer
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
 from securetf.shields import filesystem
 from securetf.wire import MembersView
+from securetf.wire.statement import CasProof
 
 
 class CasProvisioner:
@@ -24,6 +26,7 @@ class CasProvisioner:
         self._plan, self._make_attester, self._report = planned, attester, report
         self._client = CasClient(trust)
         self._attester: Attester | None = None
+        self._token = ""
 
     def measure(self) -> None:
         """Make the attester, which measures this software."""
@@ -31,7 +34,7 @@ class CasProvisioner:
 
     def provision(self, offer: Offer | None) -> Provision:
         """Ask the CAS for what the Manifest gives to this workload."""
-        _token, provision = self._client.provision(
+        self._token, provision = self._client.provision(
             self._plan.manifest.session.name,
             self._plan.workload,
             self._plan.manifest,
@@ -55,6 +58,21 @@ class CasProvisioner:
             offer.spki,
             offer.endpoint,
         )
+
+    def token(self, *, renew: bool) -> str:
+        """Return the EAR of the attestation; with `renew`, attest anew for the next one."""
+        if renew:
+            session = self._plan.manifest.session.name
+            self._token = self._client.refresh(session, self._plan.manifest, self._measured())
+        return self._token
+
+    def attested_key(self) -> WorkloadKey:
+        """Return this member's key."""
+        return self._client.attested_key(self._plan.manifest.session.name)
+
+    def prove_cas(self) -> CasProof:
+        """Have the CAS prove itself."""
+        return self._client.prove_cas()
 
     def members(self) -> MembersView:
         """Ask who attested; signed by this member's key."""

@@ -16,7 +16,7 @@ from securetf.errors import (
     VolumeIntegrityError,
 )
 from securetf.launcher import secrets, watchdog
-from securetf.launcher.hardening import harden
+from securetf.launcher.hardening import harden, take_descriptors
 from securetf.launcher.mountpoints import REGISTRY, MountPoints, make_directory
 from securetf.launcher.network import LaunchNetwork, Stages, give_to
 from securetf.launcher.plan import LaunchPlan, PlannedMount
@@ -191,6 +191,7 @@ class _Launch:
         program = Program(
             self._network.spawn([os.fsencode(word) for word in self._plan.command], environment)
         )
+        take_descriptors()
         self._signals.running(program)
         self._outcome.started = True
         self._network.watch(program, undo)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from securetf.keys import WorkloadKey
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
 from securetf.wire import MembersView
+from securetf.wire.statement import CasProof
 
 Anchor = Callable[[int, int, bytes, int, bytes], None]  # (epoch, seq, root, new_seq, new_root), or it raises
 
@@ -24,6 +26,18 @@ class Provisioner(Protocol):
 
     def renew(self, offer: "Offer") -> NetworkGrant:
         """Attest anew and return the next certificate."""
+        ...
+
+    def token(self, *, renew: bool) -> str:
+        """Return the EAR of the attestation; with `renew`, of a new one."""
+        ...
+
+    def attested_key(self) -> WorkloadKey:
+        """Return the key in the `cnf` of the EAR."""
+        ...
+
+    def prove_cas(self) -> CasProof:
+        """Return the CAS's Evidence and token key, as others will want to check them."""
         ...
 
     def members(self) -> MembersView:
@@ -115,7 +129,7 @@ class Network(Protocol):
     """The network shield of one program. Calls come from the launcher's thread and from the membership's."""
 
     def endpoint(self) -> str:
-        """Listen for tunnels, if that was not done yet; return the address that others are told.
+        """Listen for tunnels and clients, if not done yet; return the address that others are told.
 
         Raises PortInUseError.
         """
@@ -148,6 +162,10 @@ class Network(Protocol):
 
     def set_endpoints(self, endpoints: list[tuple[str, int, str]]) -> None:
         """Say where the tunnels of (workload, instance) are; replaces what was said before."""
+        ...
+
+    def set_statement(self, public: str, claims: str, key: bytes) -> None:
+        """Answer this to clients outside of the session: JSON objects, and the attested key as PKCS #8."""
         ...
 
     def install(self, grant: NetworkGrant) -> None:

@@ -3,10 +3,12 @@
 import tomllib
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from securetf.errors import ManifestSyntaxError, ManifestValueError
-from securetf.manifest import network_rules, rules
+from securetf.manifest import network_rules, outside_rules, rules
 from securetf.manifest.canonical import canonical, hash_text, manifest_hash
-from securetf.manifest.convert import dotted, struct
+from securetf.manifest.convert import dotted, required, struct, unknown_key
 from securetf.manifest.diff import diff
 from securetf.manifest.lookup import (
     check_instance,
@@ -24,6 +26,7 @@ from securetf.manifest.types import (
     Listen,
     Manifest,
     Network,
+    OutsideListen,
     PlatformPolicy,
     Secret,
     Session,
@@ -32,10 +35,11 @@ from securetf.manifest.types import (
 )
 
 __all__ = [
-    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "PcrPolicy", "PlatformPolicy",
-    "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload", "canonical",
-    "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load", "manifest_hash",
-    "mounts", "parse", "secret_places", "volume_rule", "workload",
+    "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "OutsideListen", "PcrPolicy",
+    "PlatformPolicy", "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload",
+    "appraisal_of",
+    "canonical", "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load",
+    "manifest_hash", "mounts", "parse", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
 
 MAX_SIZE = 256 * 1024  # bytes of the file
@@ -62,10 +66,38 @@ def parse(text: str) -> Manifest:
             f"the Manifest is not TOML: {error}", "correct the line that is named"
         ) from None
     _refuse_later_freshness(tree)
-    manifest = struct(tree, Manifest)
+    manifest = _manifest(tree)
     rules.check(manifest)
     network_rules.check(manifest)
+    outside_rules.check(manifest)
     return manifest
+
+
+def appraisal_of(tree: dict[str, object]) -> Manifest:
+    """Return a Manifest that has only the `[appraisal]` of a TOML tree; whatever else is in it is an error.
+
+    Raises:
+        ManifestValueError: as `parse`; or nothing is accepted.
+    """
+    if set(tree) != {"appraisal"}:
+        raise ManifestValueError(
+            f"the policy has {', '.join(sorted(tree)) or 'nothing'}, expected `[appraisal.PLATFORM]` alone",
+            "write what is accepted of each platform, as in a Manifest",
+        )
+    manifest = _manifest({**tree, "session": {"name": "appraisal/policy"}})
+    rules.check(manifest)
+    return manifest
+
+
+def _manifest(tree: dict[str, object]) -> Manifest:
+    if "require" in tree:
+        raise unknown_key(("require",), set(Manifest.__struct_fields__) - {"require"})
+    appraisal = tree.get("appraisal")
+    if not isinstance(appraisal, dict) or "require" not in appraisal:
+        return struct(tree, Manifest)
+    rest = {name: policy for name, policy in appraisal.items() if name != "require"}
+    manifest = struct({**tree, "appraisal": rest}, Manifest)
+    return replace(manifest, require=required(appraisal["require"]))
 
 
 def load(path: Path) -> Manifest:

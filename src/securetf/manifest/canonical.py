@@ -8,10 +8,11 @@ import msgspec
 from securetf.manifest.types import Manifest, Volume, Workload
 
 _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {  # keys that the first release did not have
-    Manifest: ("network",),
+    Manifest: ("network", "require"),
     Volume: ("per_instance",),
     Workload: (
         "instances", "listen", "connect", "external", "tensorflow_cluster", "tensorflow_task", "user_id",
+        "outside", "receipts",
     ),
 }  # fmt: skip
 
@@ -27,6 +28,8 @@ def canonical(manifest: Manifest) -> bytes:
     for kind, table in ((Volume, tree["volumes"]), (Workload, tree["workloads"])):
         for entry in table.values():
             _strip(entry, kind)
+    if "require" in tree:
+        tree["appraisal"]["require"] = tree.pop("require")  # where TOML has it
     return msgspec.json.encode(tree, order="sorted")
 
 

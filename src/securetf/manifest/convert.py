@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from securetf.errors import ManifestValueError
-from securetf.manifest.types import MAX_ENTRIES, POLICIES
+from securetf.manifest.types import MAX_ENTRIES, POLICIES, PlatformName
 
 T = TypeVar("T", bound=msgspec.Struct)
 _INDEX = re.compile(r"\[[0-9]+\]\Z")
@@ -32,6 +32,12 @@ def dotted(*keys: str) -> str:
 def struct(value: object, kind: type[T], path: tuple[str, ...] = ()) -> T:
     """Return `value`, a table, as `kind`. Raises ManifestValueError for the first key that does not fit."""
     return _convert(value, kind, path)  # type: ignore[no-any-return]
+
+
+def required(value: object) -> tuple[str, ...]:
+    """Return `require` of `[appraisal]`: names of platforms, at least one. Raises ManifestValueError."""
+    kind = Annotated[tuple[PlatformName, ...], msgspec.Meta(min_length=1)]
+    return _convert(value, kind, ("appraisal", "require"))  # type: ignore[no-any-return]
 
 
 def _convert(value: object, kind: Any, path: tuple[str, ...]) -> Any:

@@ -13,6 +13,7 @@ from securetf.errors import ManifestValueError
 from securetf.manifest.canonical import manifest_hash
 from securetf.manifest.lookup import check_instance
 from securetf.manifest.network_rules import GRPC, task_of
+from securetf.manifest.outside_rules import spki
 from securetf.manifest.types import Manifest, Workload
 
 _V4_BASE = int(ipaddress.IPv4Address("100.64.0.0"))  # RFC 6598, /10: 22 bits for us
@@ -79,9 +80,24 @@ def policy(manifest: Manifest, workload: str, instance: int, trust_domain: str) 
                 for number in range(manifest.workloads[target].instances.maximum)
                 if (target, number) != (workload, instance)
             ],
+            "peers": [
+                _known(manifest, source, number)
+                for source in sorted({each for rule in chosen.listen.values() for each in rule.sources})
+                for number in range(manifest.workloads[source].instances.maximum)
+                if (source, number) != (workload, instance)
+            ],
             "external": [
                 {"host": host, "port": port, "addresses": list(external_address(manifest, host))}
                 for host, port in sorted(map(_split, chosen.external))
+            ],
+            "outside": [
+                {
+                    "name": name,
+                    "port": rule.port,
+                    "alpn": list(rule.alpn),
+                    "clients": None if rule.clients is None else [spki(key).hex() for key in rule.clients],
+                }
+                for name, rule in sorted(chosen.outside.items())
             ],
         },
         sort_keys=True,

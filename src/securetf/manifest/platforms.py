@@ -119,3 +119,32 @@ class PcrPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tcb: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=_ENTRIES)] = ("NotReported",)
     tolerate: Words = ()
     platform_ids: PlatformIds = ()
+
+
+class AzureTdxPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is accepted of the TD report of an Azure TDX machine, which shows Azure's paravisor.
+
+    mr_td: accepted measurements, hex. rtmr0 to rtmr3: accepted values, None = not compared; the vTPM's PCRs
+    show what runs above the paravisor. tcb, tolerate: as in `PlatformPolicy`.
+    """
+
+    mr_td: Digests48
+    rtmr0: Digests48 | None = None
+    rtmr1: Digests48 | None = None
+    rtmr2: Digests48 | None = None
+    rtmr3: Digests48 | None = None
+    tcb: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=_ENTRIES)] = ("UpToDate",)
+    tolerate: Words = ()
+
+
+class AzurePolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Reference Values and Appraisal Policy of Azure confidential VMs: of both steps, or nothing is accepted.
+
+    pcrs: of the vTPM, as in `PcrPolicy`; at least one. sev_snp, tdx: of the hardware report, which binds the
+    vTPM's key; hardware that is not named is not accepted. platform_ids: accepted machines, hex; empty = any.
+    """
+
+    pcrs: Annotated[dict[PcrName, PcrValues], Meta(min_length=1, max_length=32)]
+    sev_snp: SnpPolicy | None = None
+    tdx: AzureTdxPolicy | None = None
+    platform_ids: PlatformIds = ()

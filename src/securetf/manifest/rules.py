@@ -10,6 +10,8 @@ from securetf.manifest.types import Manifest, Volume, Workload
 
 HOME_MEMORY = "/run/securetf"  # the launcher's own memory file system: HOME and TMPDIR of the program
 
+BESIDE = frozenset({"tpm2", "gcp_vtpm"})  # platforms that a machine may have beside its TEE
+
 
 def check(manifest: Manifest) -> None:
     """Raise ManifestValueError for the first key that contradicts another one."""
@@ -19,9 +21,21 @@ def check(manifest: Manifest) -> None:
             _refuse(f"`{path}` is missing; a random secret has a size", f"add `{path} = 32`")
         if secret.kind == "value" and secret.size_bytes:
             _refuse(f"`{path}` is {secret.size_bytes}; an imported value has its own size", "remove the key")
+    _required(manifest)
     _volumes(manifest)
     for name, workload in manifest.workloads.items():
         _workload(manifest, name, workload)
+
+
+def _required(manifest: Manifest) -> None:
+    for name in manifest.require:
+        _defined(name, manifest.appraisal, "appraisal", "appraisal.require")
+    machines = [name for name in manifest.require if name not in BESIDE]
+    if len(machines) > 1 or (len(manifest.require) > 1 and not machines):
+        _refuse(
+            f"`appraisal.require` names {', '.join(manifest.require)}, which no machine has together",
+            "require one TEE, and TPMs beside it; where one of several is enough, leave `require` out",
+        )
 
 
 def _volumes(manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from securetf.manifest.platforms import PcrPolicy, SgxPolicy, SnpPolicy
+from securetf.manifest.platforms import AzurePolicy, PcrPolicy, SgxPolicy, SnpPolicy
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of volumes, secrets and workloads; also segments of a SPIFFE ID
 REGISTER_HEX = r"^[0-9a-f]{96}$"  # 48 bytes
@@ -44,6 +44,16 @@ Outside = Annotated[
     Meta(
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?:[1-9][0-9]{0,4}$",
         description='"name:port", a DNS name in lower case and a TCP port',
+    ),
+]
+Protocol = Annotated[
+    str, Meta(pattern=r"^[a-z0-9./-]{1,32}$", description='a protocol of TLS\'s ALPN, such as "h2"')
+]
+PublicKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]{1,512}\n?-----END PUBLIC KEY-----\n?$",
+        description='a public key as PEM, "-----BEGIN PUBLIC KEY-----" first',
     ),
 ]
 EnvironmentName = Annotated[
@@ -93,7 +103,9 @@ class PlatformPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ()
 
 
-PlatformName = Literal["tdx", "insecure_simulation", "sgx", "sev_snp", "nitro", "tpm2", "gcp_vtpm"]
+PlatformName = Literal[
+    "tdx", "insecure_simulation", "sgx", "sev_snp", "nitro", "tpm2", "gcp_vtpm", "azure_vtpm"
+]
 # The class of `[appraisal.<platform>]`, by the platform's name.
 POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
     {
@@ -104,6 +116,7 @@ POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
         "nitro": PcrPolicy,
         "tpm2": PcrPolicy,
         "gcp_vtpm": PcrPolicy,
+        "azure_vtpm": AzurePolicy,
     }
 )
 
@@ -152,13 +165,27 @@ class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[Name, ...], Meta(max_length=MAX_ENTRIES)] = field(name="from", default=())
 
 
+class OutsideListen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A TCP port of the program for clients that are no members: the shield ends their TLS.
+
+    public: the host's port, where the operator names no other. alpn: protocols that the program speaks, the
+    preferred one first. clients: their public keys as PEM; None = anybody, empty = nobody.
+    """
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    public: Annotated[int, Meta(ge=1, le=65535)]
+    alpn: Annotated[tuple[Protocol, ...], Meta(min_length=1, max_length=8)] = ("http/1.1", "h2")
+    clients: Annotated[tuple[PublicKey, ...], Meta(max_length=MAX_ENTRIES)] | None = None
+
+
 class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One program and all that it gets. Nothing is added by the host but what `host_environment` names.
 
     volumes: volume name to "/path:ro" or "/path:rw". secrets: secret name to "file:/path" or "env:NAME".
     memory: directory to size in bytes of a private file system in memory that the program may write.
     listen: rule's name to port; connect: "workload:rule"; external: "name:port" outside of the session, to
-    which the program speaks TLS itself. Without them the program has no network but its own loopback.
+    which the program speaks TLS itself; outside: ports for clients that are no members. Without them the
+    program has no network but its own loopback. receipts: the program gets a key to sign receipts with.
     tensorflow_cluster: the cluster for which the CAS issues TF_CONFIG; tensorflow_task: its task type, None =
     the workload's name. user_id: who the program runs as, None = as the launcher, without capabilities.
     """
@@ -174,17 +201,24 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Annotated[dict[Name, Listen], Meta(max_length=MAX_ENTRIES)] = {}
     connect: Annotated[tuple[Peer, ...], Meta(max_length=MAX_ENTRIES)] = ()
     external: dict[Outside, Literal["tls passthrough"]] = {}
+    outside: Annotated[dict[Name, OutsideListen], Meta(max_length=16)] = {}
+    receipts: bool = False
     tensorflow_cluster: Name | None = None
     tensorflow_task: Literal["chief", "worker", "ps", "evaluator"] | None = None
     user_id: Annotated[int, Meta(ge=1, le=2**32 - 2)] | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs."""
+    """One version of a session: who may change it, whom it trusts, what it keeps and what it runs.
+
+    require: platforms whose Evidence each attestation must have, all of them (`require` in `[appraisal]`);
+    empty: one of those in `appraisal` is enough.
+    """
 
     session: Session
     access: Access = Access()
     appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
+    require: tuple[PlatformName, ...] = ()
     network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}

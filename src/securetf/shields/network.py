@@ -16,12 +16,23 @@ Interceptor = Literal["auto", "namespace", "seccomp"]
 class ProgramNetwork:
     """Calls may come from several threads, but not two that change the key at once."""
 
-    def __init__(self, *, tunnel: str, advertise: str | None, interceptor: Interceptor) -> None:
+    def __init__(
+        self,
+        *,
+        tunnel: str,
+        advertise: str | None,
+        interceptor: Interceptor,
+        outside: Mapping[str, str] | None = None,
+    ) -> None:
         """Take what the host says; it decides nothing but where this member is reached.
 
+        outside: name of each `outside` rule to the IP:PORT on which its clients are met.
+
         Raises:
-            UsageError: `tunnel` or `advertise` is not IP:PORT, or nothing says which address others can use.
+            UsageError: one is not IP:PORT, or nothing says which address others can use.
         """
+        self._outside = {name: address(text, "--outside") for name, text in (outside or {}).items()}
+        self._public: list[tuple[str, NetworkListener]] = []
         self._tunnel = address(tunnel, "--tunnel")
         self._advertise = None if advertise is None else address(advertise, "--advertise")
         if self._advertise is None and self._tunnel[0].is_unspecified:
@@ -37,12 +48,15 @@ class ProgramNetwork:
         self._shield: NetworkShield | None = None
 
     def endpoint(self) -> str:
-        """Listen for tunnels, if that was not done yet; return the address that others are told.
+        """Listen for tunnels and for clients, if not done yet; return the address that others are told.
 
         Raises:
             PortInUseError: the port is taken. EnvironmentUnfitError: the address is not this machine's.
         """
         if self._listener is None:
+            self._public = [
+                (name, NetworkListener.bind(_text(where))) for name, where in self._outside.items()
+            ]
             self._listener = NetworkListener.bind(_text(self._tunnel))
         bound = address(self._listener.address, "--tunnel")
         told = self._advertise or bound
@@ -66,6 +80,7 @@ class ProgramNetwork:
             grant.chain if grant is not None else [],
             grant.trust_root if grant is not None else b"",
             tunnel=self._listener if grant is not None else None,
+            outside=self._public,
             interceptor=self._interceptor,
         )
         self._key = None
@@ -97,6 +112,14 @@ class ProgramNetwork:
         self._raised().install(grant.chain, self._key)
         self._key = None
 
+    def set_statement(self, public: str, claims: str, key: bytes) -> None:
+        """Answer this to clients outside that ask what they talk to; a shield without a relay answers nobody.
+
+        public, claims: JSON objects, all but what the relay adds for each connection
+        (docs/formats/service-statement-v1.md). key: the attested key, PKCS #8.
+        """
+        self._raised().set_statement(public, claims, key)
+
     def revoke(self, reason: str) -> None:
         """Cut all connections, and refuse new ones for ever."""
         if self._shield is not None:
@@ -118,7 +141,7 @@ class ProgramNetwork:
 
     def lower(self) -> None:
         """Take everything down; a second call does nothing."""
-        shield, self._shield, self._listener = self._shield, None, None
+        shield, self._shield, self._listener, self._public = self._shield, None, None, []
         if shield is not None:
             shield.lower()
 

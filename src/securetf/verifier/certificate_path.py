@@ -4,8 +4,10 @@ Stricter than RFC 5280 where the vendors' certificates allow it: exact order, no
 twice, no SHA-1, no unknown critical extension. `pck` does the same for Intel's chains through dcap-qvl.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import NoReturn, TypeVar
 
 from cryptography import x509
@@ -21,6 +23,7 @@ from securetf.errors import MalformedEvidenceError, SignatureError
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 PATH_LIMIT = 8  # certificates, leaf and root included
+_KNOWN = 512  # certificates kept by `KnownPaths`, and links between two
 RSA_BITS = range(2048, 8193)
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -60,40 +63,37 @@ def check(
     anchors: TrustAnchors,
     now: datetime,
     revoked: frozenset[bytes] = frozenset(),
+    known: "KnownPaths | None" = None,
 ) -> datetime:
     """Check a path, leaf first, root last; return when its first certificate expires.
 
     what: names the path in errors. revoked: SHA-256 of the SubjectPublicKeyInfo of keys that no longer count.
+    known: what the caller keeps from one path to the next; it changes the time this takes and nothing else.
 
     Raises:
         SignatureError: naming the first certificate and the reason.
     """
     if not 2 <= len(path) <= PATH_LIMIT:
         raise SignatureError(f"{what} has {len(path)} certificates, expected 2 to {PATH_LIMIT}", _AS_GIVEN)
+    known = known or KnownPaths()
     # 1. The root is pinned; a path that ends elsewhere is not looked at any further.
-    if not anchors.find(path[-1]):
+    if known.digest(path[-1]) not in anchors.spki_sha256:
         raise SignatureError(f"{what} ends in {_name(path[-1])}, which is not a trust anchor", _ROOT)
     # 2. Each certificate alone: time, algorithms, extensions, not revoked, not there twice.
-    digests = [spki_digest(certificate) for certificate in path]
+    digests = [known.digest(certificate) for certificate in path]
     if len(set(digests)) != len(digests):
         raise SignatureError(f"{what} has one key in two certificates", _AS_GIVEN)
     for certificate, digest in zip(path, digests, strict=True):
         _check_window(what, certificate, now)
-        _check_algorithms(what, certificate)
-        _check_extensions(what, certificate)
+        known.check_form(what, certificate)
         if digest in revoked:
             raise SignatureError(f"{what}: {_name(certificate)} is revoked", "do not use this machine")
     # 3. Roles: all but the leaf are authorities, and each may have that many below it.
     for below, certificate in enumerate(path):
-        _check_role(what, certificate, below)
+        known.check_role(what, certificate, below)
     # 4. Names and signatures, from the root down; the root signed itself.
     for issuer, certificate in zip([path[-1], *path[:0:-1]], reversed(path), strict=True):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except InvalidSignature:
-            _refuse(what, certificate, f"is not signed by {_name(issuer)}")
-        except UNREADABLE as error:
-            _refuse(what, certificate, f"is not issued by {_name(issuer)}: {error}")
+        known.check_issued(what, certificate, issuer)
     return min(certificate.not_valid_after_utc for certificate in path)
 
 
@@ -102,6 +102,20 @@ def _check_window(what: str, certificate: x509.Certificate, now: datetime) -> No
         _refuse(what, certificate, f"is valid from {certificate.not_valid_before_utc:%F %T}, now {now:%F %T}")
     if now > certificate.not_valid_after_utc:
         _refuse(what, certificate, f"expired at {certificate.not_valid_after_utc:%F %T}, now {now:%F %T}")
+
+
+def _check_form(what: str, certificate: x509.Certificate) -> None:
+    _check_algorithms(what, certificate)
+    _check_extensions(what, certificate)
+
+
+def _check_issued(what: str, certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except InvalidSignature:
+        _refuse(what, certificate, f"is not signed by {_name(issuer)}")
+    except UNREADABLE as error:
+        _refuse(what, certificate, f"is not issued by {_name(issuer)}: {error}")
 
 
 def _check_algorithms(what: str, certificate: x509.Certificate) -> None:
@@ -154,3 +168,26 @@ def _refuse(what: str, certificate: x509.Certificate, problem: str) -> NoReturn:
 
 def _name(certificate: x509.Certificate) -> str:
     return repr(certificate.subject.rfc4514_string() or "a certificate without a subject")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPaths:
+    """Parts of `load` and `check` that depend on the certificates' bytes alone, each with a bounded memory.
+
+    Thread-safe. No time, anchor or revocation is in them, refusals are not kept, and forgetting all of it
+    changes no answer: a path is still walked from the pinned root down, and held against time, each time.
+    """
+
+    load: Callable[[str, bytes], x509.Certificate] = field(default_factory=lambda: lru_cache(_KNOWN)(load))
+    digest: Callable[[x509.Certificate], bytes] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(spki_digest)
+    )
+    check_form: Callable[[str, x509.Certificate], None] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(_check_form)
+    )
+    check_role: Callable[[str, x509.Certificate, int], None] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(_check_role)
+    )
+    check_issued: Callable[[str, x509.Certificate, x509.Certificate], None] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(_check_issued)
+    )

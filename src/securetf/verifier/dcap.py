@@ -4,17 +4,15 @@ It is verified by dcap-qvl behind our strict parser; what that leaves open is ch
 `dcap_diagnosis` names the part. Numbers are those of docs/platforms.md.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import dcap_qvl
-from cryptography.hazmat.primitives.serialization import Encoding
+import msgspec
 
 from securetf.endorsements import Endorsements, TrustAnchors
-from securetf.endorsements.dcap import strict_json
 from securetf.errors import EndorsementError, EvidenceError, TcbError
 from securetf.verifier import dcap_diagnosis, pck
 from securetf.verifier.dcap_rules import Rules
@@ -31,7 +29,6 @@ STEPS = (
     "binding: report data",
 )
 EndorsementsFor = Callable[[str], Endorsements | None]
-_COLLATERAL = tuple(entry.name for entry in fields(Endorsements))
 
 
 def authenticate(
@@ -54,9 +51,9 @@ def authenticate(
     with step(3):  # Collateral of this platform; its signers are Intel's TCB signer, not a PCK.
         endorsements = _collateral(chain, anchors, endorsements_for, known)
     with step(4):  # Signatures, certificates, revocation, windows, QE, TCB level: dcap-qvl.
-        facts = _verify_signatures(rules, chain, endorsements, now)
+        facts = _verify_signatures(rules, chain, endorsements, now, known)
     with step(5):  # What dcap-qvl leaves open about the collateral.
-        _check_collateral(facts, rules, endorsements, minimum_tcb_evaluation)
+        _check_collateral(facts, rules, endorsements, minimum_tcb_evaluation, known)
     with step(6):  # Configuration of the TEE.
         rules.check_configuration()
     return facts
@@ -90,17 +87,18 @@ def _collateral(
     return endorsements
 
 
-def _verify_signatures(rules: Rules, chain: pck.Chain, endorsements: Endorsements, now: datetime) -> Facts:
+def _verify_signatures(
+    rules: Rules, chain: pck.Chain, endorsements: Endorsements, now: datetime, known: Known
+) -> Facts:
     seconds = int(now.timestamp())
-    root = chain.root.public_bytes(Encoding.DER)
     try:
-        collateral = dcap_qvl.QuoteCollateralV3(**{name: getattr(endorsements, name) for name in _COLLATERAL})
-        claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
+        collateral = known.read_collateral(endorsements)
+        claims = dcap_qvl.QuoteVerifier(chain.root_der).verify_with_policy(
             rules.canonical, collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
         )
     except ValueError as error:
         dcap_diagnosis.explain(rules, chain, endorsements, now, str(error))
-    facts = _read_facts(json.loads(claims.to_json()))
+    facts = _read_facts(msgspec.json.decode(claims.to_json()))
     if facts.latest_issue > now:  # dcap-qvl does not look at the date of a CRL
         dcap_diagnosis.explain(rules, chain, endorsements, now, "collateral is issued in the future")
     return facts
@@ -130,9 +128,9 @@ def _read_facts(claims: Mapping[str, Any]) -> Facts:
 
 
 def _check_collateral(
-    facts: Facts, rules: Rules, endorsements: Endorsements, minimum_tcb_evaluation: int
+    facts: Facts, rules: Rules, endorsements: Endorsements, minimum_tcb_evaluation: int, known: Known
 ) -> None:
-    tcb_info = strict_json(endorsements.tcb_info, "TCB info")  # authentic by now
+    tcb_info = known.read_document(endorsements.tcb_info, "TCB info")  # authentic by now
     if str(tcb_info["pceId"]).lower() != facts.pce_id.hex():
         raise EndorsementError(
             f"TCB info is for PCE {tcb_info['pceId']}, the platform has {facts.pce_id.hex()}",
@@ -140,7 +138,7 @@ def _check_collateral(
         )
     rules.check_module(tcb_info)
     # dcap-qvl reports the lower of the two numbers.
-    qe_identity = strict_json(endorsements.qe_identity, "QE identity")
+    qe_identity = known.read_document(endorsements.qe_identity, "QE identity")
     numbers = tcb_info["tcbEvaluationDataNumber"], qe_identity["tcbEvaluationDataNumber"]
     if numbers[0] != numbers[1]:
         raise EndorsementError(

@@ -14,6 +14,7 @@ from securetf.evidence.tpm2_quote import SHA256, SHA384
 from securetf.verifier import tpm2_quote
 from securetf.verifier.steps import step
 from securetf.verifier.tpm2_origin import KeyOrigins
+from securetf.verifier.tpm2_quote import KnownTpms
 
 TCB_STATUS = "NotReported"  # a TPM reports no TCB level
 
@@ -23,7 +24,7 @@ class GcpVtpmVerifier:
 
     def __init__(self, origins: KeyOrigins) -> None:
         """origins: whose keys count; Google's root is `TrustAnchors.google_tpm()`."""
-        self._origins = origins
+        self._origins, self._known = origins, KnownTpms()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         """As `Verifier.verify`; the quote's extra data is `tpm2.qualifying_data(expected_report_data)`."""
@@ -51,7 +52,7 @@ class GcpVtpmVerifier:
             evidence = gcp_vtpm.parse(raw)
         with step(2):
             tpm2_quote.check_ak(evidence.ak)
-            key = tpm2_quote.public_key(evidence.ak)
+            key = self._known.public_key(evidence.ak)
         with step(3):
             machine, valid_until = self._origins.check(evidence.ak, key, evidence.certificates, now)
         with step(4):
@@ -60,7 +61,7 @@ class GcpVtpmVerifier:
         with step(5):
             tpm2_quote.check_pcrs(chosen.quote, chosen.signature, chosen.pcrs)
         with step(6):
-            _check_event_log(evidence, chosen)
+            _check_event_log(evidence, chosen, self._known)
         with step(7):
             tpm2_quote.check_extra_data(chosen.quote, expected_extra_data)
         return VerifiedClaims(
@@ -77,13 +78,13 @@ class GcpVtpmVerifier:
         )
 
 
-def _check_event_log(evidence: GcpEvidence, chosen: BankQuote) -> None:
+def _check_event_log(evidence: GcpEvidence, chosen: BankQuote, known: KnownTpms) -> None:
     """Check the log, which Google's machines always have."""
     if not evidence.event_log:
         raise SignatureError(
             "the attestation has no event log", "send the firmware's event log with the quote"
         )
-    tpm2_quote.check_event_log(evidence.event_log, chosen.quote, chosen.pcrs)
+    tpm2_quote.check_event_log(evidence.event_log, chosen.quote, chosen.pcrs, known)
 
 
 def _strongest(evidence: GcpEvidence) -> BankQuote:

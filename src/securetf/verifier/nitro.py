@@ -26,6 +26,7 @@ from securetf.errors import (
 )
 from securetf.evidence import nitro
 from securetf.verifier import certificate_path
+from securetf.verifier.certificate_path import KnownPaths
 from securetf.verifier.steps import step
 
 STEPS = (
@@ -56,7 +57,7 @@ class NitroVerifier:
             raise SimulationRefusedError(
                 "the verifier of AWS Nitro was given a development root", "use TrustAnchors.aws_nitro()"
             )
-        self._anchors = anchors
+        self._anchors, self._known = anchors, KnownPaths()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         """As `Verifier.verify`."""
@@ -66,27 +67,38 @@ class NitroVerifier:
                 "configure a verifier for that platform",
             )
         return authenticate(
-            evidence.raw, anchors=self._anchors, expected={"user_data": expected_report_data}, now=now
+            evidence.raw,
+            anchors=self._anchors,
+            expected={"user_data": expected_report_data},
+            now=now,
+            known=self._known,
         )
 
 
 def authenticate(
-    raw: bytes, *, anchors: TrustAnchors, expected: Mapping[str, bytes], now: datetime
+    raw: bytes,
+    *,
+    anchors: TrustAnchors,
+    expected: Mapping[str, bytes],
+    now: datetime,
+    known: KnownPaths | None = None,
 ) -> VerifiedClaims:
     """Verify one document.
 
     expected: what the document must carry, by the names `user_data`, `nonce` and `public_key`; at least one,
-    none empty.
+    none empty. known: what the caller keeps from one document to the next; it changes only the time this
+    takes.
 
     Raises:
         EvidenceError: the exact subclass names the leg that failed.
     """
+    known = known or KnownPaths()
     with step(1):  # Framing and syntactical validation (3.2.2.1).
         document = nitro.parse(raw)
     with step(2):  # Certificate chain at `now` (3.2.3): AWS gives it root first.
-        path = [certificate_path.load("the Nitro leaf certificate", document.certificate)]
-        path += [certificate_path.load("a Nitro certificate", der) for der in reversed(document.cabundle)]
-        valid_until = certificate_path.check(_CHAIN, path, anchors=anchors, now=now)
+        path = [known.load("the Nitro leaf certificate", document.certificate)]
+        path += [known.load("a Nitro certificate", der) for der in reversed(document.cabundle)]
+        valid_until = certificate_path.check(_CHAIN, path, anchors=anchors, now=now, known=known)
     with step(3):  # COSE signature by the leaf (3.2.2.3): ES384.
         _check_signature(document, path[0].public_key())
     with step(4):  # The document's own time.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import dcap_qvl
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.endorsements import TrustAnchors
 from securetf.endorsements.trust import UNREADABLE
@@ -22,12 +23,13 @@ class Chain:
     """The PCK chain of a quote: the root has a pinned key and signed itself; the rest is not authenticated
     yet.
 
-    fmspc: 12 hex digits, upper case; names the platform's collateral.
+    fmspc: 12 hex digits, upper case; names the platform's collateral. root_der: the root, for dcap-qvl.
     """
 
     leaf: x509.Certificate
     ca: x509.Certificate
     root: x509.Certificate
+    root_der: bytes
     fmspc: str
 
 
@@ -52,7 +54,7 @@ def parse_chain(pem: bytes, anchors: TrustAnchors) -> Chain:
         raise SignatureError(
             "the quote's certificate chain ends in a root whose own signature does not hold", _AS_GIVEN
         ) from None
-    return Chain(leaf=leaf, ca=ca, root=root, fmspc=fmspc(pem))
+    return Chain(leaf=leaf, ca=ca, root=root, root_der=root.public_bytes(Encoding.DER), fmspc=fmspc(pem))
 
 
 def fmspc(pem: bytes) -> str:

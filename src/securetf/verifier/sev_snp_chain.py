@@ -1,8 +1,9 @@
 """AMD's certificate chain: ARK, ASK or ASVK, VCEK or VLEK (AMD 57230, chapters 2 and 3)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +22,8 @@ _STRUCT_VERSION, _PRODUCT_NAME, _HW_ID, _CSP_ID = (f"{_BASE}.{arc}" for arc in (
 _SPLS = {"bootloader": 1, "tee": 2, "snp": 3, "microcode": 8}  # arcs below _BASE.3
 _SPL_FMC, _SPLS_RESERVED = 9, (4, 5, 6, 7)
 _ROOT_KEY_BITS = 4096
+_LISTS = 16  # revocation lists kept: one or two for each product line
+_KNOWN = 512  # certificates kept by `KnownSnp`, and links between two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +44,14 @@ class SnpChain:
 
 
 def verify_root(
-    endorsements: SnpEndorsements, anchors: SnpAnchors, now: datetime
+    endorsements: SnpEndorsements, anchors: SnpAnchors, now: datetime, known: "KnownSnp"
 ) -> tuple[x509.Certificate, SnpProduct]:
     """Return the ARK (pinned, signed by itself, in its window) and its product line.
 
     Raises:
         EndorsementError: missing or unreadable. SignatureError: not a trust anchor, or it does not hold.
     """
-    root = _load("ARK", endorsements.root)
+    root = known.load("ARK", endorsements.root)
     try:
         product = anchors.product(root)
     except UNREADABLE:
@@ -58,12 +61,18 @@ def verify_root(
             f"the chain ends in {root.subject.rfc4514_string()!r}, which is not a trust anchor",
             "use a platform whose vendor's root is pinned; development roots count only in a simulation",
         )
-    _check_issued(f"ARK of {product}", root, root, now)
+    known.check_issued(f"ARK of {product}", root, root)
+    _check_window(f"ARK of {product}", root, now)
     return root, product
 
 
 def verify_intermediate(
-    kind: SnpKey, endorsements: SnpEndorsements, root: x509.Certificate, product: SnpProduct, now: datetime
+    kind: SnpKey,
+    endorsements: SnpEndorsements,
+    root: x509.Certificate,
+    product: SnpProduct,
+    now: datetime,
+    known: "KnownSnp",
 ) -> x509.Certificate:
     """Return the ASK for a VCEK or the ASVK for a VLEK: a CA under the ARK, of this product line and role.
 
@@ -71,40 +80,33 @@ def verify_intermediate(
         EndorsementError: missing or unreadable. SignatureError: it does not hold.
     """
     what, raw = ("ASK", endorsements.ask) if kind is SnpKey.VCEK else ("ASVK", endorsements.asvk)
-    certificate = _load(what, raw)
+    certificate = known.load(what, raw)
     expected = f"SEV-{product}" if kind is SnpKey.VCEK else f"SEV-VLEK-{product}"
     if common_name(certificate) != expected:
         raise SignatureError(
             f"the {what} is {common_name(certificate)!r}, expected {expected!r}: another line or role",
             _FETCH,
         )
-    _check_issued(what, certificate, root, now)
+    known.check_issued(what, certificate, root)
+    _check_window(what, certificate, now)
     if not _is_ca(certificate):
         raise SignatureError(f"the {what} is not a CA", _FETCH)
     return certificate
 
 
 def verify_revocation(
-    raw: bytes | None, root: x509.Certificate, intermediate: x509.Certificate, now: datetime
+    raw: bytes | None,
+    root: x509.Certificate,
+    intermediate: x509.Certificate,
+    now: datetime,
+    known: "KnownSnp",
 ) -> datetime:
     """Check the ARK's revocation list and that it names neither ARK nor ASK; return when it expires.
 
     Raises:
         EndorsementError: missing, damaged, of another issuer, out of its window. SignatureError: revoked.
     """
-    try:
-        crl = x509.load_der_x509_crl(raw or b"")
-        key = root.public_key()
-        genuine = (
-            crl.issuer == root.subject and isinstance(key, rsa.RSAPublicKey) and crl.is_signature_valid(key)
-        )
-        start, end = crl.last_update_utc, crl.next_update_utc
-    except UNREADABLE:
-        raise EndorsementError("the revocation list of the ARK is missing or damaged", _FETCH) from None
-    if not genuine:
-        raise EndorsementError("the revocation list is not signed by the ARK", _FETCH)
-    if end is None:
-        raise EndorsementError("the revocation list does not say when it expires", _FETCH)
+    crl, start, end = known.revocation_list(raw, root)
     if now < start:
         raise EndorsementError(
             f"the revocation list is issued in the future: {start:%F %T}, now {now:%F %T}", _CHECK
@@ -118,20 +120,30 @@ def verify_revocation(
 
 
 def verify_leaf(
-    kind: SnpKey, raw: bytes | None, issuer: x509.Certificate, product: SnpProduct, now: datetime
+    kind: SnpKey,
+    raw: bytes | None,
+    issuer: x509.Certificate,
+    product: SnpProduct,
+    now: datetime,
+    known: "KnownSnp",
 ) -> SnpChain:
     """Return what a VCEK or VLEK says, signed by its ASK or ASVK; valid_until is that of the leaf alone.
 
     Raises:
         EndorsementError: missing or unreadable. SignatureError: it does not hold.
     """
-    certificate = _load(str(kind), raw)
+    certificate = known.load(str(kind), raw)
     if common_name(certificate) != f"SEV-{kind}" or _is_ca(certificate):
         raise SignatureError(
             f"in the place of the {kind} stands {common_name(certificate)!r}, in another role",
             _FETCH,
         )
-    _check_issued(str(kind), certificate, issuer, now)
+    known.check_issued(str(kind), certificate, issuer)
+    _check_window(str(kind), certificate, now)
+    return known.read_leaf(kind, certificate, product)
+
+
+def _read_leaf(kind: SnpKey, certificate: x509.Certificate, product: SnpProduct) -> SnpChain:
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise SignatureError(f"the key of the {kind} is not on P-384", _FETCH)
@@ -163,8 +175,8 @@ def _load(what: str, raw: bytes | None) -> x509.Certificate:
         raise EndorsementError(f"the {what} cannot be read: {error}", _FETCH) from None
 
 
-def _check_issued(what: str, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> None:
-    """Check signature (RSA-4096 PSS with SHA-384; AMD 57230, "Certificate Fields") and window."""
+def _check_issued(what: str, certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Check the signature: RSA-4096 PSS with SHA-384 (AMD 57230, "Certificate Fields")."""
     key = issuer.public_key()
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size != _ROOT_KEY_BITS:
         raise SignatureError(f"the issuer of the {what} has no RSA key of {_ROOT_KEY_BITS} bits", _FETCH)
@@ -177,11 +189,34 @@ def _check_issued(what: str, certificate: x509.Certificate, issuer: x509.Certifi
         certificate.verify_directly_issued_by(issuer)
     except (*UNREADABLE, InvalidSignature):
         raise SignatureError(f"the {what} is not signed by its issuer", _FETCH) from None
+
+
+def _check_window(what: str, certificate: x509.Certificate, now: datetime) -> None:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not start <= now <= end:
         raise SignatureError(
             f"the {what} is good from {start:%F %T} to {end:%F %T}, not at {now:%F %T}", _CHECK
         )
+
+
+def _revocation_list(
+    raw: bytes | None, root: x509.Certificate
+) -> tuple[x509.CertificateRevocationList, datetime, datetime]:
+    """Return the ARK's list, and from when to when it counts."""
+    try:
+        crl = x509.load_der_x509_crl(raw or b"")
+        key = root.public_key()
+        genuine = (
+            crl.issuer == root.subject and isinstance(key, rsa.RSAPublicKey) and crl.is_signature_valid(key)
+        )
+        start, end = crl.last_update_utc, crl.next_update_utc
+    except UNREADABLE:
+        raise EndorsementError("the revocation list of the ARK is missing or damaged", _FETCH) from None
+    if not genuine:
+        raise EndorsementError("the revocation list is not signed by the ARK", _FETCH)
+    if end is None:
+        raise EndorsementError("the revocation list does not say when it expires", _FETCH)
+    return crl, start, end
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -242,3 +277,24 @@ def _text(kind: SnpKey, extensions: Mapping[str, bytes], oid: str) -> str:
     if len(raw) < 3 or raw[0] != 0x16 or raw[1] > 0x7F or raw[1] != len(raw) - 2 or not raw[2:].isascii():
         raise EndorsementError(f"extension {oid} of the {kind} is no text: {raw[:16].hex()!r}", _FETCH)
     return raw[2:].decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSnp:
+    """Parts of this chain's check that depend on bytes alone, each with a bounded memory. Thread-safe.
+
+    No time, anchor or report is in them, refusals are not kept, and forgetting all of it changes no answer.
+    """
+
+    load: Callable[[str, bytes | None], x509.Certificate] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(_load)
+    )
+    check_issued: Callable[[str, x509.Certificate, x509.Certificate], None] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(_check_issued)
+    )
+    read_leaf: Callable[[SnpKey, x509.Certificate, SnpProduct], SnpChain] = field(
+        default_factory=lambda: lru_cache(_KNOWN)(_read_leaf)
+    )
+    revocation_list: Callable[
+        [bytes | None, x509.Certificate], tuple[x509.CertificateRevocationList, datetime, datetime]
+    ] = field(default_factory=lambda: lru_cache(_LISTS)(_revocation_list))

@@ -13,6 +13,7 @@ from securetf.evidence.tpm2 import Tpm2Evidence
 from securetf.verifier import tpm2_quote
 from securetf.verifier.steps import step
 from securetf.verifier.tpm2_origin import KeyOrigins
+from securetf.verifier.tpm2_quote import KnownTpms
 
 TCB_STATUS = "NotReported"  # a TPM reports no TCB level
 
@@ -23,6 +24,7 @@ class Tpm2Verifier:
     def __init__(self, origins: KeyOrigins, *, event_log_required: bool) -> None:
         """origins: whose keys count. event_log_required: refuse Evidence without an event log."""
         self._origins, self._event_log_required = origins, event_log_required
+        self._known = KnownTpms()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         """As `Verifier.verify`; the quote's extra data is `tpm2.qualifying_data(expected_report_data)`."""
@@ -50,7 +52,7 @@ class Tpm2Verifier:
             evidence = tpm2.parse(raw)
         with step(2):  # Attestation key: restricted to what its TPM generates.
             tpm2_quote.check_ak(evidence.ak)
-            key = tpm2_quote.public_key(evidence.ak)
+            key = self._known.public_key(evidence.ak)
         with step(3):  # Who vouches for the key: a certificate chain, or an enrolment.
             machine, valid_until = self._origins.check(evidence.ak, key, evidence.certificates, now)
         with step(4):
@@ -76,7 +78,7 @@ class Tpm2Verifier:
 
     def _check_event_log(self, evidence: Tpm2Evidence) -> None:
         if evidence.event_log:
-            tpm2_quote.check_event_log(evidence.event_log, evidence.quote, evidence.pcrs)
+            tpm2_quote.check_event_log(evidence.event_log, evidence.quote, evidence.pcrs, self._known)
         elif self._event_log_required:
             raise SignatureError(
                 "the Evidence has no event log", "send the firmware's event log with the quote"

@@ -17,17 +17,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from securetf.endorsements import TrustAnchors
-from securetf.endorsements.tpm import KnownAk
+from securetf.endorsements.tpm import Issuers, KnownAk
 from securetf.errors import BindingError, ConfigurationError, SignatureError
 from securetf.evidence import tpm2_public
 from securetf.evidence.tpm2_public import Public
 from securetf.evidence.tpm2_quote import SHA256
 from securetf.evidence.tpm2_wire import number, sized
-from securetf.verifier import certificate_path, tpm2_quote
+from securetf.verifier import certificate_path, revocation, tpm2_quote
 from securetf.verifier.tpm2_origin import spki_sha256
 
 SECRET_SIZE = SEED_SIZE = 32  # bytes
 _HASH = "sha256"
+_CHAIN = "the EK certificate chain"
+_NO_ISSUERS = Issuers()
 _FIX = "give the EK of the TCG default template with its certificate, as the TPM's NV memory has it"
 
 
@@ -51,16 +53,27 @@ class CheckedEk:
 
 
 def check_ek(
-    public: Public, certificates: Sequence[bytes], *, anchors: TrustAnchors, now: datetime
+    public: Public,
+    certificates: Sequence[bytes],
+    *,
+    anchors: TrustAnchors,
+    now: datetime,
+    issuers: Issuers = _NO_ISSUERS,
 ) -> CheckedEk:
-    """Check an endorsement key under its manufacturer's root. certificates: DER, EK's first, root last.
+    """Check an endorsement key under its manufacturer's root.
+
+    certificates: DER, EK's first, then upwards. issuers: those above, if the root is not the last, and the
+    revocation lists that the certificates name: `Library.obtain(IssuersNeed(chain=certificates))`.
 
     Raises:
+        EndorsementError: a revocation list that a certificate names is missing or out of its window.
         SignatureError: the chain does not hold, or is of another key. ConfigurationError: not an endorsement
         key.
     """
-    path = [certificate_path.load("an EK certificate", der) for der in certificates]
-    end = certificate_path.check("the EK certificate chain", path, anchors=anchors, now=now)
+    whole = (*certificates, *issuers.certificates)
+    path = [certificate_path.load("an EK certificate", der) for der in whole]
+    end = certificate_path.check(_CHAIN, path, anchors=anchors, now=now)
+    end = min(end, revocation.check(_CHAIN, path, issuers.crls, now) or end)
     key = tpm2_quote.public_key(public)
     certified = path[0].public_key()
     if not isinstance(certified, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) or spki_sha256(

@@ -12,14 +12,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ObjectIdentifier
 
 from securetf.endorsements import TrustAnchors
-from securetf.endorsements.tpm import KnownAk
-from securetf.endorsements.trust import spki_digest
+from securetf.endorsements.tpm import Issuers, KnownAk
 from securetf.errors import SignatureError, SimulationRefusedError
 from securetf.evidence import tpm2_public
 from securetf.evidence.tpm2_public import Public
-from securetf.verifier import certificate_path
+from securetf.verifier import certificate_path, revocation
+from securetf.verifier.certificate_path import KnownPaths
 from securetf.verifier.tpm2_quote import PublicKey
 
+IssuersFor = Callable[[tuple[bytes, ...]], Issuers | None]
 EnrolmentOf = Callable[[bytes], KnownAk | None]  # name of an AK to its enrolment
 
 _CHAIN = "the TPM certificate chain"
@@ -38,13 +39,17 @@ class KeyOrigins:
         *,
         authorities: Iterable[bytes] = (),
         revoked: frozenset[bytes] = frozenset(),
+        issuers_for: IssuersFor = lambda _: None,
+        known: KnownPaths | None = None,
     ) -> None:
         """Configure.
 
         anchors: roots whose AK certificates count, such as `TrustAnchors.google_tpm()`; may be empty.
         enrolment_of: what is known of an AK without certificate. authorities: DER certificates that complete
         a chain which came without its upper end; not trusted for being here. revoked: SHA-256 of the
-        SubjectPublicKeyInfo of keys that no longer count.
+        SubjectPublicKeyInfo of keys that no longer count. issuers_for: certificates as they came, DER, to
+        those above them and the revocation lists that the chain names; None when there are none. known: what
+        the caller keeps from one configuration to the next.
 
         Raises:
             SimulationRefusedError: the anchors are development roots.
@@ -55,6 +60,7 @@ class KeyOrigins:
                 "pin the roots of your TPMs' manufacturers",
             )
         self._anchors, self._enrolment_of, self._revoked = anchors, enrolment_of, revoked
+        self._known, self._issuers_for = known or KnownPaths(), issuers_for
         loaded = [certificate_path.load("an authority", der) for der in authorities]
         self._authorities = {certificate.subject: certificate for certificate in loaded}
 
@@ -86,15 +92,21 @@ class KeyOrigins:
     def _certified(
         self, key: PublicKey, certificates: Sequence[bytes], now: datetime
     ) -> tuple[bytes, datetime]:
-        path = [certificate_path.load("a TPM certificate", der) for der in certificates]
+        issuers = self._issuers_for(tuple(certificates)) or Issuers()
+        path = [self._known.load("a TPM certificate", der) for der in certificates]
+        given = [self._known.load("a TPM certificate", der) for der in issuers.certificates]
+        authorities = self._authorities | {certificate.subject: certificate for certificate in given}
         while path[-1].issuer != path[-1].subject and len(path) < certificate_path.PATH_LIMIT:
-            above = self._authorities.get(path[-1].issuer)
+            above = authorities.get(path[-1].issuer)
             if above is None:
                 break
             path.append(above)
-        end = certificate_path.check(_CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked)
+        end = certificate_path.check(
+            _CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked, known=self._known
+        )
+        end = min(end, revocation.check(_CHAIN, path, issuers.crls, now) or end)
         digest = spki_sha256(key)
-        if spki_digest(path[0]) != digest:
+        if self._known.digest(path[0]) != digest:
             raise SignatureError("the certificate is of another key than the attestation key", _ENROL)
         try:
             usage = path[0].extensions.get_extension_for_class(x509.KeyUsage).value

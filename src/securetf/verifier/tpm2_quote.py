@@ -4,7 +4,9 @@ numbers).
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -47,6 +49,7 @@ FIRMWARE_PCRS = range(
     10
 )  # firmware, boot loader and its configuration; later ones are the OS's, not the log's
 
+_KEYS, _LOGS = 512, 64  # machines kept by `KnownTpms`, and their event logs of up to half a megabyte
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 _HASHES: dict[int, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]] = {
     SHA256: hashes.SHA256,
@@ -136,13 +139,37 @@ def check_pcrs(quote: Quote, signature: Signature, pcrs: Mapping[int, bytes]) ->
         raise SignatureError("the PCR values are not the ones that the TPM quoted", _AGAIN)
 
 
-def check_event_log(raw: bytes, quote: Quote, pcrs: Mapping[int, bytes]) -> None:
+def replay(raw: bytes, bank: int) -> Mapping[int, bytes]:
+    """Return the PCRs of a bank that an event log gives.
+
+    Raises:
+        MalformedEvidenceError: unreadable.
+    """
+    return tcg_event_log.replay(tcg_event_log.parse(raw), bank)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTpms:
+    """`public_key` and `replay`, each with a bounded memory: one machine's are the same until it boots again.
+
+    Thread-safe. Both depend on bytes alone, refusals are not kept, forgetting all of it changes no answer.
+    """
+
+    public_key: Callable[[Public], PublicKey] = field(default_factory=lambda: lru_cache(_KEYS)(public_key))
+    replay: Callable[[bytes, int], Mapping[int, bytes]] = field(
+        default_factory=lambda: lru_cache(_LOGS)(replay)
+    )
+
+
+def check_event_log(
+    raw: bytes, quote: Quote, pcrs: Mapping[int, bytes], known: KnownTpms | None = None
+) -> None:
     """Check that an event log explains each quoted PCR of the firmware, 0 to 9.
 
     Raises:
         MalformedEvidenceError: unreadable. SignatureError: naming the PCRs that its replay does not give.
     """
-    replayed = tcg_event_log.replay(tcg_event_log.parse(raw), quote.bank)
+    replayed = (known or KnownTpms()).replay(raw, quote.bank)
     differing = [index for index in FIRMWARE_PCRS if index in pcrs and replayed[index] != pcrs[index]]
     if differing:
         raise SignatureError(

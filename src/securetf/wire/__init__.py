@@ -32,9 +32,12 @@ from securetf.wire.messages import (
     SessionUpdateRequest,
     SessionView,
     StatusResponse,
+    TokenRequest,
+    TokenResponse,
     VersionView,
     VolumeState,
 )
+from securetf.wire.statement import TokenKey
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -65,6 +68,9 @@ __all__ = [
     "SessionUpdateRequest",
     "SessionView",
     "StatusResponse",
+    "TokenKey",
+    "TokenRequest",
+    "TokenResponse",
     "VersionView",
     "VolumeState",
     "decode",

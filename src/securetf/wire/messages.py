@@ -8,7 +8,8 @@ Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 HpkePublicKey = Annotated[bytes, Meta(min_length=1216, max_length=1216)]
 Spki = Annotated[bytes, Meta(min_length=32, max_length=1024)]
-EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=65536)]
+EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=622592)]  # each platform's own bound is lower
+PlatformText = Annotated[str, Meta(min_length=1, max_length=64)]
 SessionName = Annotated[
     str, Meta(min_length=3, max_length=129, pattern=r"^[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}$")
 ]
@@ -50,11 +51,11 @@ class CasEvidenceRequest(Message, frozen=True, kw_only=True):
     nonce: Nonce
 
 
-class CasEvidenceResponse(Message, frozen=True, kw_only=True):
+class CasEvidenceResponse(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The CAS's own Evidence; report data binds nonce, TLS key and HPKE key under the role `cas`.
 
     endorsements: the collateral as JSON text, signed by its issuers; empty when the client has its own.
-    audit_public_key: Ed25519, 32 bytes; signs heads of the audit log.
+    audit_public_key: Ed25519, 32 bytes; signs heads of the audit log. submods: as of AttestRequest.
     """
 
     platform: str
@@ -63,6 +64,7 @@ class CasEvidenceResponse(Message, frozen=True, kw_only=True):
     hpke_public_key: HpkePublicKey
     audit_public_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     endorsements: Annotated[str, Meta(max_length=524288)]
+    submods: Annotated[dict[PlatformText, EvidenceBytes], Meta(max_length=2)] = {}
 
 
 class ChallengeRequest(Message, frozen=True, kw_only=True):
@@ -85,7 +87,8 @@ class AttestRequest(Message, frozen=True, kw_only=True):
 
     tls_spki: P-256 SubjectPublicKeyInfo, DER; signs `advance`. hpke_public_key: ML-KEM-768 (1184) then X25519
     (32). network_spki: P-256 too, of the network shield; None = no certificate is wanted. endpoint: "ip:port"
-    where the shield listens, as the untrusted host says.
+    where the shield listens, as the untrusted host says. submods: composite Evidence: platform to Evidence of
+    the TPM beside the TEE (docs/formats/evidence-binding.md, "Composite Evidence").
     """
 
     session: SessionName
@@ -99,10 +102,21 @@ class AttestRequest(Message, frozen=True, kw_only=True):
     instance: Instance = 0
     network_spki: Spki | None = None
     endpoint: Endpoint | None = None
+    submods: Annotated[dict[PlatformText, EvidenceBytes], Meta(max_length=2)] = {}
 
 
 class RenewRequest(AttestRequest, frozen=True, kw_only=True):
     """As AttestRequest, by the current member: the same tls_spki, which also signs the request."""
+
+
+class TokenRequest(AttestRequest, frozen=True, kw_only=True):
+    """As RenewRequest, for an EAR token alone: without network key and endpoint, which stay."""
+
+
+class TokenResponse(Message, frozen=True, kw_only=True):
+    """token: EAR (EAT JWT) about the Evidence of the request."""
+
+    token: str
 
 
 class RenewResponse(Message, frozen=True, kw_only=True):

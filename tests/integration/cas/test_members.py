@@ -11,15 +11,26 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
+from msgspec import structs
 
 from securetf import manifest as manifests
+from securetf.appraisal import ear
 from securetf.attester.insecure_simulation import SimulatedTdx
 from securetf.attester.measurement import software_measurement
 from securetf.cas_client import CasClient, save_trust
-from securetf.errors import FencedError, ManifestHashError, MeasurementError, NotFoundError, UsageError
+from securetf.cas_client.membership import check_proof
+from securetf.errors import (
+    CasIdentityError,
+    FencedError,
+    ManifestHashError,
+    MeasurementError,
+    NotFoundError,
+    UsageError,
+)
 from securetf.keys import WorkloadKey, create_owner_key
 from securetf.provisioning import NetworkGrant, Provision
 from securetf.wire import DenialItem
+from securetf.wire.statement import check_token_key
 
 from .conftest import MAIN, Process
 
@@ -136,6 +147,43 @@ def openssl_verifies(directory: Path, grant: NetworkGrant, purpose: str) -> bool
     arguments = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", "root.pem", "leaf.pem"]
     shown = subprocess.run(arguments, cwd=directory, capture_output=True, text=True, check=False)
     return shown.returncode == 0 and "leaf.pem: OK" in shown.stdout
+
+
+def test_member_when_it_attests_again_for_a_token_alone_keeps_its_certificate(scene: Scene) -> None:
+    node = scene.node(0)
+    manifest = manifests.parse(scene.text)
+    first, provision = node.client.provision(
+        SESSION, "worker", manifest, node.attester(), 0, node.key.spki, node.endpoint
+    )
+    (before,) = node.client.members(SESSION).members
+    second = node.client.refresh(SESSION, manifest, node.attester())
+    (after,) = node.client.members(SESSION).members
+    assert (after.expires_at, after.endpoint) == (before.expires_at, before.endpoint)
+    assert provision.network is not None
+    proof = node.client.prove_cas()
+    key = check_token_key(
+        proof.token_key,
+        cas=scene.trust.spki_sha256,
+        audit_public_key=bytes.fromhex(scene.trust.audit_public_key),
+    )
+    told = [
+        ear.check_insecure_simulation(
+            token,
+            keys={ear.key_id(key): key},
+            issuer=f"securetf-cas:{scene.trust.spki_sha256}",
+            audience=f"securetf-session:{SESSION}",
+            nonce=None,
+            now=datetime.now(UTC),
+        )
+        for token in (first, second)
+    ]
+    assert told[0].token_id != told[1].token_id
+    assert told[0].confirmation_jwk == told[1].confirmation_jwk
+    old = scene.update(lifetime_s=50)
+    with pytest.raises(ManifestHashError):
+        node.client.refresh(SESSION, manifests.parse(old), node.attester())
+    with pytest.raises(CasIdentityError, match="other keys than the trust file"):
+        check_proof(proof, structs.replace(scene.trust, audit_public_key="00" * 32))
 
 
 def test_workers_when_all_attested_are_a_cluster_until_the_manifest_is_replaced(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, OctKey
 from securetf.appraisal import AttestationResult, appraise, ear
 from securetf.claims import Platform, VerifiedClaims
 from securetf.errors import SimulationRefusedError, TokenError
+from securetf.manifest import PcrPolicy
 
 NONCE = bytes(range(32))
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -237,3 +238,29 @@ def test_issue_when_nonce_or_key_is_wrong_then_refused(issue: Issue) -> None:
         issue(key=other_curve)
     with pytest.raises(TokenError, match="secp384r1, expected P-256"):
         ear.confirmation_jwk(other_curve.public_key())
+
+
+def test_token_when_of_composite_evidence_then_has_a_submodule_for_each_part(
+    issue: Issue, check: Check, claims: VerifiedClaims, now: datetime
+) -> None:
+    registers = {"pcr4": b"\4" * 32}
+    tpm = replace(
+        claims, platform=Platform.TPM2, registers=registers, tcb_status="NotReported", platform_id=b"ek"
+    )
+    policy = PcrPolicy(pcrs={"pcr4": ((b"\4" * 32).hex(),)})
+    raw = check(issue(others=(appraise(tpm, policy=policy, rtmr3=bytes(48), now=now),))).raw
+    assert set(raw["submods"]) == {"cpu", "tpm2"}
+    assert raw["submods"]["cpu"]["ear.status"] == "affirming"
+    beside = raw["submods"]["tpm2"]
+    assert (beside["ear.status"], beside["securetf"]["platform"]) == ("contraindicated", "tpm2")
+    assert beside["securetf"]["platform_id"] == b"ek".hex()
+    assert beside["securetf"]["registers"] == {"pcr4": (b"\4" * 32).hex()}
+    assert raw["securetf"]["platform"] == "tdx"
+
+
+def test_token_when_its_attestation_was_not_bound_to_a_session_then_refused_where_that_is_demanded(
+    issue: Issue, check: Check
+) -> None:
+    check(issue(binding=ear.Binding.SESSION), session_binding=True)
+    with pytest.raises(TokenError, match="bound to keys alone"):
+        check(issue(), session_binding=True)

@@ -1,11 +1,14 @@
 """The software measurement: every byte of the package and the interpreter counts."""
 
+import hashlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import securetf
 from securetf.attester.measurement import measured_files, software_measurement
 from securetf.errors import AttesterError
 
@@ -74,19 +77,29 @@ def test_measurement_when_only_caches_change_then_equal(package: Path, interpret
     assert software_measurement(package, interpreter) == before
 
 
-def test_measurement_when_of_this_installation_then_covers_it_and_is_fast() -> None:
+def test_measurement_when_of_this_installation_then_covers_it() -> None:
     names = [name for name, _ in measured_files()]
     assert names[0] == "interpreter"
     assert "securetf/attester/measurement.py" in names
     assert names == list(dict.fromkeys(names))
-    best = min(_seconds() for _ in range(5))
-    assert best < 0.25, f"{best * 1000:.0f} ms; documented are 60 ms on an idle machine"
 
 
-def _seconds() -> float:
-    started = time.perf_counter()
-    software_measurement()
-    return time.perf_counter() - started
+def test_measurement_when_of_this_installation_then_takes_little_more_than_hashing_its_bytes() -> None:
+    measured = [Path(sys.executable).resolve(), *Path(securetf.__file__).parent.rglob("*")]
+    size = sum(path.stat().st_size for path in measured if path.is_file() and path.suffix != ".pyc")
+    content = bytes(size)
+    # Time of this process alone, both in turn: other processes slow down both or neither.
+    rounds = [
+        (_cpu_seconds(software_measurement), _cpu_seconds(lambda: hashlib.sha256(content))) for _ in range(7)
+    ]
+    measuring, hashing = (min(each) for each in zip(*rounds, strict=True))
+    assert measuring < 8 * hashing, f"{measuring * 1000:.0f} ms, its hash alone {hashing * 1000:.0f} ms"
+
+
+def _cpu_seconds(operation: Callable[[], object]) -> float:
+    started = time.process_time()
+    operation()
+    return time.process_time() - started
 
 
 def test_measurement_when_a_link_stands_in_the_package_then_refused(package: Path, interpreter: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from securetf.cas.http.calls import CALLS, Call
+from securetf.cas.http.call import Call
+from securetf.cas.http.calls import CALLS
 from securetf.cas.http.limits import BURST, MAX_ADDRESSES, RateLimit
 from securetf.cas.http.openapi import document
 from securetf.cas.service import AuditDraft

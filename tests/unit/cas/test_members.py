@@ -20,6 +20,7 @@ from securetf.errors import (
     UsageError,
 )
 from securetf.keys import OwnerKey, WorkloadKey
+from securetf.receipt import attested_spki, ear_digest
 from securetf.wire import RenewRequest, RenewResponse
 
 from .conftest import SESSION, Cas, Workload
@@ -154,10 +155,15 @@ class TestAttest:
         assert first.network.trust_root == second.network.trust_root
 
     def test_what_was_released_is_recorded(self, cluster: Cas) -> None:
-        cluster.attest(named="chief", network=True, endpoint="192.0.2.1:1")
+        workload = cluster.attest(named="chief", network=True, endpoint="192.0.2.1:1")
         entry = cluster.audit()[-1]
         assert (entry["action"], entry["released"]) == ("attest", ["certificate"])
-        assert entry["details"] == {"generation": "1", "endpoint": "192.0.2.1:1"}
+        assert workload.response is not None
+        assert entry["details"] == {
+            "generation": "1",
+            "endpoint": "192.0.2.1:1",
+            **noted(workload.response.token),
+        }
 
 
 class TestRenew:
@@ -352,3 +358,8 @@ class TestVolumesOfInstances:
         assert [state.name for state in cluster.read().volumes] == ["data"]
         cluster.attest(network=True, instance=1)
         assert [state.name for state in cluster.read().volumes] == ["data", "own.1"]
+
+
+def noted(token: str) -> dict[str, str]:
+    """What the audit log keeps of a token, so that receipts can be traced to it."""
+    return {"ear_jti": attested_spki(token)[0], "ear_sha256": ear_digest(token)}

@@ -192,6 +192,20 @@ def test_dry_run_when_asked_prints_the_plan_and_contacts_nobody(
     assert "not checked: CAS" in out
 
 
+def test_run_when_an_outside_rule_is_not_of_the_workload_names_those_that_are(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "w", "--manifest", str(manifest), "--volumes", "/v", "--dry-run"]
+    assert cli.call([*arguments, "--outside", "rest=127.0.0.1:1"]) == 2
+    assert "its rules are none; write NAME=IP:PORT" in capsys.readouterr().err
+    with manifest.open("a") as file:
+        file.write("[workloads.w.outside]\nrest = { port = 1, public = 2, clients = [] }\n")
+    assert cli.call([*arguments, "--outside", "rest=127.0.0.1:1", "--outside", "rest=127.0.0.1:2"]) == 2
+    assert cli.call([*arguments, "--outside", "rest=127.0.0.1:1"]) == 0
+    shown = capsys.readouterr().out
+    assert "port 1 (rest): from OUTSIDE of the session by TLS on port 2, 0 client keys" in shown
+
+
 def test_run_when_the_report_cannot_be_written_says_so_before_anything_is_started(
     manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,22 @@ def test_endpoint_when_the_port_is_taken_or_the_address_is_not_ours_says_so() ->
         network("192.0.2.7:4000").endpoint()
 
 
+def test_endpoint_when_there_are_public_ports_listens_there_too_or_says_why_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        one = ProgramNetwork(
+            tunnel="127.0.0.1:0", advertise=None, interceptor="auto", outside={"rest": f"127.0.0.1:{port}"}
+        )
+        with pytest.raises(PortInUseError) as refused:
+            one.endpoint()
+        assert "--outside" in refused.value.fix
+    one.endpoint()
+    socket.create_connection(("127.0.0.1", port), 10).close()
+    one.lower()
+    with pytest.raises(UsageError, match="`--outside rest` is not IP:PORT"):
+        ProgramNetwork(tunnel="127.0.0.1:0", advertise=None, interceptor="auto", outside={"a": "rest"})
+
+
 def test_new_key_when_made_is_another_each_time_and_of_p256() -> None:
     one = network("127.0.0.1:0")
     first, second = one.new_key(), one.new_key()

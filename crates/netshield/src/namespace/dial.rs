@@ -1,7 +1,7 @@
 //! Connections to the program for peers: the socket is made inside the namespace and has the peer's virtual address.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -52,19 +52,40 @@ impl Inner for Dialer {
     fn dial(&self, port: u16, peer: SocketAddr) -> io::Result<TcpStream> {
         let own = self.own.iter().find(|own| own.is_ipv4() == peer.is_ipv4());
         let own = own.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let pool = if peer.is_ipv4() { &self.v4 } else { &self.v6 };
-        let pool = pool.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let socket = pool.lock().recv().map_err(io::Error::other)??;
+        let socket = self.socket(peer.is_ipv6())?;
         if peer.port() == 0 || bind(&socket, &peer).is_err() {
             choose_port_late(&socket)?;
             bind(&socket, &SocketAddr::new(peer.ip(), 0))?;
         }
-        connect_in_time(&socket, SocketAddr::new(*own, port))?;
-        let stream = TcpStream::from(socket);
-        stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        connected(socket, SocketAddr::new(*own, port))
     }
+
+    fn dial_loopback(&self, port: u16) -> io::Result<TcpStream> {
+        let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        match connected(self.socket(false)?, v4) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+                connected(self.socket(true)?, v6)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Dialer {
+    fn socket(&self, v6: bool) -> io::Result<OwnedFd> {
+        let pool = if v6 { &self.v6 } else { &self.v4 };
+        let pool = pool.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        pool.lock().recv().map_err(io::Error::other)?
+    }
+}
+
+fn connected(socket: OwnedFd, program: SocketAddr) -> io::Result<TcpStream> {
+    connect_in_time(&socket, program)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn connect_in_time(socket: &OwnedFd, program: SocketAddr) -> io::Result<()> {

@@ -149,7 +149,7 @@ mod tests {
     fn policy() -> Policy {
         let text = r#"{"trust_domain": "d", "session": "t/s", "manifest_hash": "00", "listen": [],
           "me": {"workload": "w", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["w-0"]},
-          "connect": [
+          "peers": [], "connect": [
             {"member": {"workload": "w", "instance": 0, "addresses": ["100.64.0.1"], "names": ["w-0"]}, "ports": [1]},
             {"member": {"workload": "p", "instance": 0, "addresses": ["100.64.0.2", "fd00::2"], "names": ["p-0"]},
              "ports": [2, 3]}],

@@ -72,7 +72,9 @@ pub(super) fn build(policy: &Policy) -> Result<Parts, NamespaceError> {
 /// local port, and a program that listens on it later must be able to; on a port that no rule of the policy names, as the program's
 /// listener on all addresses would clash with it.
 fn transparent_socket(policy: &Policy, v6: bool) -> Result<(OwnedFd, SocketAddr), NamespaceError> {
-    let named: Vec<u16> = policy.listen.iter().map(|rule| rule.port).collect();
+    let listen = policy.listen.iter().map(|rule| rule.port);
+    let outside = policy.outside.iter().map(|rule| rule.port);
+    let named: Vec<u16> = listen.chain(outside).collect();
     let (family, address) = if v6 {
         (
             AddressFamily::INET6,

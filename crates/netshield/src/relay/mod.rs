@@ -14,6 +14,7 @@ mod handshake;
 mod identity;
 mod limits;
 mod link;
+mod outside;
 mod peer;
 mod pool;
 mod record;
@@ -36,10 +37,12 @@ pub use self::client_hello::{HelloError, server_name};
 pub use self::frame::{Answer, Frame, FrameError, Open, StreamId, Switch};
 pub use self::identity::{Identity, NetworkKey};
 pub use self::limits::Limits;
+pub use self::outside::{OutsideLimits, OutsideListener, Statement};
 pub use self::stats::Snapshot;
 
 use self::config::{Installed, provider};
 use self::cores::{Cores, Work};
+use self::outside::Outside;
 use self::peer::Instance;
 use self::state::{Parties, State};
 use self::tunnel::reset_on_close;
@@ -116,6 +119,7 @@ pub struct Relay {
     state: Arc<State>,
     cores: Cores,
     address: SocketAddr,
+    outside: Option<Outside>,
 }
 
 impl Relay {
@@ -161,7 +165,28 @@ impl Relay {
             state,
             cores,
             address,
+            outside: None,
         })
+    }
+
+    /// Serves clients outside of the session: each `outside` rule of the policy on its listener.
+    ///
+    /// # Errors
+    /// [`NetError::Policy`] when a rule has no listener, or the reverse; [`NetError::Start`].
+    pub fn open_outside(
+        &mut self,
+        listeners: Vec<OutsideListener>,
+        limits: OutsideLimits,
+    ) -> Result<(), NetError> {
+        self.outside = Some(Outside::start(&self.state, listeners, limits)?);
+        Ok(())
+    }
+
+    /// What clients outside get when they ask for the statement, from now on.
+    pub fn set_statement(&self, statement: Statement) {
+        if let Some(outside) = &self.outside {
+            outside.set_statement(statement);
+        }
     }
 
     /// Where peers arrive.
@@ -232,6 +257,7 @@ impl Relay {
 
     /// Resets every connection and ends the threads.
     pub fn stop(mut self) {
+        self.outside = None;
         self.cores.stop();
     }
 }

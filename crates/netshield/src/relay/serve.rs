@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::frame::{Answer, Frame, Open};
 use super::handshake::accept;
-use super::state::{Resumable, State, expiry, is_virtual};
+use super::state::{Resumable, State, expiry};
 use super::stats::add;
 use super::stream::{self, Renewal};
 use super::tunnel::{Tunnel, reset_on_close, tune};
@@ -98,25 +98,14 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
         "{}/{}:{} from {peer}",
         open.workload, open.instance, open.port
     );
-    if let Err(reason) = authorise(state, &tunnel, &open) {
-        state.deny("inbound", destination, reason.into());
-        return answer(state, tunnel, Answer::Refused).await;
-    }
-    let (inner, port, source) = (Arc::clone(&state.inner), open.port, open.source);
-    let dialled = timeout(
-        state.limits.dial,
-        // A relay that stops or is killed from now on must not look like an end.
-        spawn_blocking(move || inner.dial(port, source).inspect(reset_on_close)),
-    )
-    .await;
-    let program = match dialled {
-        Ok(Ok(Ok(program))) => program
-            .set_nonblocking(true)
-            .and_then(|()| TcpStream::from_std(program)),
-        Ok(Ok(Err(error))) => Err(error),
-        _ => Err(std::io::ErrorKind::TimedOut.into()),
+    let sources = match authorise(state, &tunnel, &open) {
+        Ok(sources) => sources,
+        Err(reason) => {
+            state.deny("inbound", destination, reason.into());
+            return answer(state, tunnel, Answer::Refused).await;
+        }
     };
-    let Ok(program) = program else {
+    let Ok(program) = dial_program(state, open.port, sources).await else {
         add(&state.stats.unreachable, 1);
         return answer(state, tunnel, Answer::NotListening).await;
     };
@@ -146,7 +135,39 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
     }
 }
 
-fn authorise(state: &State, tunnel: &Tunnel, open: &Open) -> Result<(), &'static str> {
+/// Connects to the program as the first of `sources`, and as the next ones if it listens for another family only: the
+/// peer's program has its connection already, and will not fall back from IPv6 to IPv4 itself.
+async fn dial_program(
+    state: &State,
+    port: u16,
+    sources: Vec<SocketAddr>,
+) -> std::io::Result<TcpStream> {
+    let inner = Arc::clone(&state.inner);
+    let dial = move || {
+        let mut last = std::io::ErrorKind::AddrNotAvailable.into();
+        for source in sources {
+            match inner.dial(port, source) {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => last = error,
+                Ok(program) => {
+                    // At once, and until the stream is complete: a relay that stops must not look like an end.
+                    reset_on_close(&program);
+                    return Ok(program);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    };
+    let Ok(Ok(program)) = timeout(state.limits.dial, spawn_blocking(dial)).await else {
+        return Err(std::io::ErrorKind::TimedOut.into());
+    };
+    let program = program?;
+    program.set_nonblocking(true)?;
+    TcpStream::from_std(program)
+}
+
+/// The addresses as which the peer may appear to the program, the one that it asks for first.
+fn authorise(state: &State, tunnel: &Tunnel, open: &Open) -> Result<Vec<SocketAddr>, &'static str> {
     let peer = &tunnel.peer.instance;
     if open.workload != state.me.workload || open.instance != state.me.number {
         return Err("this is another member");
@@ -160,17 +181,15 @@ fn authorise(state: &State, tunnel: &Tunnel, open: &Open) -> Result<(), &'static
     if !state.policy.listen.iter().any(|rule| allowed(&rule)) {
         return Err("the Manifest does not allow this peer on this port");
     }
-    let address = open.source.ip();
-    let known =
-        state.policy.connect.iter().find(|rule| {
-            rule.member.workload == peer.workload && rule.member.instance == peer.number
-        });
-    let is_theirs = known.is_none_or(|rule| rule.member.addresses.contains(&address));
-    let is_ours = state.policy.me.addresses.contains(&address) && *peer != state.me;
-    if !is_virtual(address) || !is_theirs || is_ours {
+    let mut peers = state.policy.peers.iter();
+    let known = peers.find(|one| one.workload == peer.workload && one.instance == peer.number);
+    let addresses = known.map_or(&[][..], |one| &one.addresses);
+    if !addresses.contains(&open.source.ip()) {
         return Err("the source address is not the peer's");
     }
-    Ok(())
+    let others = addresses.iter().filter(|ip| **ip != open.source.ip());
+    let others = others.map(|ip| SocketAddr::new(*ip, open.source.port()));
+    Ok(std::iter::once(open.source).chain(others).collect())
 }
 
 /// The last word in a tunnel that will carry no stream; whether it arrives is not our concern.

@@ -170,14 +170,3 @@ pub fn expiry(installed: &Installed, peer: &Peer) -> Instant {
     // The far future is not representable everywhere; a year is as good.
     Instant::now() + left.min(Duration::from_hours(366 * 24))
 }
-
-/// True for the ranges that members' virtual addresses come from: 100.64.0.0/10 and `fd00::/8`.
-pub fn is_virtual(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            first == 100 && second & 0xC0 == 64
-        }
-        IpAddr::V6(ip) => ip.octets().first() == Some(&0xFD),
-    }
-}

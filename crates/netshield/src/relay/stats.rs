@@ -26,6 +26,10 @@ counters! {
     outbound,
     /// Connections of peers to the program that were established.
     inbound,
+    /// Connections of clients outside of the session to the program that were established.
+    outside,
+    /// Statements that such clients were given.
+    statements,
     /// Streams open now.
     live,
     /// Refusals by policy or identity.

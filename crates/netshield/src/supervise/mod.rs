@@ -13,7 +13,7 @@ mod sys;
 mod verdict;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -193,7 +193,22 @@ impl Inner for Dialer {
     /// sees a private loopback address as its peer: to show another one needs privileges.
     fn dial(&self, port: u16, _peer: SocketAddr) -> io::Result<TcpStream> {
         let block = &self.0.block;
-        let found = self.0.listening.find(&[block.any(), block.any6()], port)?;
+        self.first(&[block.any(), block.any6()], port)
+    }
+
+    fn dial_loopback(&self, port: u16) -> io::Result<TcpStream> {
+        let block = &self.0.block;
+        let v4 = [block.loopback(), block.any()];
+        let v6 = [block.loopback6(), block.any6()];
+        self.first(&[v4, v6].concat(), port)
+    }
+}
+
+impl Dialer {
+    /// Connects to the first of `candidates` where the program listens.
+    fn first(&self, candidates: &[Ipv4Addr], port: u16) -> io::Result<TcpStream> {
+        let block = &self.0.block;
+        let found = self.0.listening.find(candidates, port)?;
         let ip = found.ok_or(io::ErrorKind::ConnectionRefused)?;
         let flags = SocketFlags::CLOEXEC;
         let socket =

@@ -99,7 +99,7 @@ mod tests {
         "trust_domain": "cas.example", "session": "t/s",
         "me": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["worker-0"]},
         "manifest_hash": "00", "listen": [],
-        "connect": [
+        "peers": [], "connect": [
             {"member": {"workload": "ps", "instance": 0, "addresses": ["100.64.0.9", "fd00::9"], "names": []},
              "ports": [2222]},
             {"member": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1"], "names": []},

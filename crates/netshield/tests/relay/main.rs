@@ -79,6 +79,19 @@ fn the_program_sees_the_virtual_address_of_its_peer() {
 }
 
 #[test]
+fn a_program_that_listens_for_one_family_only_is_reached_by_the_other() {
+    let pair = Pair::new();
+    pair.ps.program.refuses_v6.store(true, Ordering::Relaxed);
+    let mut near = dial(&pair.worker.relay, "[fd00::100]:2222");
+    let mut far = support::accept(&pair.listener);
+    near.write_all(b"hello").unwrap();
+    far.read_exact(&mut [0; 5]).unwrap();
+    let peers = pair.ps.program.peers.lock().unwrap().clone();
+    assert_eq!(peers.len(), 1);
+    assert_eq!(peers[0].ip().to_string(), "100.64.0.1");
+}
+
+#[test]
 fn a_reset_of_one_program_is_a_reset_for_the_other() {
     let pair = Pair::new();
     for from_near in [true, false] {

@@ -18,7 +18,7 @@ const POLICY: &str = r#"{
     "trust_domain": "cas.example", "session": "t/s",
     "me": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["worker-0"]},
     "manifest_hash": "00", "listen": [{"name": "grpc", "port": 2222, "from": ["worker"]}],
-    "connect": [{"member": {"workload": "ps", "instance": 0, "addresses": ["100.64.0.9", "fd00::9"],
+    "peers": [], "connect": [{"member": {"workload": "ps", "instance": 0, "addresses": ["100.64.0.9", "fd00::9"],
                             "names": ["ps-0"]}, "ports": [2222]}],
     "external": []
 }"#;

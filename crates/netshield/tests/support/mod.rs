@@ -71,7 +71,7 @@ pub fn policy() -> Policy {
     let text = r#"{"trust_domain": "cas.test", "session": "t/s", "manifest_hash": "00",
       "me": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["worker-0"]},
       "listen": [{"name": "grpc", "port": 2222, "from": ["worker"]}],
-      "connect": [
+      "peers": [], "connect": [
         {"member": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["worker-0"]}, "ports": [2222]},
         {"member": {"workload": "worker", "instance": 1, "addresses": ["100.64.0.2", "fd00::2"], "names": ["worker-1", "worker-1.s.t.internal"]}, "ports": [2222]}],
       "external": [{"host": "api.test", "port": 443, "addresses": ["100.64.9.9"]}]}"#;

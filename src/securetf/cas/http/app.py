@@ -11,9 +11,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from securetf.cas.http.calls import CALLS, Call, Incoming, Signed
+from securetf.cas.http.call import Call, Incoming, Signed
+from securetf.cas.http.calls import CALLS
 from securetf.cas.http.limits import RateLimit
 from securetf.cas.http.openapi import document
+from securetf.cas.http.tpm_calls import TPM_CALLS
 from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.context import settled
 from securetf.errors import (
@@ -66,7 +68,8 @@ def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
         return Response(text, media_type=_JSON)
 
     routes = [
-        Route(call.path, _endpoint(call, service, limit, workers), methods=[call.method]) for call in CALLS
+        Route(call.path, _endpoint(call, service, limit, workers), methods=[call.method])
+        for call in (*CALLS, *TPM_CALLS)
     ]
     routes.append(Route("/v1/openapi.json", openapi, methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})

@@ -1,13 +1,9 @@
 """The calls of `/v1` as one table: routing, decoding, signatures and the OpenAPI document come from it."""
 
-from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TypeVar
 
-from securetf.cas.service import AuditDraft, CasService
-from securetf.cas.service.access import OwnerRequest
+from securetf.cas.http.call import Call, Incoming, Signed, message_of
+from securetf.cas.service import AuditDraft
 from securetf.cas.service.context import Refused
 from securetf.errors import UsageError
 from securetf.keys.signature import SignedRequest, is_owner_key_id
@@ -33,65 +29,13 @@ from securetf.wire import (
     SessionUpdateRequest,
     SessionView,
     StatusResponse,
+    TokenKey,
+    TokenRequest,
+    TokenResponse,
 )
 from securetf.wire.messages import Message
 
 _SESSION = "/v1/sessions/{tenant}/{name}"
-_M = TypeVar("_M", bound=Message)
-
-
-class Signed(StrEnum):
-    """Who signs a call (RFC 9421)."""
-
-    NOBODY = "nobody"
-    OWNER = "owner"
-    LEASE_HOLDER = "holder of the volume's lease"
-    MEMBER = "member"
-    OWNER_OR_MEMBER = "owner or member"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
-    """One request as decoded. `message` is of the call's request type."""
-
-    service: CasService
-    parameters: Mapping[str, str]
-    query: Mapping[str, str]
-    message: Message | None
-    signed: SignedRequest | None
-    draft: AuditDraft
-
-    @property
-    def session(self) -> str:
-        """`tenant/name` from the path."""
-        return f"{self.parameters['tenant']}/{self.parameters['name']}"
-
-    def owner(self) -> OwnerRequest:
-        """Authenticate the owner. Raises NotAuthorisedError."""
-        if self.signed is None:
-            raise AssertionError("the table says that this call is signed by an owner")
-        return self.service.owners.authenticate(self.signed, self.draft)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call. `inline`: answers from memory at once, so that it needs no thread.
-
-    begin: hands a frequent call in without a thread that waits for the disk; when it raises, the handler is
-    asked, which records the refusal.
-    """
-
-    action: str
-    method: str
-    path: str
-    summary: str
-    response: type[Message]
-    handler: Callable[[Incoming], Message]
-    request: type[Message] | None = None
-    signed: Signed = Signed.NOBODY
-    inline: bool = False
-    begin: "Callable[[Incoming], Future[Refused | None]] | None" = None
-    query: tuple[str, ...] = field(default=())
 
 
 def _status(incoming: Incoming) -> Message:
@@ -99,20 +43,29 @@ def _status(incoming: Incoming) -> Message:
 
 
 def _evidence(incoming: Incoming) -> Message:
-    return incoming.service.evidence(_as(incoming, CasEvidenceRequest))
+    return incoming.service.evidence(message_of(incoming, CasEvidenceRequest))
 
 
 def _challenge(incoming: Incoming) -> Message:
-    return incoming.service.attestation.challenge(_as(incoming, ChallengeRequest))
+    return incoming.service.attestation.challenge(message_of(incoming, ChallengeRequest))
 
 
 def _attest(incoming: Incoming) -> Message:
-    return incoming.service.attestation.attest(_as(incoming, AttestRequest), incoming.draft)
+    return incoming.service.attestation.attest(message_of(incoming, AttestRequest), incoming.draft)
 
 
 def _renew(incoming: Incoming) -> Message:
-    request = _as(incoming, RenewRequest)
+    request = message_of(incoming, RenewRequest)
     return incoming.service.attestation.renew(_signature(incoming), request, incoming.draft)
+
+
+def _token(incoming: Incoming) -> Message:
+    request = message_of(incoming, TokenRequest)
+    return incoming.service.attestation.refresh(_signature(incoming), request, incoming.draft)
+
+
+def _keys(incoming: Incoming) -> Message:
+    return incoming.service.keys()
 
 
 def _members(incoming: Incoming) -> Message:
@@ -132,7 +85,7 @@ def _members(incoming: Incoming) -> Message:
 
 
 def _denials(incoming: Incoming) -> Message:
-    report = _as(incoming, DenialReport)
+    report = message_of(incoming, DenialReport)
     incoming.service.members.denials(_signature(incoming), incoming.draft, incoming.session, report)
     return Done()
 
@@ -144,7 +97,7 @@ def _signature(incoming: Incoming) -> SignedRequest:
 
 
 def _create(incoming: Incoming) -> Message:
-    text = _as(incoming, SessionCreateRequest).manifest
+    text = message_of(incoming, SessionCreateRequest).manifest
     return incoming.service.sessions.create(incoming.owner(), incoming.draft, text)
 
 
@@ -153,7 +106,7 @@ def _read(incoming: Incoming) -> Message:
 
 
 def _update(incoming: Incoming) -> Message:
-    text = _as(incoming, SessionUpdateRequest).manifest
+    text = message_of(incoming, SessionUpdateRequest).manifest
     return incoming.service.sessions.update(incoming.owner(), incoming.draft, incoming.session, text)
 
 
@@ -162,7 +115,7 @@ def _history(incoming: Incoming) -> Message:
 
 
 def _packing_grant(incoming: Incoming) -> Message:
-    public = _as(incoming, GrantRequest).hpke_public_key
+    public = message_of(incoming, GrantRequest).hpke_public_key
     volumes, volume = incoming.service.volumes, incoming.parameters["volume"]
     return SealedResponse(
         sealed=volumes.packing_grant(incoming.owner(), incoming.draft, incoming.session, volume, public)
@@ -170,7 +123,7 @@ def _packing_grant(incoming: Incoming) -> Message:
 
 
 def _export_grant(incoming: Incoming) -> Message:
-    public = _as(incoming, GrantRequest).hpke_public_key
+    public = message_of(incoming, GrantRequest).hpke_public_key
     volumes, volume = incoming.service.volumes, incoming.parameters["volume"]
     return SealedResponse(
         sealed=volumes.export_grant(incoming.owner(), incoming.draft, incoming.session, volume, public)
@@ -178,7 +131,7 @@ def _export_grant(incoming: Incoming) -> Message:
 
 
 def _import_secret(incoming: Incoming) -> Message:
-    sealed = _as(incoming, SecretImportRequest).sealed
+    sealed = message_of(incoming, SecretImportRequest).sealed
     secret = incoming.parameters["secret"]
     incoming.service.secrets.put(incoming.owner(), incoming.draft, incoming.session, secret, sealed)
     return Done()
@@ -202,7 +155,7 @@ def _advance_arguments(incoming: Incoming) -> tuple[SignedRequest, AuditDraft, b
         volume_id = b""
     if len(volume_id) != 16 or volume_id.hex() != text:
         raise UsageError("the volume id is not 32 lower-case hex digits", "send the id that the grant named")
-    return signed, incoming.draft, volume_id, _as(incoming, AdvanceRequest)
+    return signed, incoming.draft, volume_id, message_of(incoming, AdvanceRequest)
 
 
 def _audit(incoming: Incoming) -> Message:
@@ -210,12 +163,6 @@ def _audit(incoming: Incoming) -> Message:
     if not first.isascii() or not first.isdigit() or len(first) > 18:
         raise UsageError(f"first={first[:32]!r} is not a number", "give the number of the first entry")
     return incoming.service.audit.page(incoming.owner(), incoming.draft, incoming.session, int(first))
-
-
-def _as(incoming: Incoming, kind: type[_M]) -> _M:
-    if not isinstance(incoming.message, kind):
-        raise AssertionError(f"the table and the handler disagree about {kind.__name__}")
-    return incoming.message
 
 
 CALLS = (
@@ -236,6 +183,15 @@ CALLS = (
         request=CasEvidenceRequest,
         response=CasEvidenceResponse,
         handler=_evidence,
+    ),
+    Call(
+        action="keys",
+        method="GET",
+        path="/v1/keys",
+        summary="The key that attestation tokens are signed with, signed by the audit key.",
+        response=TokenKey,
+        handler=_keys,
+        inline=True,
     ),
     Call(
         action="challenge",
@@ -264,6 +220,16 @@ CALLS = (
         request=RenewRequest,
         response=RenewResponse,
         handler=_renew,
+        signed=Signed.MEMBER,
+    ),
+    Call(
+        action="token",
+        method="POST",
+        path="/v1/token",
+        summary="Evidence in, the member's next attestation token out.",
+        request=TokenRequest,
+        response=TokenResponse,
+        handler=_token,
         signed=Signed.MEMBER,
     ),
     Call(

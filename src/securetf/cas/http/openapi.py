@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 
 from securetf import __version__
-from securetf.cas.http.calls import CALLS, Call, Signed
+from securetf.cas.http.call import Call, Signed
+from securetf.cas.http.calls import CALLS
+from securetf.cas.http.tpm_calls import TPM_CALLS
 from securetf.wire import ErrorDocument
 from securetf.wire.messages import Message
 
@@ -17,11 +19,11 @@ _TEXT = {"type": "string"}
 def document() -> bytes:
     """Return the document as JSON, keys in a fixed order."""
     kinds: list[type[Message]] = [ErrorDocument]
-    for call in CALLS:
+    for call in (*CALLS, *TPM_CALLS):
         kinds += [kind for kind in (call.request, call.response) if kind is not None and kind not in kinds]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     paths: dict[str, Any] = {}
-    for call in CALLS:
+    for call in (*CALLS, *TPM_CALLS):
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
     return msgspec.json.encode(
         {

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from securetf import __version__
 from securetf.cas.service.access import Owners
 from securetf.cas.service.attestation import Attestation
@@ -12,9 +14,11 @@ from securetf.cas.service.identity import CasIdentity, load_or_create
 from securetf.cas.service.members import Members
 from securetf.cas.service.secrets import Secrets
 from securetf.cas.service.sessions import Sessions
+from securetf.cas.service.tpm import Tpms
 from securetf.cas.service.volumes import Volumes
 from securetf.evidence import binding
-from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse
+from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse, TokenKey
+from securetf.wire.statement import token_key_text
 
 __all__ = ["AuditDraft", "CasIdentity", "CasService", "Clock", "Context", "load_or_create"]
 
@@ -31,6 +35,7 @@ class CasService:
     attestation: Attestation
     members: Members
     audit: AuditLog
+    tpms: Tpms
 
     @classmethod
     def of(cls, context: Context) -> "CasService":
@@ -44,6 +49,7 @@ class CasService:
             attestation=Attestation(context),
             members=Members(context),
             audit=AuditLog(context),
+            tpms=Tpms(context, context.tpm_trust, context.own_tpm),
         )
 
     def status(self) -> StatusResponse:
@@ -56,6 +62,13 @@ class CasService:
             platform=context.attester.platform.value,
             spki_sha256=context.identity.spki_sha256,
         )
+
+    def keys(self) -> TokenKey:
+        """Return the key that tokens are signed with, vouched for by the audit key."""
+        identity = self.context.identity
+        spki = identity.token_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        text = token_key_text(identity.spki_sha256, spki)
+        return TokenKey(spki=spki, signature=identity.audit_key.sign(text))
 
     def evidence(self, request: CasEvidenceRequest) -> CasEvidenceResponse:
         """Return the CAS's own Evidence for a caller's nonce. Raises AttesterError."""
@@ -77,4 +90,5 @@ class CasService:
             hpke_public_key=identity.hpke_key.public,
             audit_public_key=identity.audit_public_key,
             endorsements=context.endorsements(),
+            submods={one.platform.value: one.raw for one in evidence.others},
         )

@@ -1,23 +1,23 @@
 """Challenge and attest: the one way by which a workload receives anything."""
 
 import hashlib
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from msgspec.structs import replace
 
 from securetf import manifest as manifests
-from securetf.appraisal import AttestationResult, appraise, ear
+from securetf.appraisal import AttestationResult, appraise_all
 from securetf.cas.service import certificates
 from securetf.cas.service.access import check_window
 from securetf.cas.service.challenges import LIFETIME_S, Challenges
+from securetf.cas.service.checks import Checked, check, platform_of
 from securetf.cas.service.context import Context
 from securetf.cas.service.entries import AuditDraft
-from securetf.cas.service.members import check_endpoint, check_member, enter, renewed
+from securetf.cas.service.members import check_member, enter, renewed
 from securetf.cas.service.rows import (
     AuthorityRow,
     Lease,
@@ -29,26 +29,22 @@ from securetf.cas.service.rows import (
     secret_key,
     session_of,
 )
+from securetf.cas.service.tokens import issue_token
 from securetf.cas.service.volumes import raise_epoch, reach, read_grant
 from securetf.cas.store import Transaction
-from securetf.claims import Evidence, Platform, code_register
+from securetf.claims import Evidence, code_register
 from securetf.errors import (
-    BindingError,
     ConflictError,
     ManifestHashError,
-    NotFoundError,
-    PlatformNotAllowedError,
     SecuretfError,
-    UnsupportedPlatformError,
     UsageError,
 )
 from securetf.evidence import binding
 from securetf.identity import SpiffeId
 from securetf.keys.signature import SignedRequest
-from securetf.keys.workload import public_key, thumbprint
-from securetf.manifest import Manifest
-from securetf.provisioning import NetworkGrant, Provision, VolumeGrant, check_public_key, seal
-from securetf.verifier import verify
+from securetf.keys.workload import thumbprint
+from securetf.provisioning import NetworkGrant, Provision, VolumeGrant, seal
+from securetf.verifier import verify_composite
 from securetf.wire import (
     AttestRequest,
     AttestResponse,
@@ -56,18 +52,9 @@ from securetf.wire import (
     ChallengeResponse,
     RenewRequest,
     RenewResponse,
+    TokenRequest,
+    TokenResponse,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """What the cheap checks found. network_key: None when no certificate is asked for."""
-
-    session: SessionRow
-    manifest: Manifest
-    platform: Platform
-    tls_key: EllipticCurvePublicKey
-    network_key: EllipticCurvePublicKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +88,14 @@ class Attestation:
         _describe(draft, request)
         started = time.perf_counter_ns()
         try:
-            checked = self._check(request)
+            checked = check(self._context, request)
             draft.actor = f"p256:{thumbprint(checked.tls_key)}"
-            verified, result = self._prove(request, checked, draft)
+            verified, results = self._prove(request, checked, draft)
         except SecuretfError as error:
             self._context.record_refusal(draft, error)
             raise
         appraised = time.perf_counter_ns()
-        response = self._release(request, checked, result, draft)
+        response = self._release(request, checked, results, draft)
         released = time.perf_counter_ns()
         response.timings_us.update(
             verify=(verified - started) // 1000,
@@ -123,23 +110,7 @@ class Attestation:
         Raises:
             As `attest`. NotFoundError, FencedError, NotAuthorisedError: not the current member's request.
         """
-        _describe(draft, request)
-        try:
-            draft.actor = signed.key_id
-            check_window(self._context, signed)
-            checked = self._check(request)
-            if checked.network_key is None:
-                raise UsageError("a renewal without network key", "send `network_spki`")
-            member = find(
-                self._context.store,
-                MemberRow,
-                member_key(request.session, request.workload, request.instance),
-            )
-            check_member(checked.session, member, signed, request.workload, request.instance)
-            self._prove(request, checked, draft)
-        except SecuretfError as error:
-            self._context.record_refusal(draft, error)
-            raise
+        checked, _ = self._again(signed, request, draft, certificate=True)
         now = self._context.clock.now()
 
         def operation(transaction: Transaction) -> _Entered:
@@ -153,86 +124,92 @@ class Attestation:
         grant = self._certificate(checked, self._context.decide(draft, operation), now)
         return RenewResponse(**msgspec.structs.asdict(grant))
 
-    def _check(self, request: AttestRequest) -> _Checked:
-        context = self._context
-        session = session_of(context.store, request.session)
-        manifest = context.manifest_of(session)
-        if request.manifest_hash != session.manifest_hash:
-            raise ManifestHashError(
-                f"the workload was given Manifest sha256:{request.manifest_hash.hex()}, current in "
-                f"{session.name} is "
-                f"sha256:{session.manifest_hash.hex()}",
-                "start it with the current Manifest: `securetf session show`",
-            )
-        if request.workload not in manifest.workloads:
-            raise NotFoundError(
-                f"{session.name} has no workload {request.workload}",
-                "name one of `[workloads]` in the Manifest",
-            )
-        maximum = manifest.workloads[request.workload].instances.maximum
-        if request.instance >= maximum:
-            raise NotFoundError(
-                f"{session.name} has no instance {request.instance} of {request.workload}, only 0 to "
-                f"{maximum - 1}",
-                "name one of these, or raise `instances.maximum` in the Manifest",
-            )
-        platform = self._platform(request.platform)
-        if platform.value not in manifest.appraisal:
-            raise PlatformNotAllowedError(
-                f"the Manifest of {session.name} has no `[appraisal.{platform.value}]`",
-                "add Reference Values for this platform, or run the workload on one that the Manifest names",
-            )
-        check_public_key(request.hpke_public_key)
-        check_endpoint(request.endpoint)
-        network_key = None if request.network_spki is None else public_key(request.network_spki)
-        if request.network_spki == request.tls_spki:
-            raise BindingError("network key and attested TLS key are the same", "make two key pairs")
-        return _Checked(session, manifest, platform, public_key(request.tls_spki), network_key)
+    def refresh(self, signed: SignedRequest, request: TokenRequest, draft: AuditDraft) -> TokenResponse:
+        """Attest a member again for its next token; nothing is released, its certificate stays.
 
-    def _platform(self, name: str) -> Platform:
+        Raises:
+            As `renew`.
+        """
+        checked, results = self._again(signed, request, draft, certificate=False)
+        now = self._context.clock.now()
+        token = issue_token(self._context.identity, request, results, checked.tls_key)
+
+        def operation(transaction: Transaction) -> MemberRow:
+            session = _still_current(transaction, checked)
+            row = renewed(transaction, session, request, signed, now=now, expires_at=None)
+            draft.released = ["token"]
+            draft.details["generation"] = str(row.generation)
+            token.note(draft)
+            return row
+
+        self._context.decide(draft, operation)
+        return TokenResponse(token=token.text)
+
+    def _again(
+        self, signed: SignedRequest, request: AttestRequest, draft: AuditDraft, *, certificate: bool
+    ) -> tuple[Checked, Sequence[AttestationResult]]:
+        """Check a member's request, and what it proves, once more; refusals are recorded."""
+        _describe(draft, request)
         try:
-            return Platform(name)
-        except ValueError:
-            raise UnsupportedPlatformError(
-                f"{name[:32]!r} is not a platform that this CAS knows",
-                "use one of "
-                f"{', '.join(sorted(self._context.verifiers)) or 'none: no verifier is configured'}",
-            ) from None
+            draft.actor = signed.key_id
+            check_window(self._context, signed)
+            checked = check(self._context, request)
+            if certificate != (checked.network_key is not None):
+                what = "a renewal without" if certificate else "a request for a token with"
+                raise UsageError(f"{what} network key", "use the call that fits: renew, or token")
+            member = find(
+                self._context.store,
+                MemberRow,
+                member_key(request.session, request.workload, request.instance),
+            )
+            check_member(checked.session, member, signed, request.workload, request.instance)
+            return checked, self._prove(request, checked, draft)[1]
+        except SecuretfError as error:
+            self._context.record_refusal(draft, error)
+            raise
 
     def _prove(
-        self, request: AttestRequest, checked: _Checked, draft: AuditDraft
-    ) -> tuple[int, AttestationResult]:
+        self, request: AttestRequest, checked: Checked, draft: AuditDraft
+    ) -> tuple[int, Sequence[AttestationResult]]:
         self._challenges.consume(request.nonce, request.session, request.workload, request.instance)
         now = self._context.clock.now()
         expected = hashlib.sha512(self._transcript(request)).digest()
-        claims = verify(
-            Evidence(checked.platform, request.evidence),
+        others = tuple(
+            Evidence(platform_of(self._context, name), raw) for name, raw in request.submods.items()
+        )
+        claims = verify_composite(
+            Evidence(checked.platform, request.evidence, others),
             verifiers=self._context.verifiers,
             expected_report_data=expected,
             now=now,
         )
         verified = time.perf_counter_ns()
-        draft.measurement = claims.measurement.hex()
-        result = appraise(
+        draft.measurement = claims[0].measurement.hex()
+        draft.details |= {f"beside:{one.platform.value}": one.measurement.hex() for one in claims[1:]}
+        results = appraise_all(
             claims,
-            policy={str(name): policy for name, policy in checked.manifest.appraisal.items()}.get(
-                checked.platform.value
-            ),
+            policies={str(name): policy for name, policy in checked.manifest.appraisal.items()},
+            require=checked.manifest.require,
             rtmr3=code_register(manifests.code_roots(checked.manifest, request.workload)),
             now=now,
         )
-        return verified, result
+        return verified, results
 
     def _release(
-        self, request: AttestRequest, checked: _Checked, result: AttestationResult, draft: AuditDraft
+        self,
+        request: AttestRequest,
+        checked: Checked,
+        results: Sequence[AttestationResult],
+        draft: AuditDraft,
     ) -> AttestResponse:
-        context, identity = self._context, self._context.identity
+        context = self._context
         now = context.clock.now()
         lease = Lease(
             key_id=draft.actor,
             spki=request.tls_spki,
             holder=f"workload {request.workload}/{request.instance} {draft.actor}",
         )
+        token = issue_token(context.identity, request, results, checked.tls_key)
 
         def operation(transaction: Transaction) -> tuple[Provision, _Entered]:
             session = _still_current(transaction, checked)
@@ -244,25 +221,14 @@ class Attestation:
                 draft.details["endpoint"] = request.endpoint
             if checked.network_key is not None:
                 draft.released.append("certificate")
+            token.note(draft)
             return provision, _Entered(row, authority)
 
         provision, entered = context.decide(draft, operation)
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
-        token = ear.issue(
-            result,
-            key=identity.token_key,
-            issuer=f"securetf-cas:{identity.spki_sha256}",
-            audience=f"securetf-session:{request.session}",
-            subject=str(self._spiffe_id(checked.session, entered.member)),
-            nonce=request.nonce,
-            confirmation_jwk=ear.confirmation_jwk(checked.tls_key),
-            binding=ear.Binding.KEY,
-            token_id=os.urandom(16).hex(),
-            now=result.appraised_at,
-        )
         sealed = seal(provision, request.hpke_public_key, self._transcript(request))
-        return AttestResponse(token=token, sealed_provision=sealed, timings_us={})
+        return AttestResponse(token=token.text, sealed_provision=sealed, timings_us={})
 
     def _transcript(self, request: AttestRequest) -> bytes:
         return binding.transcript(
@@ -281,7 +247,7 @@ class Attestation:
         return SpiffeId(domain, session.name, member.workload, member.instance)
 
     def _term(
-        self, transaction: Transaction, checked: _Checked, now: datetime
+        self, transaction: Transaction, checked: Checked, now: datetime
     ) -> tuple[AuthorityRow | None, int]:
         """Return the authority and the end of a certificate from now on; None and 0 when none is wanted."""
         if checked.network_key is None:
@@ -291,7 +257,7 @@ class Attestation:
         lifetime_s = checked.manifest.network.certificate_lifetime_s
         return row, certificates.not_after(row, lifetime_s=lifetime_s, now=now)
 
-    def _certificate(self, checked: _Checked, entered: _Entered, now: datetime) -> NetworkGrant:
+    def _certificate(self, checked: Checked, entered: _Entered, now: datetime) -> NetworkGrant:
         """Sign the certificate that the transaction decided on; outside of it, since that takes a while."""
         if checked.network_key is None or entered.authority is None:
             raise AssertionError("decided without a network key")
@@ -320,7 +286,7 @@ def _describe(draft: AuditDraft, request: AttestRequest) -> None:
     draft.manifest_hash = f"sha256:{request.manifest_hash.hex()}"
 
 
-def _still_current(transaction: Transaction, checked: _Checked) -> SessionRow:
+def _still_current(transaction: Transaction, checked: Checked) -> SessionRow:
     """Return the session as it is now. Raises ManifestHashError when its Manifest was replaced meanwhile."""
     session = session_of(transaction, checked.session.name)
     if session.manifest_hash != checked.session.manifest_hash:
@@ -335,7 +301,7 @@ def _provision(
     transaction: Transaction,
     session: SessionRow,
     request: AttestRequest,
-    checked: _Checked,
+    checked: Checked,
     lease: Lease,
     draft: AuditDraft,
 ) -> Provision:

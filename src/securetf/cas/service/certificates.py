@@ -21,9 +21,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from securetf.cas.service.rows import AuthorityRow, find, put
 from securetf.cas.store import Transaction
 from securetf.errors import CasStateError
+from securetf.identity import MEMBER_OID as _MEMBER_OID
 from securetf.identity import SpiffeId
 
-MEMBER_OID = ObjectIdentifier("2.25.241264834617359218340961184053911216381")
+MEMBER_OID = ObjectIdentifier(_MEMBER_OID)
 _TOLERANCE = timedelta(seconds=60)  # by which a member's clock may be behind
 _AUTHORITY_LIFETIME = timedelta(days=3650)
 _OCTET_STRING = bytes([0x04, 40])  # DER tag and length

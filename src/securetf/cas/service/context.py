@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from securetf import manifest as manifests
 from securetf.attester import Attester
@@ -17,6 +17,9 @@ from securetf.claims import Platform
 from securetf.errors import SecuretfError
 from securetf.manifest import Manifest
 from securetf.verifier import Verifier
+
+if TYPE_CHECKING:
+    from securetf.cas.service.tpm import OwnTpm, TpmTrust
 
 _T = TypeVar("_T")
 _REFUSALS_PER_S = 50.0  # audited refusals of callers who proved nothing; beyond, they are counted
@@ -71,7 +74,8 @@ def settled(outcome: _T | Refused) -> _T:
 class Context:
     """One CAS at work.
 
-    endorsements: returns the collateral of the CAS's own platform as JSON text, for clients.
+    endorsements: returns the collateral of the CAS's own platform as JSON text, for clients. tpm_trust: whose
+    TPMs may be enrolled. own_tpm: of the CAS itself, where that is its platform and its key not certified.
     """
 
     store: Store
@@ -80,6 +84,8 @@ class Context:
     attester: Attester
     verifiers: Mapping[Platform, Verifier]
     endorsements: Callable[[], str]
+    tpm_trust: "TpmTrust | None" = None
+    own_tpm: "OwnTpm | None" = None
 
     def __post_init__(self) -> None:
         self._refusals = Bucket(_REFUSALS_PER_S, _REFUSAL_BURST)

@@ -176,9 +176,11 @@ def renewed(
     signed: SignedRequest,
     *,
     now: datetime,
-    expires_at: int,
+    expires_at: int | None,
 ) -> MemberRow:
     """Note that the member of this instance attested again, with the same attested key.
+
+    expires_at: of its new certificate; None = network key, endpoint and certificate stay.
 
     Raises:
         NotFoundError: no member. FencedError: another one is this instance now.
@@ -190,13 +192,14 @@ def renewed(
         raise _fenced(before)
     if before.manifest_hash != session.manifest_hash:
         raise _replaced(before, session)
-    row = replace(
-        before,
-        network_spki=request.network_spki or b"",
-        endpoint=request.endpoint or "",
-        last_attested_at=int(now.timestamp()),
-        expires_at=expires_at,
-    )
+    row = replace(before, last_attested_at=int(now.timestamp()))
+    if expires_at is not None:
+        row = replace(
+            row,
+            network_spki=request.network_spki or b"",
+            endpoint=request.endpoint or "",
+            expires_at=expires_at,
+        )
     put(transaction, key, row)
     return row
 

@@ -122,6 +122,23 @@ class MemberRow(Row, frozen=True, kw_only=True):
     expires_at: int
 
 
+class TpmKeyRow(Row, frozen=True, kw_only=True):
+    """An enrolled attestation key. Table `tpm_key`, key its TPM name. Times are Unix seconds.
+
+    ek_sha256: SHA-256 of the endorsement key's SubjectPublicKeyInfo. valid_until: end of its certificates.
+    """
+
+    ek_sha256: bytes
+    valid_until: int
+    enrolled_at: int
+
+
+class TpmRow(Row, frozen=True, kw_only=True):
+    """The enrolled keys of one TPM, the newest last. Table `tpm`, key ek_sha256."""
+
+    keys: list[bytes]
+
+
 _R = TypeVar("_R", bound=Row)
 _TABLES: dict[type[Row], str] = {
     IdentityRow: "identity",
@@ -132,6 +149,8 @@ _TABLES: dict[type[Row], str] = {
     OwnerRow: "owner",
     AuthorityRow: "authority",
     MemberRow: "member",
+    TpmKeyRow: "tpm_key",
+    TpmRow: "tpm",
 }
 
 

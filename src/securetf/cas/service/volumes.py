@@ -126,6 +126,7 @@ class Volumes:
         draft.actor = signed.key_id
         draft.details = {
             "volume_id": volume_id.hex(),
+            "epoch": str(request.epoch),
             "seq": str(request.new_seq),
             "root": request.new_root.hex(),
         }

@@ -80,6 +80,30 @@ class TpmAnchor:
             ) from None
         return cls(path, store_id, key, counter)
 
+    @classmethod
+    def open_unused(cls, path: Path, digest: bytes, key: bytes, counter: TpmCounter) -> "TpmAnchor | None":
+        """Return the anchor in `path` if its store never answered; else None.
+
+        Raises:
+            CasRollbackError, CasStateError: as when it is opened.
+        """
+        raw = path.read_bytes()
+        ids = {
+            raw[start + 16 : start + 32] for start in (0, _SLOT_BYTES) if raw[start : start + 16] == _MAGIC
+        }
+        if len(ids) != 1:
+            return None
+        anchor = cls(path, ids.pop(), key, counter)
+        if anchor.read() == Anchored(0, digest):
+            return anchor
+        anchor.close()
+        return None
+
+    @property
+    def store_id(self) -> bytes:
+        """Whose anchor this is, 16 bytes."""
+        return self._store_id
+
     def read(self) -> Anchored:
         """Return what was anchored last."""
         return self._last.state

@@ -18,6 +18,7 @@ pub mod pki;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,15 +34,24 @@ pub const PORT: u16 = 2222;
 pub struct Program {
     pub address: Mutex<Option<SocketAddr>>,
     pub peers: Mutex<Vec<SocketAddr>>,
+    /// It listens on 0.0.0.0, not on `::`.
+    pub refuses_v6: AtomicBool,
 }
 
 impl Inner for Program {
     fn dial(&self, _port: u16, peer: SocketAddr) -> io::Result<TcpStream> {
+        if peer.is_ipv6() && self.refuses_v6.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         self.peers.lock().unwrap().push(peer);
         match *self.address.lock().unwrap() {
             Some(address) => TcpStream::connect(address),
             None => Err(io::ErrorKind::ConnectionRefused.into()),
         }
+    }
+
+    fn dial_loopback(&self, port: u16) -> io::Result<TcpStream> {
+        self.dial(port, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 }
 
@@ -116,7 +126,13 @@ pub fn policy(workload: &str, instance: u16) -> Policy {
                 ports: vec![PORT],
             }]
         },
+        peers: if is_server {
+            (0..4).map(|number| member("worker", number)).collect()
+        } else {
+            vec![]
+        },
         external: vec![],
+        outside: vec![],
     }
 }
 

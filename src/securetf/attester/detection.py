@@ -1,0 +1,81 @@
+"""Finds out which platform this machine is, by its devices alone. It looks, and never guesses."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from securetf.attester import configfs_tsm
+from securetf.attester.tpm_transport import DEVICE as TPM_DEVICE
+from securetf.attester.tpm_transport import TpmAddress
+from securetf.claims import Platform
+from securetf.errors import AttesterError
+
+GRAMINE = Path("/dev/attestation")
+NSM = Path("/dev/nsm")
+TDX_MEASUREMENTS = Path("/sys/devices/virtual/misc/tdx_guest/measurements")
+EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+TSM_PROVIDERS = {"tdx_guest": Platform.TDX, "sev_guest": Platform.SEV_SNP}
+_FIX = "name the platform with `--attester`, and its device if it is elsewhere (`securetf run --help`)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """Where the interfaces of the platforms are on this machine.
+
+    tsm: directory of configfs-tsm. tdx_measurements: the kernel's directory of TDX registers. gramine:
+    directory of Gramine's pseudo-files. nsm: device of the Nitro Security Module. tpm: address of a TPM.
+    tpm_key: file of the enrolled attestation key (`securetf tpm enrol`). event_log: the firmware's
+    measurements of this boot; None: the kernel's, of a device's TPM.
+    """
+
+    tsm: Path = configfs_tsm.ROOT
+    tdx_measurements: Path = TDX_MEASUREMENTS
+    gramine: Path = GRAMINE
+    nsm: Path = NSM
+    tpm: TpmAddress = field(default_factory=lambda: TpmAddress(path=TPM_DEVICE))
+    tpm_key: Path | None = None
+    event_log: Path | None = None
+
+
+def detect(devices: Devices | None = None) -> Platform:
+    """Return the one platform of this machine.
+
+    A TPM counts only where no TEE is found: a confidential machine often has one beside its TEE.
+
+    Raises:
+        AttesterError: none is found, or several TEEs; the message says what was looked for and seen.
+    """
+    devices = devices or Devices()
+    looks = [_tsm(devices.tsm), _gramine(devices.gramine), _nsm(devices.nsm)]
+    if not any(there for there, _, _ in looks):
+        there = devices.tpm.exists()
+        looks.append((there, f"{devices.tpm}: {'a TPM' if there else 'absent'}", Platform.TPM2))
+    found = [platform for there, _, platform in looks if there]
+    if len(found) == 1 and found[0] is not None:
+        return found[0]
+    seen = "; ".join(text for _, text, _ in looks)
+    raise AttesterError(f"this machine's platform is not clear: {seen}", _FIX)
+
+
+# Each look: whether something is there, in words, and its platform; None where it cannot be told.
+_Look = tuple[bool, str, Platform | None]
+
+
+def _tsm(root: Path) -> _Look:
+    if not root.is_dir():
+        return False, f"{root}: absent", None
+    try:
+        name = configfs_tsm.provider(root)
+    except AttesterError as error:
+        return True, f"{root}: {error.problem}", None
+    platform = TSM_PROVIDERS.get(name)
+    return True, f"{root}: provider {name!r}{'' if platform else ', which is unknown'}", platform
+
+
+def _gramine(root: Path) -> _Look:
+    there = (root / "attestation_type").exists()
+    return there, f"{root}: {'Gramine' if there else 'absent'}", Platform.SGX
+
+
+def _nsm(path: Path) -> _Look:
+    there = path.exists()
+    return there, f"{path}: {'a Nitro Security Module' if there else 'absent'}", Platform.NITRO

@@ -1,0 +1,161 @@
+"""Keeps what is served in step with the model volume: load in the background, warm up, swap, drain.
+
+A volume that cannot be read, or one whose models have gone or become older, changes nothing: what is served
+stays, and status and metrics say so.
+"""
+
+import logging
+import threading
+import time
+
+from securetf.errors import SecuretfError
+from securetf.serving import engines, repository
+from securetf.serving.errors import ModelLoadError
+from securetf.serving.identity import Identity
+from securetf.serving.models import Models, Origin, State, Status, Version
+from securetf.serving.options import Options
+from securetf.serving.repository import Found
+from securetf.serving.warmup import warm_up
+
+_log = logging.getLogger(__name__)
+_REFUSED = (
+    "lower than the highest version ever served: refused as a rollback; --allow-lower-versions lets it pass"
+)
+
+
+class Watcher:
+    """Looks at the repository every `poll_s`. problem: why the last look failed, empty if it did not."""
+
+    def __init__(self, options: Options, models: Models, identity: Identity | None) -> None:
+        self._options, self._models, self._identity = options, models, identity
+        self._seen: dict[tuple[str, int], Found] = {}
+        self._failed: dict[tuple[str, int], Found] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self.problem = ""
+
+    def start(self) -> None:
+        """Begin to look, at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the look that is under way."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            self._stop.wait(self._options.poll_s)
+
+    def look(self) -> None:
+        """Look once and do what follows from it."""
+        try:
+            found = repository.scan(self._options.models)
+        except (OSError, ModelLoadError) as error:
+            problem = error.strerror or "I/O error" if isinstance(error, OSError) else error.problem
+            if problem != self.problem:
+                _log.warning("repository_unreadable", extra={"problem": problem})
+            self.problem = f"the model repository cannot be read ({problem}): what is served stays"
+            return
+        self.problem = ""
+        for model in sorted(found.keys() | set(self._models.names())):
+            self._model(model, found.get(model, {}))
+        self._seen = {
+            (model, one.number): one for model, versions in found.items() for one in versions.values()
+        }
+
+    def _model(self, model: str, versions: dict[int, Found]) -> None:
+        served, highest = self._models.served(model), self._models.highest(model)
+        wanted = repository.aspired(
+            versions,
+            served=served,
+            highest=highest,
+            keep=self._options.versions,
+            allow_lower=self._options.allow_lower_versions,
+        )
+        for number in sorted(wanted - served.keys(), reverse=True):
+            if self._stop.is_set():
+                return
+            self._load_if_whole(model, versions[number])
+        now = self._models.served(model)
+        if wanted <= now.keys():  # never fewer than before because a new one could not be loaded
+            for number in now.keys() - wanted:
+                self._retire(now[number])
+        self._note_lower(model, versions, now, highest)
+
+    def _note_lower(
+        self, model: str, versions: dict[int, Found], now: dict[int, Version], highest: int
+    ) -> None:
+        """Say of what is served that its directory has gone, and of a lower version that it is refused."""
+        gone = highest in now and max(versions, default=-1) < highest
+        problem = "its directory has gone or was rolled back: this version stays served" if gone else ""
+        if highest in now:
+            self._models.note(model, Status(highest, State.AVAILABLE, problem))
+        if gone and not self._options.allow_lower_versions:
+            for number in versions.keys() - now.keys():
+                self._models.note(model, Status(number, State.END, _REFUSED))
+
+    def _load_if_whole(self, model: str, found: Found) -> None:
+        key = (model, found.number)
+        settled = found.changed_ns() < time.time_ns() - int(2e9 * self._options.poll_s)
+        if not settled and self._seen.get(key) != found:
+            self._models.note(model, Status(found.number, State.START, "is still being written"))
+            return
+        if self._failed.get(key) == found:
+            return
+        self._models.note(model, Status(found.number, State.LOADING))
+        try:
+            version = self._load(model, found)
+        except (SecuretfError, OSError, MemoryError) as error:
+            problem = error.problem if isinstance(error, SecuretfError) else f"cannot be read: {error}"
+            self._failed[key] = found
+            self._models.note(model, Status(found.number, State.END, problem))
+            _log.warning("model_refused", extra={"model": model, "version": found.number, "problem": problem})
+            return
+        self._failed.pop(key, None)
+        self._models.publish(version)
+        _log.info(
+            "model_served", extra={"model": model, "version": version.number, "sha256": version.origin.sha256}
+        )
+
+    def _load(self, model: str, found: Found) -> Version:
+        path = repository.model_of(found)
+        before = self._volume()
+        hashed: list[str] = []
+        hasher = threading.Thread(target=lambda: hashed.append(repository.digest(path)))
+        hasher.start()  # hashing and loading both give up the GIL
+        try:
+            loaded = engines.load(path, workers=self._options.workers, threads=self._options.threads)
+        finally:
+            hasher.join()
+        if not hashed or self._volume() != before or not _unchanged(self._options, model, found):
+            raise ModelLoadError(
+                "changed while it was being loaded", "it is looked at again when it stands still"
+            )
+        warm_up(found.path, loaded)
+        return Version(
+            model=model,
+            number=found.number,
+            platform="tensorflow_litert" if path.suffix == ".tflite" else "tensorflow_savedmodel",
+            signatures=loaded[0].signatures,
+            origin=Origin(sha256=hashed[0], volume=before[0], root=before[1], epoch=before[2]),
+            pool=self._models.pool(loaded),
+        )
+
+    def _volume(self) -> tuple[str, str, int]:
+        return self._identity.volume_of(self._options.models) if self._identity else ("", "", 0)
+
+    def _retire(self, version: Version) -> None:
+        self._models.retire(version)
+        threading.Thread(target=_drain, args=(self._models, version), name="drain", daemon=True).start()
+
+
+def _unchanged(options: Options, model: str, found: Found) -> bool:
+    return repository.scan(options.models).get(model, {}).get(found.number) == found
+
+
+def _drain(models: Models, version: Version) -> None:
+    version.idle.wait()
+    version.pool.close()
+    models.note(version.model, Status(version.number, State.END))
