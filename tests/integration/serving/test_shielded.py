@@ -1,96 +1,132 @@
-"""The service as a workload: under the shields, met from another machine, with receipts that hold."""
+"""`securetf serve` under the shields: a customer's plain client, a model out of a volume, a receipt that holds."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
 
 import securetf
-from securetf.receipt import verify_receipt
-from support.cloud import Cloud, Job
+from support.cloud import SECUR_ETF, Cloud, Job
 from support.hosts import Hosts
 from support.pair import Run
 from support.service import MODELS, direct
-from support.statement import ask, check
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")]
-
-X = [[1.0, 2.0, 3.0, 4.0]]
-BODY = json.dumps({"instances": X})
-PUBLIC = 8443
+REST, GRPC = 8443, 8444
+INPUT = np.array([[0.25, -1.5, 3.0, 7.75]], np.float32)
 
 
-def manifest(job: Job) -> str:
-    """Return the Manifest of a service with one public port."""
-    source = Path(securetf.__file__).parents[1]
-    serve = [
-        sys.executable,
-        "-m",
-        "securetf",
-        "serve",
-        "--models",
-        f"{job.base}/m",
-        "--rest",
-        "127.0.0.1:8501",
-    ]
-    workload = (
-        f'volumes = {{ models = "{job.base}/m:ro" }}\nreceipts = true\n'
-        f"[workloads.trainer.outside]\nrest = {{ port = 8501, public = {PUBLIC} }}\n"
-    )
-    command = ["/usr/bin/env", f"PYTHONPATH={source}", *serve]
-    return job.text(command, workload=workload, tables="[volumes.models]\n")
+class Service:
+    """A LiteRT model in a volume, `securetf serve` over it on a host of its own, and its customer's files."""
+
+    def __init__(self, directory: Path, hosts: Hosts) -> None:
+        self.directory = directory
+        self.cloud = Cloud(directory, f"{hosts.address}:0")
+        self.job = Job(self.cloud, directory)
+        models = f"{self.job.base}/m"
+        workload = (
+            f'volumes = {{ models = "{models}:ro" }}\nreceipts = true\n'
+            f"[workloads.trainer.outside]\nrest = {{ port = 8501, public = {REST} }}\n"
+            f"grpc = {{ port = 8500, public = {GRPC} }}\n"
+        )
+        source = Path(securetf.__file__).parents[1]  # an installed package, or the checkout
+        serve = [sys.executable, "-m", "securetf", "serve", "--models", models]
+        command = ["/usr/bin/env", f"PYTHONPATH={source}", *serve]
+        self.job.create(self.job.text(command, workload=workload, tables="[volumes.models]\n"))
+        self.root = self.job.pack("models", {"small/3/model.tflite": (MODELS / "small1.tflite").read_bytes()}).hex()
+        run = [
+            *SECUR_ETF, "run", "trainer", "--manifest", str(self.job.manifest),
+            "--volumes", str(self.job.volumes), "--cas", str(self.cloud.trust_file),
+            "--insecure-simulation", str(self.cloud.platform),
+        ]  # fmt: skip
+        self.run = Run(hosts.on(0, run), directory / "run.log")
+        self.rest, self.grpc = (f"https://{hosts.addresses[0]}:{port}" for port in (REST, GRPC))
+        self.policy, self.saved = directory / "policy.toml", directory / "saved.json"
+
+    def ready(self) -> None:
+        self.run.wait_for("securetf: ready")
+        print_policy = self.cli("verify", self.rest, "--print-policy", str(self.cloud.trust_file))
+        self.policy.write_text(print_policy.stdout)
+        verified = self.cli("verify", self.rest, "--policy", str(self.policy), "--save", str(self.saved))
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+    def cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*SECUR_ETF, *arguments], capture_output=True, text=True, check=False)
+
+    def stop(self) -> None:
+        self.run.process.terminate()
+        self.run.process.wait(60)
+        self.cloud.stop()
 
 
-def test_service_when_run_under_the_shields_answers_with_a_receipt_down_to_the_attested_key(tmp_path) -> None:
-    with Hosts(2) as hosts:
-        cloud = Cloud(tmp_path / "cloud", f"{hosts.address}:0")
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Hosts(1) as hosts:
+        one = Service(tmp_path_factory.mktemp("inference"), hosts)
         try:
-            (tmp_path / "job").mkdir()
-            job = Job(cloud, tmp_path / "job")
-            job.create(manifest(job))
-            root = job.pack("models", {"small/3/model.tflite": (MODELS / "small1.tflite").read_bytes()})
-            run = started(hosts, cloud, job)
-            try:
-                answered(hosts, cloud, job, run, root)
-            finally:
-                run.process.terminate()
-                run.process.wait()
+            one.ready()
+            yield one
         finally:
-            cloud.stop()
+            one.stop()
 
 
-def started(hosts: Hosts, cloud: Cloud, job: Job) -> Run:
-    """Run the workload on the first host until it is ready."""
-    command = [
-        sys.executable, "-m", "securetf", "run", "trainer", "--manifest", str(job.manifest),
-        "--volumes", str(job.volumes), "--cas", str(cloud.trust_file),
-        "--insecure-simulation", str(cloud.platform),
+def wanted() -> np.ndarray:
+    """What the engine says when nothing is between."""
+    return direct("small1", x=INPUT)["y"]
+
+
+def test_customer_when_he_asks_over_rest_gets_the_engine_s_answer_and_a_receipt_down_to_the_volume_s_root(
+    service: Service, tmp_path: Path
+) -> None:
+    body = json.dumps({"instances": INPUT.tolist()}).encode()
+    with securetf.connect(service.rest, policy=service.policy) as connection:
+        answer = connection.session.post(
+            f"{service.rest}/v1/models/small:predict",
+            data=body,
+            headers={"content-type": "application/json", "securetf-receipt": "request"},
+            timeout=60,
+        )
+    assert answer.status_code == 200, answer.text
+    assert np.array(answer.json()["predictions"], np.float32).tobytes() == wanted().tobytes()
+    audit, receipt = tmp_path / "audit", tmp_path / "receipt"
+    given = {"request": body, "response": answer.content}
+    receipt.write_text(answer.headers["securetf-receipt"])
+    for name, content in given.items():
+        (tmp_path / name).write_bytes(content)
+    trust, key = str(service.cloud.trust_file), str(service.cloud.key_file)
+    exported = service.cli("audit", "export", service.job.name, str(audit), "--cas", trust, "--key", key)
+    assert exported.returncode == 0, exported.stderr
+    verify = [
+        "receipt", "verify", str(receipt), "--policy", str(service.policy), "--statement", str(service.saved),
+        "--audit", str(audit), "--request", str(tmp_path / "request"), "--response", str(tmp_path / "response"),
     ]  # fmt: skip
-    run = Run(hosts.on(0, command), job.directory / "run.log")
-    run.wait_for("securetf: ready")
-    return run
+    done = service.cli(*verify)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert service.root[:16] in done.stdout
+    (tmp_path / "response").write_bytes(answer.content.replace(b"0", b"1"))
+    assert service.cli(*verify).returncode == 17
 
 
-def answered(hosts: Hosts, cloud: Cloud, job: Job, run: Run, root: bytes) -> None:
-    """Ask from the second host as a customer does, and check answer, statement and receipt."""
-    url = f"https://{hosts.addresses[0]}:{PUBLIC}/v1/models/small:predict"
-    curl = ["curl", "-sSk", "--max-time", "60", "-D", job.directory / "headers", "-d", BODY]
-    curl += ["-H", "Securetf-Receipt: request", url]
-    done = subprocess.run(hosts.on(1, [str(one) for one in curl]), capture_output=True, check=True)
-    found = np.array(json.loads(done.stdout)["predictions"], np.float32)
-    assert found.tobytes() == direct("small1", x=np.array(X, np.float32))["y"].tobytes()
-    statement, leaf = ask(hosts.on(1, []), hosts.addresses[0], PUBLIC)
-    proved = check(statement, leaf, trust=cloud.client.trust, platform=cloud.platform, session=job.name)
-    lines = (job.directory / "headers").read_text().splitlines()
-    (token,) = (one.partition(": ")[2] for one in lines if one.lower().startswith("securetf-receipt:"))
-    receipt, _ = verify_receipt(token, proved.key)
-    assert (receipt.model.name, receipt.model.version, receipt.model.volume) == ("small", 3, "models")
-    assert receipt.model.volume_root == root.hex() == proved.binding.volumes["models"].root
-    assert receipt.request_sha256 == hashlib.sha256(BODY.encode()).hexdigest()
-    assert receipt.response_sha256 == hashlib.sha256(done.stdout).hexdigest()
-    assert "1.0, 2.0" not in run.said
+def test_customer_when_he_asks_by_grpc_through_the_proxy_gets_the_engine_s_answer(service: Service) -> None:
+    command = [*SECUR_ETF, "proxy", "--to", service.grpc, "--policy", str(service.policy), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as proxy:
+        assert proxy.stdout is not None
+        try:
+            where = json.loads(proxy.stdout.readline())["listen"].removeprefix("http://")
+            with triton.InferenceServerClient(where) as client:
+                tensor = triton.InferInput("x", INPUT.shape, "FP32")
+                tensor.set_data_from_numpy(INPUT)
+                answer = client.infer("small", [tensor]).as_numpy("y")
+                assert answer.tobytes() == wanted().tobytes()
+                with pytest.raises(InferenceServerException, match="no model absent"):
+                    client.infer("absent", [tensor])
+        finally:
+            proxy.terminate()
+            proxy.wait(30)
