@@ -4,6 +4,7 @@ Data goes to a plain local port, as a relay does it; its bytes are counted.
 """
 
 import os
+import select
 import socket
 import ssl
 import threading
@@ -131,12 +132,22 @@ class OutsideService:
         with self._lock:
             self._open.add(backend)
 
+        turn = threading.Lock()  # OpenSSL takes no two calls at once for one connection
+
+        def take() -> bytes:
+            if not secured.pending():
+                select.select([secured], [], [], 20)
+            with turn:
+                return secured.recv(65536)
+
         def back() -> None:
             try:
                 while part := backend.recv(65536):
-                    secured.sendall(part)
-                if not self.cutting:
-                    secured.unwrap()
+                    with turn:
+                        secured.sendall(part)
+                with turn:
+                    if not self.cutting:
+                        secured.unwrap()
             except (OSError, ValueError):
                 pass
             finally:
@@ -144,7 +155,7 @@ class OutsideService:
 
         self._spawn(back)
         try:
-            while part := secured.recv(65536):
+            while part := take():
                 with self._lock:
                     self.received += len(part)
                 backend.sendall(part)
