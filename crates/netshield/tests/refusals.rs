@@ -350,8 +350,8 @@ fn a_peer_with_another_name_than_dialled_gets_nothing() {
         .relay
         .set_endpoints(vec![("ps".into(), 0, wrong.relay.tunnel_address())]);
     let mut near = dial(&pair.worker.relay, "100.64.0.100:2222");
-    let _ = near.write_all(b"canary");
-    assert!(near.read(&mut [0]).is_err());
+    // Whichever comes after the reset hears of it, and only the first.
+    assert!(near.write_all(b"canary").is_err() || near.read(&mut [0]).is_err());
     pair.worker.denials.expect("expected ps/0, found ps/1");
     assert!(wrong.program.peers.lock().unwrap().is_empty());
     assert_eq!(pair.worker.relay.stats().sent_bytes, 0);
