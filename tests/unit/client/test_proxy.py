@@ -241,7 +241,7 @@ def test_proxy_when_the_service_gives_no_statement_for_a_while_keeps_open_connec
 ) -> None:
     service = start()
     with (
-        proxying(service.url, policy(service="maximum_age_s = 4")) as proxy,
+        proxying(service.url, policy(service="maximum_age_s = 12")) as proxy,
         closing(socket.create_connection(("127.0.0.1", proxy.port), timeout=20)) as plain,
     ):
         request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
