@@ -115,7 +115,7 @@ class Bench:
     def __init__(self, stack: ExitStack, binary: Path, directory: Path) -> None:
         self.binary = binary
         iperf = free_port()
-        stack.enter_context(running("iperf3", "-s", "-p", str(iperf)))
+        stack.enter_context(running("iperf3", "-s", "-p", str(iperf), "--logfile", "/dev/null"))
         echo = self._port(stack.enter_context(running(binary, "echo")))
         self.grpc_paths = self._grpc(stack, binary)
         self.pair = stack.enter_context(running(binary, "pair", f"127.0.0.1:{echo}"))
