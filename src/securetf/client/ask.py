@@ -60,7 +60,10 @@ def ask(url: str, *, deadline_s: float = 10.0) -> Observation:
             secured.sendall(nonce)
             statement = _answer(secured, deadline, url)
             version = secured.version() or ""
-    except ssl.SSLEOFError:
+    except (
+        ssl.SSLEOFError,
+        ssl.SSLZeroReturnError,
+    ):  # the latter from Python before 3.11.4, in the handshake
         raise _unreachable(url, "the connection was cut before the statement was whole") from None
     except ssl.SSLError as error:
         raise StatementError(
