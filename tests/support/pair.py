@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 import uuid
 from pathlib import Path
@@ -50,6 +51,8 @@ with stream, file:
         file.write(canary * 100 + b"\\n"); file.flush()
         print(number, file.readline().decode().strip(), flush=True)
 """
+# The same, but it outlives the end of its connection: only its launcher ends it.
+STEADFAST = f"try:\n{textwrap.indent(CLIENT, '    ')}\nexcept OSError:\n    time.sleep(600)\n"
 
 
 class Run:
@@ -123,8 +126,8 @@ connect = ["server:lines"]
         self.manifest.write_text(text)
         self.cloud.client.create_session(text, self.cloud.owner)
 
-    def client(self, count: int = 3, pause: float = 0.0) -> list[str]:
-        return [sys.executable, "-c", CLIENT, str(count), str(pause)]
+    def client(self, count: int = 3, pause: float = 0.0, program: str = CLIENT) -> list[str]:
+        return [sys.executable, "-c", program, str(count), str(pause)]
 
     def run(self, workload: str, *options: str, manifest: Path | None = None, name: str = "") -> Run:
         host = 0 if workload == "server" else 1

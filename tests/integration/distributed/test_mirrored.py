@@ -118,19 +118,19 @@ def test_multi_worker_when_certificates_live_shorter_than_the_job_ends_well(
 def test_fit_of_keras_2_when_shielded_ends_as_the_plain_run(
     shielded: Callable[..., Shielded], hosts: Hosts, arrays: Path, tmp_path: Path
 ) -> None:
-    two = WORKERS[:2]
-    plain = Unshielded(hosts, "multi-worker", two, tmp_path / "plain", arrays)
+    plain = Unshielded(hosts, "multi-worker", WORKERS, tmp_path / "plain", arrays)
     try:
-        for task in [plain.start(member, *FIT, program="fit.py", TF_USE_LEGACY_KERAS="1") for member in two]:
+        tasks = [plain.start(member, *FIT, program="fit.py", TF_USE_LEGACY_KERAS="1") for member in WORKERS]
+        for task in tasks:
             task.succeeded()
     finally:
         end(plain.tasks)
-    job = shielded("multi-worker", two)
+    job = shielded("multi-worker", WORKERS)
     job.create(job.manifest_text(*FIT, program="fit.py", environment='\nTF_USE_LEGACY_KERAS = "1"'))
     job.pack_all(arrays)
-    for task in [job.launch(member) for member in two]:
+    for task in [job.launch(member) for member in WORKERS]:
         task.succeeded()
-    for member in two:
+    for member in WORKERS:
         for name in RESULTS:
             assert job.read(member, name) == plain.read(member, name)
 

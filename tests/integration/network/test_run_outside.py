@@ -53,19 +53,6 @@ servers[0].serve_forever()
 PUBLIC, CLOSED = 8443, 8444
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with Hosts(2) as both:
-        yield both
-
-
-@pytest.fixture(scope="module")
-def cloud(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    one = Cloud(tmp_path_factory.mktemp("cloud"), f"{hosts.address}:0")
-    yield one
-    one.stop()
-
-
 class Service:
     """The server on host 0, its customers on host 1."""
 

@@ -2,39 +2,17 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import grpc_interop
-from support.cloud import Cloud
 from support.grpc_interop import CASES
 from support.hosts import Hosts
 from support.pair import PORT, Pair
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")]
 PROGRAM = [sys.executable, str(Path(grpc_interop.__file__))]
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with Hosts(2) as both:
-        yield both
-
-
-@pytest.fixture(scope="module")
-def cloud(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    one = Cloud(tmp_path_factory.mktemp("cloud"), f"{hosts.address}:0")
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-def pair(cloud: Cloud, hosts: Hosts, tmp_path: Path) -> Iterator[Pair]:
-    one = Pair(cloud, hosts, tmp_path)
-    yield one
-    one.close()
 
 
 @pytest.mark.parametrize("interceptor", ["namespace", "seccomp"])
