@@ -387,3 +387,13 @@ class DemoError(SecuretfError):
 
     code = "STF-4000"
     exit_code = 70
+
+
+def by_code() -> dict[str, type[SecuretfError]]:
+    """Return code to class, of all modules that were imported."""
+    found, todo = dict[str, type[SecuretfError]](), [SecuretfError]
+    while todo:
+        kind = todo.pop()
+        found[kind.code] = kind
+        todo += kind.__subclasses__()
+    return found

@@ -46,6 +46,3 @@ class ClientNotAuthorisedError(SecuretfError):
 
     code = "STF-1520"
     exit_code = 19
-
-
-ROOTS = (ClientPolicyError, ServiceNotProvedError, ServiceUnreachableError, ClientNotAuthorisedError)

@@ -17,7 +17,7 @@ use securetf_netshield::supervise::Supervisor;
 const POLICY: &str = r#"{
     "trust_domain": "none", "session": "none/none", "manifest_hash": "",
     "me": {"workload": "alone", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["alone-0"]},
-    "listen": [], "peers": [], "connect": [], "external": []
+    "listen": [], "peers": [], "connect": [], "outside": [], "external": []
 }"#;
 
 struct Print;

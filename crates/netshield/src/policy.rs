@@ -26,7 +26,6 @@ pub struct Policy {
     /// Named destinations outside the session; the program speaks TLS itself, unshielded.
     pub external: Vec<ExternalRule>,
     /// Ports of the program that clients outside of the session may reach.
-    #[serde(default)]
     pub outside: Vec<OutsideRule>,
 }
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from securetf.attester import Attester
 from securetf.cas.hardware_verifiers import MINIMUM_TCB_EVALUATION, TpmRoots, hardware_verifiers, tpm_verifier
-from securetf.cas.http import bind, serve
+from securetf.cas.http import serve
 from securetf.cas.service import CasService, Context, load_or_create
 from securetf.cas.service.tpm import OwnTpm, TpmTrust, enrolment_of
 from securetf.cas.simulated_machine import ReloadingVerifier, SimulatedMachine
@@ -27,6 +27,7 @@ from securetf.endorsements.cache import Cache
 from securetf.endorsements.library import Library
 from securetf.endorsements.sources import Sources
 from securetf.errors import EndorsementError, EnvironmentUnfitError
+from securetf.listening import bind
 from securetf.verifier import Verifier
 
 _ROOT_VERSION = 1

@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from securetf import errors
+from securetf.endorsements import refusals  # noqa: F401  (puts its errors into the tree: a CAS gives them)
 from securetf.errors import CasProtocolError, CasUnreachableError, LimitError, SecuretfError, UsageError
 from securetf.wire import ErrorDocument, decode
 from securetf.wire.messages import Message
@@ -27,11 +28,4 @@ def refusal_of(status: int, raw: bytes) -> SecuretfError:
     if status == _BUSY and not raw.startswith(b'{"code"'):
         return CasUnreachableError("the CAS has too many connections", "try again in a moment")
     document = decode_answer(raw, ErrorDocument)
-    return _class_of(document.code)(document.problem, document.fix)
-
-
-def _class_of(code: str) -> type[SecuretfError]:
-    for value in vars(errors).values():
-        if isinstance(value, type) and issubclass(value, SecuretfError) and value.code == code:
-            return value
-    return SecuretfError
+    return errors.by_code().get(document.code, SecuretfError)(document.problem, document.fix)

@@ -5,22 +5,15 @@ import json
 
 import click
 
-from securetf import errors, service_errors
+from securetf import errors, service_errors  # noqa: F401  (puts its errors into the tree)
 from securetf.cli.ways_out import WAYS_OUT
-from securetf.endorsements import refusals  # noqa: F401  (puts its errors into the tree)
-from securetf.serving import errors as serving_errors
+from securetf.endorsements import refusals  # noqa: F401  (as above)
+from securetf.serving import errors as serving_errors  # noqa: F401  (as above)
 
 
 def classes() -> dict[str, type[errors.SecuretfError]]:
-    """Return code to class, all of the tree, of which serving adds a branch."""
-    assert issubclass(serving_errors.ServingError, errors.SecuretfError)  # noqa: S101  (imported: it is there)
-    found: dict[str, type[errors.SecuretfError]] = {}
-    todo: list[type[errors.SecuretfError]] = [errors.SecuretfError, *service_errors.ROOTS]
-    while todo:
-        kind = todo.pop()
-        found[kind.code] = kind
-        todo += kind.__subclasses__()
-    return dict(sorted(found.items()))
+    """Return code to class, in the order of codes."""
+    return dict(sorted(errors.by_code().items()))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

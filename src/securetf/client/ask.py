@@ -15,6 +15,7 @@ from securetf.wire.statement import ALPN, MAX_STATEMENT_BYTES, NONCE_BYTES
 
 _LENGTH_BYTES = 4
 _CHUNK = 65536
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # the latter is what Python 3.11.2 calls it in a handshake
 
 
 def address_of(url: str) -> tuple[str, int]:
@@ -60,10 +61,7 @@ def ask(url: str, *, deadline_s: float = 10.0) -> Observation:
             secured.sendall(nonce)
             statement = _answer(secured, deadline, url)
             version = secured.version() or ""
-    except (
-        ssl.SSLEOFError,
-        ssl.SSLZeroReturnError,
-    ):  # the latter from Python before 3.11.4, in the handshake
+    except _CUT:
         raise _unreachable(url, "the connection was cut before the statement was whole") from None
     except ssl.SSLError as error:
         raise StatementError(

@@ -234,8 +234,11 @@ class _Verification:
 
     def _model(self) -> tuple[str, bool]:
         model = self.receipt.model
-        pins = self.policy.service.volumes.get(model.volume)
-        wrong = []
+        named = self.policy.service.volumes
+        pins, wrong = named.get(model.volume), []
+        if named and pins is None:
+            where = f"in {model.volume}" if model.volume else "in no volume"
+            wrong.append(f"{model.name} was {where}, accepted: {', '.join(sorted(named))}")
         if pins is not None and pins.roots and model.volume_root not in pins.roots:
             wrong.append(
                 f"{model.volume} has the root {model.volume_root}, accepted: {', '.join(pins.roots)}"

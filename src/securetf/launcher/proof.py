@@ -92,14 +92,6 @@ class Proof:
         self._grant = grant
         self._publish()
 
-    def volume_changed(self, name: str, *, epoch: int, seq: int, root: bytes) -> None:
-        """Note that a volume which follows its writer shows another state. Raises LaunchError."""
-        before = self._volumes[name]
-        self._volumes[name] = msgspec.structs.replace(before, epoch=epoch, seq=seq, root=root.hex())
-        if self._directory is not None:
-            self._write_volumes()
-        self._publish()
-
     def close(self) -> None:
         """Forget the directory."""
         if self._directory is not None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from securetf.errors import UsageError
+from securetf.listening import bind, in_use, split
 from securetf.serving.identity import Identity
-from securetf.serving.listening import bind, in_use, protocol, split
 from securetf.serving.models import Models
 from securetf.serving.options import Options
 from securetf.serving.receipts import Signer
@@ -88,6 +88,7 @@ async def _start_rest(service: Service, listening: socket.socket) -> Callable[[]
     import uvicorn  # noqa: PLC0415  (after the watcher has begun)
 
     from securetf.serving.rest.app import application  # noqa: PLC0415
+    from securetf.serving.rest.head_limits import protocol  # noqa: PLC0415
 
     class Server(uvicorn.Server):
         @contextmanager

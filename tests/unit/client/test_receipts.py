@@ -211,7 +211,12 @@ def test_receipt_when_one_thing_differs_fails_that_check(
 
 @pytest.mark.parametrize(
     ("model", "reason"),
-    [({"volume_root": OTHER_ROOT}, "has the root"), ({"volume_epoch": 2}, "in epoch 2, accepted from 3")],
+    [
+        ({"volume_root": OTHER_ROOT}, "has the root"),
+        ({"volume_epoch": 2}, "in epoch 2, accepted from 3"),
+        ({"volume": ""}, "was in no volume, accepted: models"),
+        ({"volume": "other"}, "was in other, accepted: models"),
+    ],
 )
 def test_receipt_when_of_another_model_fails(
     model: dict[str, Any], reason: str, answer: Answer, judge: Judge

@@ -185,12 +185,6 @@ def test_a_new_certificate_is_in_the_attestation_at_once(world: World) -> None:
     assert world.calls == ["cas", "first"]
 
 
-def test_a_volume_that_follows_its_writer_is_told_as_it_is_now(world: World) -> None:
-    world.proof.volume_changed("models", epoch=3, seq=9, root=b"s" * 32)
-    assert world.statements[-1][1]["volumes"]["models"]["root"] == "73" * 32
-    assert json.loads(world.read("volumes.json"))["models"]["seq"] == 9
-
-
 def test_a_link_that_the_program_laid_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("whole")

@@ -153,7 +153,7 @@ mod tests {
             {"member": {"workload": "w", "instance": 0, "addresses": ["100.64.0.1"], "names": ["w-0"]}, "ports": [1]},
             {"member": {"workload": "p", "instance": 0, "addresses": ["100.64.0.2", "fd00::2"], "names": ["p-0"]},
              "ports": [2, 3]}],
-          "external": [{"host": "x.test", "port": 443, "addresses": ["100.64.9.9"]}]}"#;
+          "outside": [], "external": [{"host": "x.test", "port": 443, "addresses": ["100.64.9.9"]}]}"#;
         serde_json::from_str(text).unwrap()
     }
 

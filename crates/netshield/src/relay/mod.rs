@@ -31,6 +31,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError};
 
+use data_encoding::HEXLOWER;
 use rustls::pki_types::CertificateDer;
 
 pub use self::client_hello::{HelloError, server_name};
@@ -271,13 +272,6 @@ impl Drop for Relay {
 fn manifest_hash(text: &str) -> Result<[u8; 32], NetError> {
     let wrong = || NetError::Policy("manifest_hash is not 64 hex digits".into());
     let text = text.strip_prefix("sha256:").unwrap_or(text);
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return Err(wrong());
-    }
-    for (index, byte) in hash.iter_mut().enumerate() {
-        let digits = text.get(2 * index..2 * index + 2).ok_or_else(wrong)?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    }
-    Ok(hash)
+    let hash = HEXLOWER.decode(text.as_bytes()).map_err(|_| wrong())?;
+    hash.try_into().map_err(|_| wrong())
 }

@@ -104,7 +104,7 @@ mod tests {
              "ports": [2222]},
             {"member": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1"], "names": []},
              "ports": [2222]}],
-        "external": [{"host": "api.bank.example", "port": 443, "addresses": ["100.64.1.1"]}]
+        "outside": [], "external": [{"host": "api.bank.example", "port": 443, "addresses": ["100.64.1.1"]}]
     }"#;
 
     fn decide(block: &Block, destination: &str) -> Verdict {

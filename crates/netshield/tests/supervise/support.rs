@@ -20,7 +20,7 @@ const POLICY: &str = r#"{
     "manifest_hash": "00", "listen": [{"name": "grpc", "port": 2222, "from": ["worker"]}],
     "peers": [], "connect": [{"member": {"workload": "ps", "instance": 0, "addresses": ["100.64.0.9", "fd00::9"],
                             "names": ["ps-0"]}, "ports": [2222]}],
-    "external": []
+    "outside": [], "external": []
 }"#;
 
 /// What the program sees of the test.

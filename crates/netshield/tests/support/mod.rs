@@ -74,7 +74,7 @@ pub fn policy() -> Policy {
       "peers": [], "connect": [
         {"member": {"workload": "worker", "instance": 0, "addresses": ["100.64.0.1", "fd00::1"], "names": ["worker-0"]}, "ports": [2222]},
         {"member": {"workload": "worker", "instance": 1, "addresses": ["100.64.0.2", "fd00::2"], "names": ["worker-1", "worker-1.s.t.internal"]}, "ports": [2222]}],
-      "external": [{"host": "api.test", "port": 443, "addresses": ["100.64.9.9"]}]}"#;
+      "outside": [], "external": [{"host": "api.test", "port": 443, "addresses": ["100.64.9.9"]}]}"#;
     serde_json::from_str(text).unwrap()
 }
 

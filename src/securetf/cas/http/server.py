@@ -16,45 +16,11 @@ from cryptography.x509 import load_der_x509_certificate
 
 from securetf.cas.http.app import application
 from securetf.cas.service import CasIdentity, CasService
-from securetf.errors import PortInUseError, UsageError
 
 _THREADS = 32
 _MAX_CONNECTIONS = 2048
 _KEEP_ALIVE_S = 75
 _SHUTDOWN_S = 2
-
-
-def bind(listen: str) -> socket.socket:
-    """Return a listening socket for `host:port`; port 0 takes a free one.
-
-    Raises:
-        UsageError: not host:port, or not an address of this machine. PortInUseError: taken.
-    """
-    host, colon, port_text = listen.rpartition(":")
-    if not colon or not port_text.isdigit() or int(port_text) > 65535:
-        raise UsageError(f"{listen!r} is not host:port", "write for example 127.0.0.1:8443")
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UsageError(
-            f"{host!r} is not an address: {error.strerror}", "name an address of this machine"
-        ) from None
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.bind(address)
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise PortInUseError(
-            f"{listen} cannot be listened on: {error.strerror}",
-            "stop what listens there, or choose another port (0 takes a free one)",
-        ) from None
-    return listening
 
 
 def serve(service: CasService, listening: socket.socket, ready: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -40,7 +41,9 @@ impl Rule {
     pub fn new(rule: &OutsideRule) -> Result<Self, NetError> {
         let wrong = || NetError::Policy(format!("a client key of {} is not hex", rule.name));
         let clients = rule.clients.as_ref().map(|keys| {
-            let keys = keys.iter().map(|key| unhex(key).ok_or_else(wrong));
+            let keys = keys
+                .iter()
+                .map(|key| HEXLOWER.decode(key.as_bytes()).map_err(|_| wrong()));
             keys.collect::<Result<Arc<[_]>, _>>()
         });
         Ok(Self {
@@ -156,14 +159,4 @@ impl ClientCertVerifier for KnownKeys {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let digits = text.as_bytes().chunks(2);
-    digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }

@@ -5,6 +5,7 @@
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Map, Value};
 
 use super::super::NetError;
@@ -15,8 +16,6 @@ pub const NONCE: usize = 32;
 /// Bytes of a statement at most.
 const MOST: usize = 1 << 20;
 const HEADER: &[u8] = br#"{"alg":"ES256","typ":"securetf-statement+jwt"}"#;
-const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// A statement without certificate and binding, and the attested key.
 pub struct Statement {
@@ -57,13 +56,14 @@ impl Statement {
         let spki = ours.identity.key.spki_der()?;
         let spki = digest::digest(&digest::SHA256, &spki);
         let mut claims = self.claims.clone();
-        claims.insert("nonce".into(), base64(nonce, STANDARD, true).into());
-        claims.insert("network_spki_sha256".into(), hex(spki.as_ref()).into());
+        claims.insert("nonce".into(), BASE64.encode(nonce).into());
+        claims.insert(
+            "network_spki_sha256".into(),
+            HEXLOWER.encode(spki.as_ref()).into(),
+        );
         claims.insert("iat".into(), now_s.into());
         let chain = ours.identity.chain.iter();
-        let chain: Vec<Value> = chain
-            .map(|der| base64(der, STANDARD, true).into())
-            .collect();
+        let chain: Vec<Value> = chain.map(|der| BASE64.encode(der).into()).collect();
         let mut statement = self.public.clone();
         statement.insert("certificate".into(), chain.into());
         statement.insert("binding".into(), self.sign(&Value::Object(claims))?.into());
@@ -80,71 +80,20 @@ impl Statement {
 
     /// Compact JWS (RFC 7515 section 7.1).
     fn sign(&self, payload: &Value) -> Result<String, NetError> {
-        let payload = base64(payload.to_string().as_bytes(), URL, false);
-        let signed = format!("{}.{payload}", base64(HEADER, URL, false));
+        let payload = BASE64URL_NOPAD.encode(payload.to_string().as_bytes());
+        let signed = format!("{}.{payload}", BASE64URL_NOPAD.encode(HEADER));
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes());
         let signature = signature.map_err(|_| NetError::Crypto)?;
         Ok(format!(
             "{signed}.{}",
-            base64(signature.as_ref(), URL, false)
+            BASE64URL_NOPAD.encode(signature.as_ref())
         ))
     }
-}
-
-/// RFC 4648 section 4 or 5.
-fn base64(bytes: &[u8], alphabet: &[u8; 64], is_padded: bool) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk
-            .iter()
-            .fold(0_u32, |group, &byte| group << 8 | u32::from(byte));
-        let missing = 3 - chunk.len();
-        let group = group << (8 * missing);
-        for place in 0..4 - missing {
-            let index = group >> (18 - 6 * place) & 63;
-            let letter = alphabet.get(index as usize).copied().unwrap_or_default();
-            text.push(char::from(letter));
-        }
-        if is_padded {
-            text.extend(std::iter::repeat_n('=', missing));
-        }
-    }
-    text
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        // RFC 4648 section 10.
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes(), STANDARD, true), coded);
-            assert_eq!(
-                base64(plain.as_bytes(), URL, false),
-                coded.trim_end_matches('=')
-            );
-        }
-        assert_eq!(base64(&[0xFB, 0xFF], URL, false), "-_8");
-        assert_eq!(base64(&[0xFB, 0xFF], STANDARD, true), "+/8=");
-    }
 
     #[test]
     fn a_statement_needs_two_objects_and_a_key() {
