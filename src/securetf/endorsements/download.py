@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import urlsplit
 
-from securetf.endorsements.refusals import (
-    EndorsementSourceError,
-)
+from securetf.endorsements.refusals import EndorsementSourceError
 
 ATTEMPTS = 3
 BACKOFF_S = 0.5  # before the second attempt, doubled for the third, each with up to as much again at random

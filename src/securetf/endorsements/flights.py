@@ -7,9 +7,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from securetf.endorsements.cache import Artefact
-from securetf.endorsements.refusals import (
-    EndorsementSourceError,
-)
+from securetf.endorsements.refusals import EndorsementSourceError
 from securetf.errors import EndorsementError
 
 FLIGHT_LIMIT = 8  # at one time; Evidence that nobody has verified yet asks for them

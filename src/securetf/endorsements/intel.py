@@ -15,9 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from securetf.endorsements.dcap import SIGNATURE_SIZE, Endorsements, strict_json
 from securetf.endorsements.download import Answer, Downloader
 from securetf.endorsements.needs import DcapNeed, Tee
-from securetf.endorsements.refusals import (
-    EndorsementSourceError,
-)
+from securetf.endorsements.refusals import EndorsementSourceError
 from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError
 

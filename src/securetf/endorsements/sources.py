@@ -8,9 +8,7 @@ from urllib.parse import urlsplit
 from securetf.endorsements import amd, intel
 from securetf.endorsements.download import Downloader
 from securetf.endorsements.needs import DcapNeed, SnpNeed
-from securetf.endorsements.refusals import (
-    EndorsementSourceError,
-)
+from securetf.endorsements.refusals import EndorsementSourceError
 from securetf.evidence.sev_snp import SnpKey, SnpProduct
 
 DEADLINE_S = 20.0  # for one request with its repetitions
