@@ -3,13 +3,15 @@
 `python benchmarks/training.py [--quick] [--json FILE]`, as root, with TensorFlow. The examples MNIST and
 CIFAR-10 (JPEG) run with the same data, seeds and environment, alternating native and shielded, medians of 5
 rounds (--quick: 1 round, smaller), after TensorFlow was read into the page cache. The CAS runs on loopback.
-Time of a program is its whole life, with TensorFlow's import. Without ../shared/data CIFAR-10 (JPEG) is left
+Time of a program is its whole life, with TensorFlow's import; CPU is the program's own and, shielded, the
+launcher's and the shield's, too. Without ../shared/data CIFAR-10 (JPEG) is left
 out, which is said.
 """
 
 import argparse
 import hashlib
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -47,6 +49,8 @@ class Experiment:
     arguments: list[str]
     native: list[float] = field(default_factory=list)
     shielded: list[float] = field(default_factory=list)
+    native_cpu: list[float] = field(default_factory=list)
+    shielded_cpu: list[float] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
     reports: list[dict[str, Any]] = field(default_factory=list)
 
@@ -107,7 +111,9 @@ class Bench:
             "report.json",
         )
         volumes = ("--volumes", f"{one.name}/volumes", "--insecure-simulation", "platform")
+        begin = _cpu_of_children()
         self.commands.securetf(*run, *volumes)
+        one.shielded_cpu.append(_cpu_of_children() - begin)
         report = json.loads((self.area / "report.json").read_text())
         one.reports.append(report)
         one.shielded.append(next(step["seconds"] for step in report["steps"] if step["name"] == "program"))
@@ -124,11 +130,12 @@ class Bench:
         environment = {"PATH": PATH, "HOME": str(home), "LANG": "C.UTF-8", "TF_CPP_MIN_LOG_LEVEL": "2"}
         data = [] if one.name == "mnist" else [str(self.area / one.name / "train-data")]
         command = [sys.executable, *one.program, *data, str(out), *one.arguments]
-        begin = time.monotonic()
+        begin, begin_cpu = time.monotonic(), _cpu_of_children()
         subprocess.run(
             command, cwd=self.area / one.name / "code", env=environment, check=True, stdout=subprocess.DEVNULL
         )
         one.native.append(time.monotonic() - begin)
+        one.native_cpu.append(_cpu_of_children() - begin_cpu)
         one.digests.add(_sha256(out / one.weights))
 
     @staticmethod
@@ -169,6 +176,7 @@ def rows_of(one: Experiment) -> list[Row]:
         for name in steps
     }
     equal = float(len(one.digests) == 1)
+    cpu, native_cpu = statistics.median(one.shielded_cpu), statistics.median(one.native_cpu)
     return [
         Row(
             name=f"{one.title}: program",
@@ -179,6 +187,14 @@ def rows_of(one: Experiment) -> list[Row]:
             ratio=ratio,
             target=RATIO_TARGET,
             met=ratio <= RATIO_TARGET,
+        ),
+        Row(
+            name=f"{one.title}: CPU",
+            value=cpu,
+            unit="s",
+            peer="native",
+            peer_value=native_cpu,
+            ratio=cpu / native_cpu,
         ),
         Row(name=f"{one.title}: weights equal", value=equal, unit="yes=1", target=1.0, met=equal == 1.0),
         Row(
@@ -223,6 +239,11 @@ def warm_caches() -> None:
     subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, env=environment)
 
 
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -247,7 +268,15 @@ def main() -> None:
                     last = f"native {one.native[-1]:.2f} s, shielded {one.shielded[-1]:.2f} s"
                     print(f"{one.title} {number + 1}: {last}", flush=True)
     rows = [row for one in found for row in rows_of(one)]
-    raw = {one.title: {"native": one.native, "shielded": one.shielded} for one in found}
+    raw = {
+        one.title: {
+            "native": one.native,
+            "shielded": one.shielded,
+            "native_cpu": one.native_cpu,
+            "shielded_cpu": one.shielded_cpu,
+        }
+        for one in found
+    }
     publish(f"training, medians of {rounds}", rows, options.json, {"rounds": raw})
     medians = {
         one.title: {"native": statistics.median(one.native), "shielded": statistics.median(one.shielded)}

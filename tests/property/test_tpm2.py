@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,12 +14,16 @@ from securetf.evidence import azure_vtpm, gcp_vtpm, tcg_event_log, tpm2, tpm2_pu
 from securetf.evidence.tcg_event_log import Event, EventLog
 from securetf.evidence.tpm2_public import Public
 from securetf.evidence.tpm2_quote import DIGEST_SIZES, Quote, Signature
+from support.authority import Authority
 from support.azure import Machine
 from support.tpm2 import LOG, make_tpm
 
 TPM = make_tpm()
 RAW = TPM.evidence()
-NO_DA = (18, 2)  # bit 10 of the attestation key's objectAttributes
+ATTRIBUTES = range(16, 20)  # of the attestation key, big-endian
+# stClear, userWithAuth, adminWithPolicy, noDA, encryptedDuplication: who may use the key and when it is lost.
+# A certificate vouches for the key alone (an enrolled one is known by its Name, which covers these, too).
+FREE_ATTRIBUTES = {(19, 2), (19, 6), (19, 7), (18, 2), (18, 3)}
 LOG_START = len(RAW) - len(tcg_event_log.encode(LOG))
 AZURE = json.dumps(Machine(rsa.generate_private_key(65537, 2048)).envelope()).encode()
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -171,18 +176,32 @@ def test_parse_of_anything_raises_only_our_error(parse: Any, raw: bytes) -> None
         return
 
 
-@given(st.integers(0, len(RAW) - 1), st.integers(0, 7))
-@settings(max_examples=400, deadline=None)
-def test_flipped_bit_is_refused_or_is_free_text_of_the_event_log(offset: int, bit: int) -> None:
+def accepted(offset: int, bit: int) -> bool:
     changed = bytearray(RAW)
     changed[offset] ^= 1 << bit
     try:
         claims = TPM.verify(bytes(changed))
     except EvidenceError:
-        return
-    # Nobody signs noDA of a certified key (an enrolled one is known by its Name), and it means nothing to us.
-    assert offset >= LOG_START or (offset, bit) == NO_DA
+        return False
     assert dict(claims.registers) == {f"pcr{index}": value for index, value in TPM.pcrs.items()}
+    return True
+
+
+@given(st.integers(0, len(RAW) - 1).filter(lambda offset: offset not in ATTRIBUTES), st.integers(0, 7))
+@settings(max_examples=400, deadline=None)
+def test_flipped_bit_is_refused_or_is_free_text_of_the_event_log(offset: int, bit: int) -> None:
+    assert not accepted(offset, bit) or offset >= LOG_START
+
+
+def test_attributes_that_mean_something_to_a_verifier_may_not_change() -> None:
+    assert {(at, bit) for at in ATTRIBUTES for bit in range(8) if accepted(at, bit)} == FREE_ATTRIBUTES
+
+
+@pytest.mark.parametrize("authority", [TPM.certificate, TPM.root], ids=["leaf", "root"])
+def test_certificate_whose_signature_is_no_whole_number_of_bytes_is_refused(authority: Authority) -> None:
+    signature = x509.load_der_x509_certificate(authority.der).signature
+    unused_bits = RAW.index(authority.der) + len(authority.der) - len(signature) - 1
+    assert not any(accepted(unused_bits, bit) for bit in range(8))
 
 
 @given(st.lists(st.tuples(st.integers(0, len(AZURE) - 1), st.integers(32, 126)), min_size=1, max_size=8))

@@ -112,3 +112,16 @@ def spki_digest(certificate: x509.Certificate) -> bytes:
     """Return SHA-256 over the certificate's DER SubjectPublicKeyInfo."""
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).digest()
+
+
+def check_signature_form(certificate: x509.Certificate) -> None:
+    """Check that the signature is a whole number of bytes, as it must be (RFC 5280 section 4.1.1.3).
+
+    `cryptography` ignores the count of unused bits before it, which nobody signs: the same certificate would
+    have several encodings.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature):
+        raise ValueError("its signature is not a whole number of bytes")

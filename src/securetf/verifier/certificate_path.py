@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.x509.oid import ExtensionOID
 
 from securetf.endorsements import TrustAnchors
-from securetf.endorsements.trust import UNREADABLE, spki_digest
+from securetf.endorsements.trust import UNREADABLE, check_signature_form, spki_digest
 from securetf.errors import MalformedEvidenceError, SignatureError
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
@@ -51,6 +51,7 @@ def load(what: str, der: bytes) -> x509.Certificate:
         _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         _ = certificate.signature_hash_algorithm
+        check_signature_form(certificate)
     except UNREADABLE as error:
         raise MalformedEvidenceError(f"{what} cannot be read: {error}", _AS_GIVEN) from None
     return certificate

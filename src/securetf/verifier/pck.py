@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.endorsements import TrustAnchors
-from securetf.endorsements.trust import UNREADABLE
+from securetf.endorsements.trust import UNREADABLE, check_signature_form
 from securetf.errors import EndorsementError, EvidenceError, MalformedEvidenceError, SignatureError
 
 _BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
@@ -104,6 +104,7 @@ def _readable(certificate: x509.Certificate) -> x509.Certificate:
     """Read the parts that `cryptography` reads only when asked, so that it raises here if it must."""
     _ = certificate.subject, certificate.issuer
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    check_signature_form(certificate)
     return certificate
 
 

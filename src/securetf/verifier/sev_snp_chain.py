@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements, common_name
-from securetf.endorsements.trust import UNREADABLE
+from securetf.endorsements.trust import UNREADABLE, check_signature_form
 from securetf.errors import EndorsementError, SignatureError
 from securetf.evidence.sev_snp import SnpKey, SnpProduct, SnpTcb
 
@@ -170,6 +170,7 @@ def _load(what: str, raw: bytes | None) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(raw)
         _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        check_signature_form(certificate)
         return certificate
     except UNREADABLE as error:
         raise EndorsementError(f"the {what} cannot be read: {error}", _FETCH) from None
