@@ -135,7 +135,7 @@ class Membership:
         self._leave()
 
     def _leave(self) -> None:
-        """Have the others not count on this member; a CAS that is away counts it until its certificate ends."""
+        """Have nobody count on this member; a CAS that is away does, until its certificate ends."""
         if self._trouble or self._ended:
             return
         try:

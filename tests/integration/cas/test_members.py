@@ -275,7 +275,9 @@ def test_member_when_it_left_is_missing_until_its_place_is_taken_again(scene: Sc
         second.client.leave(SESSION)
     assert first.client.members(SESSION).ready
     entries = scene.client.audit(SESSION, scene.owner).entries
-    told = [entry for line in entries if line.entry and (entry := json.loads(line.entry))["action"] == "leave"]
+    told = [
+        entry for line in entries if line.entry and (entry := json.loads(line.entry))["action"] == "leave"
+    ]
     assert [(one["workload"], one["instance"], one["verdict"]) for one in told] == [
         ("worker", 1, "granted"),
         ("worker", 1, "refused"),
