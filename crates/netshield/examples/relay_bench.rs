@@ -17,7 +17,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
-use securetf_netshield::event::Outbound;
+use securetf_netshield::event::{Caller, Outbound};
 use securetf_netshield::relay::Limits;
 use support::Pair;
 use support::pki::Leaf;
@@ -58,6 +58,7 @@ fn pair(server: SocketAddr) {
                     stream,
                     destination,
                     source,
+                    caller: Caller::new(|| "7 test".to_owned()),
                 });
             }
         });

@@ -1,7 +1,9 @@
 //! What relay and interceptors tell each other.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
 /// A connection that the program opened, with where it wanted to go.
 #[derive(Debug)]
@@ -12,6 +14,31 @@ pub struct Outbound {
     pub destination: SocketAddr,
     /// Source address of the program's socket.
     pub source: SocketAddr,
+    /// Who opened it.
+    pub caller: Caller,
+}
+
+/// Which process of the program opened a connection, as far as the interceptor knows; found when it is asked for.
+#[derive(Clone)]
+pub struct Caller(Arc<dyn Fn() -> String + Send + Sync>);
+
+impl Caller {
+    /// `describe` gives `pid comm`, or `one of` several.
+    pub fn new(describe: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(describe))
+    }
+
+    /// `pid comm`, `one of …` when several may be it.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Caller").finish_non_exhaustive()
+    }
 }
 
 /// How the relay reaches the program for a connection that a peer opened and the policy allows.

@@ -5,6 +5,7 @@
 
 pub mod denials;
 pub mod event;
+pub mod names;
 pub mod namespace;
 pub mod policy;
 pub mod relay;

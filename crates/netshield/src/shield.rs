@@ -8,7 +8,8 @@ use rustix::process::Pid;
 
 use crate::denials::Denials;
 use crate::event::{DenialLog, Outbound};
-use crate::namespace::{self, Namespace, NamespaceError};
+use crate::names;
+use crate::namespace::{Namespace, NamespaceError};
 use crate::policy::Policy;
 use crate::relay::{
     Identity, Limits, NetError, NetworkKey, OutsideLimits, OutsideListener, Relay, RelayConfig,
@@ -112,7 +113,7 @@ impl Shield {
             interceptor,
             relay,
             denials,
-            hosts: namespace::hosts(policy),
+            hosts: names::hosts(policy),
             fallback,
         };
         if let Some(grant) = grant {
@@ -168,10 +169,7 @@ impl Shield {
     /// Text of the program's `/etc/resolv.conf`.
     #[must_use]
     pub fn resolv_conf(&self) -> &'static str {
-        match &self.interceptor {
-            Interceptor::Namespace(namespace) => namespace.resolv_conf(),
-            Interceptor::Seccomp(_) => "# All names that the Manifest knows are in /etc/hosts.\n",
-        }
+        names::RESOLV_CONF
     }
 
     /// Starts the program confined, as a child of the calling thread.

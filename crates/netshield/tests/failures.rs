@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use securetf_netshield::event::Outbound;
+use securetf_netshield::event::{Caller, Outbound};
 use securetf_netshield::relay::{Identity, Limits, NetworkKey, Relay, RelayConfig, TunnelListener};
 use support::pki::{Ca, Leaf};
 use support::{Node, Pair, node, node_at, policy};
@@ -168,6 +168,7 @@ fn relay_of_a_process() {
             stream,
             destination: "100.64.0.100:2222".parse().unwrap(),
             source,
+            caller: Caller::new(|| "7 test".to_owned()),
         });
     }
 }

@@ -352,7 +352,11 @@ fn a_peer_with_another_name_than_dialled_gets_nothing() {
     let mut near = dial(&pair.worker.relay, "100.64.0.100:2222");
     // Whichever comes after the reset hears of it, and only the first.
     assert!(near.write_all(b"canary").is_err() || near.read(&mut [0]).is_err());
-    pair.worker.denials.expect("expected ps/0, found ps/1");
+    let denial = pair.worker.denials.expect("expected ps/0, found ps/1");
+    assert_eq!(
+        (denial.direction, denial.process.as_str()),
+        ("outbound", "7 test")
+    );
     assert!(wrong.program.peers.lock().unwrap().is_empty());
     assert_eq!(pair.worker.relay.stats().sent_bytes, 0);
 }

@@ -53,6 +53,7 @@ from securetf.wire import (
     ChallengeResponse,
     Done,
     GrantRequest,
+    LeaveRequest,
     MembersView,
     RenewRequest,
     RenewResponse,
@@ -286,6 +287,16 @@ class CasClient:
         target = f"{session_path(session)}/denials"
         for message in denial_reports(who, denials, dropped):
             self._call("POST", target, message, Done, signer=keys.tls)
+
+    def leave(self, session: str) -> None:
+        """Tell the CAS that this member's program has ended: from now on nobody counts on it.
+
+        Raises:
+            ManifestHashError, FencedError: no longer a member.
+        """
+        who, keys = self._membership(session)
+        message = LeaveRequest(workload=who.workload, instance=who.instance)
+        self._call("POST", f"{session_path(session)}/leave", message, Done, signer=keys.tls)
 
     def _membership(self, session: str) -> tuple[Who, AttestedKeys]:
         with self._lock:

@@ -54,7 +54,7 @@ class Membership:
         self._ready = False
         self._missing: list[str] = []
         self._tf_config: str | None = None
-        self._trouble = ""
+        self._trouble, self._ended = "", False
         self._denials = Denials(network, provisioner, progress.say, clock)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,7 +114,7 @@ class Membership:
         except NonceError as error:
             self._tell(error)
         except FINAL as error:
-            self._network.revoke(error.problem)
+            self._end(error.problem)
             raise
         except SecuretfError as error:
             self._tell(error)
@@ -127,11 +127,21 @@ class Membership:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and tell what was refused last."""
+        """End the thread, tell what was refused last, and leave."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
         self._denials.finish()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Have nobody count on this member; a CAS that is away does, until its certificate ends."""
+        if self._trouble or self._ended:
+            return
+        try:
+            self._provisioner.leave()
+        except SecuretfError as error:
+            self._progress.say(f"membership: [{error.code}] {error.problem}; this member did not leave")
 
     def _run(self, end: Callable[[SecuretfError], None]) -> None:
         while not self._stopped.wait(TICK_S):
@@ -142,9 +152,13 @@ class Membership:
                 return
             except Exception as error:  # noqa: BLE001  (a defect of ours: closed, not open)
                 reason = f"the membership's thread ended with {type(error).__name__}"
-                self._network.revoke(reason)
+                self._end(reason)
                 end(SecuretfError(reason, "report it: a defect in securetf"))
                 return
+
+    def _end(self, reason: str) -> None:
+        self._ended = True
+        self._network.revoke(reason)
 
     def _poll(self) -> None:
         view = self._provisioner.members()

@@ -78,6 +78,10 @@ class CasProvisioner:
         """Ask who attested; signed by this member's key."""
         return self._client.members(self._plan.manifest.session.name)
 
+    def leave(self) -> None:
+        """Leave the session; signed by this member's key."""
+        self._client.leave(self._plan.manifest.session.name)
+
     def report_denials(self, denials: Sequence[Denial], dropped: int) -> None:
         """Report refused connections; signed by this member's key."""
         self._client.report_denials(self._plan.manifest.session.name, denials, dropped)

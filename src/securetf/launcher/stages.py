@@ -44,6 +44,10 @@ class Provisioner(Protocol):
         """Return who attested for this session, and this member's TF_CONFIG once all are there."""
         ...
 
+    def leave(self) -> None:
+        """Tell the CAS that this member's program has ended."""
+        ...
+
     def report_denials(self, denials: "Sequence[Denial]", dropped: int) -> None:
         """Put refused connections into the CAS's audit log; `dropped` more could not be kept."""
         ...

@@ -182,6 +182,13 @@ class DenialReport(Message, frozen=True, kw_only=True):
     dropped: Annotated[int, Meta(ge=0, lt=2**48)] = 0
 
 
+class LeaveRequest(Message, frozen=True, kw_only=True):
+    """A member whose program has ended: from now on nobody waits for it, or counts on it."""
+
+    workload: Name
+    instance: Instance
+
+
 class AttestResponse(Message, frozen=True, kw_only=True):
     """token: EAR (EAT JWT). sealed_provision: HPKE to the attested key with the binding transcript as info.
 

@@ -256,6 +256,34 @@ def test_worker_when_started_again_fences_the_one_before(scene: Scene) -> None:
     assert [one.generation for one in again.client.members(SESSION).members] == [2]
 
 
+def test_member_when_it_left_is_missing_until_its_place_is_taken_again(scene: Scene) -> None:
+    first, second = scene.node(0), scene.node(1)
+    first.attest()
+    second.attest()
+    assert first.client.members(SESSION).ready
+    with pytest.raises(UsageError, match="provisioned no workload"):
+        scene.client.leave(SESSION)
+
+    second.client.leave(SESSION)
+    view = first.client.members(SESSION)
+    assert (view.ready, view.missing, view.tf_config) == (False, ["worker/1"], None)
+
+    again = scene.node(1)
+    again.attest()
+    assert first.client.members(SESSION).ready
+    with pytest.raises(FencedError):  # the process that left cannot make its successor leave
+        second.client.leave(SESSION)
+    assert first.client.members(SESSION).ready
+    entries = scene.client.audit(SESSION, scene.owner).entries
+    told = [
+        entry for line in entries if line.entry and (entry := json.loads(line.entry))["action"] == "leave"
+    ]
+    assert [(one["workload"], one["instance"], one["verdict"]) for one in told] == [
+        ("worker", 1, "granted"),
+        ("worker", 1, "refused"),
+    ]
+
+
 def test_members_when_the_cas_starts_again_are_the_same(scene: Scene) -> None:
     node = scene.node(0)
     before = node.attest().network

@@ -86,6 +86,9 @@ class FixedProvisioner:
         event(f"renew {offer.spki.decode()}")
         return GRANT
 
+    def leave(self) -> None:
+        event("leave")
+
     def report_denials(self, denials, _dropped: int) -> None:
         for one in denials:
             event(f"denied {one.destination}")

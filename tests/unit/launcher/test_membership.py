@@ -1,5 +1,6 @@
 """The membership with a fake CAS, shield and clock: what it does when, and which errors end it."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,9 @@ class World:
     def renew(self, offer):
         self.note("renew", offer.spki)
         return self.grant
+
+    def leave(self) -> None:
+        self.note("leave")
 
     def report_denials(self, denials, dropped: int) -> None:
         self.note("report")
@@ -149,6 +153,30 @@ def refusal(number: int):
     return SimpleNamespace(
         direction="outbound", process="", destination=f"198.51.100.1:{number}", reason="no rule"
     )
+
+
+def test_stop_when_the_member_is_wanted_leaves_as_the_last_thing() -> None:
+    world = World()
+    world.membership.tick()
+    world.membership.stop()
+    assert world.calls[-1] == ("leave",)
+
+
+def test_stop_when_the_cas_refuses_the_leave_says_so_and_goes_on() -> None:
+    world = World()
+    world.fail["leave"] = CasUnreachableError("the CAS is away", "wait")
+    world.membership.stop()
+    assert world.said == ["membership: [STF-1410] the CAS is away; this member did not leave"]
+
+
+@pytest.mark.parametrize("error", [ManifestHashError, CasUnreachableError])
+def test_stop_when_the_cas_does_not_want_it_or_is_away_does_not_ask_again(error: type[SecuretfError]) -> None:
+    world = World()
+    world.fail["members"] = error("no", "no")
+    with suppress(ManifestHashError):
+        world.membership.tick()
+    world.membership.stop()
+    assert "leave" not in world.names()
 
 
 def test_denials_when_the_cas_is_away_are_kept_up_to_a_bound_and_counted() -> None:

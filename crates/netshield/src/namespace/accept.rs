@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
-use crate::event::Outbound;
+use crate::event::{Caller, Outbound};
 
 /// Takes each connection in the accepting thread: hand it on, do not serve it there.
 pub type OnOutbound = Arc<dyn Fn(Outbound) + Send + Sync>;
@@ -20,6 +20,7 @@ pub type OnOutbound = Arc<dyn Fn(Outbound) + Send + Sync>;
 pub(super) fn serve(
     listeners: &[TcpListener; 2],
     permitted: &BTreeSet<SocketAddr>,
+    caller: &Caller,
     stop: &OwnedFd,
     on_outbound: &OnOutbound,
 ) {
@@ -40,16 +41,21 @@ pub(super) fn serve(
         }
         for (ready, listener) in [(one, v4), (two, v6)] {
             if ready {
-                take_all(listener, permitted, on_outbound);
+                take_all(listener, permitted, caller, on_outbound);
             }
         }
     }
 }
 
 /// Takes what waits, so that one wake-up serves many connections.
-fn take_all(listener: &TcpListener, permitted: &BTreeSet<SocketAddr>, on_outbound: &OnOutbound) {
+fn take_all(
+    listener: &TcpListener,
+    permitted: &BTreeSet<SocketAddr>,
+    caller: &Caller,
+    on_outbound: &OnOutbound,
+) {
     loop {
-        match next(listener, permitted) {
+        match next(listener, permitted, caller) {
             Ok(Some(outbound)) => on_outbound(outbound),
             Ok(None) | Err(Errno::CONNABORTED | Errno::INTR) => {}
             Err(Errno::AGAIN) => return,
@@ -65,6 +71,7 @@ fn take_all(listener: &TcpListener, permitted: &BTreeSet<SocketAddr>, on_outboun
 fn next(
     listener: &TcpListener,
     permitted: &BTreeSet<SocketAddr>,
+    caller: &Caller,
 ) -> Result<Option<Outbound>, Errno> {
     let socket = accept_with(listener.as_fd(), SocketFlags::CLOEXEC)?;
     let stream = std::net::TcpStream::from(socket);
@@ -83,5 +90,6 @@ fn next(
         stream,
         destination,
         source,
+        caller: caller.clone(),
     }))
 }

@@ -6,11 +6,9 @@
 
 mod accept;
 mod dial;
-mod dns;
 mod error;
 mod nflog;
 mod process;
-mod responder;
 mod rules;
 mod selftest;
 mod setup;
@@ -30,9 +28,10 @@ use rustix::net::Shutdown;
 pub use accept::OnOutbound;
 pub use dial::Dialer;
 pub use error::NamespaceError;
-pub(crate) use rules::hosts;
 
-use crate::event::{DenialLog, Inner};
+use crate::event::{Caller, DenialLog, Inner};
+use crate::names;
+use crate::names::responder::{OnUnknown, Responder};
 use crate::policy::Policy;
 
 /// A raised namespace. Dropping it is lowering it.
@@ -41,6 +40,7 @@ pub struct Namespace {
     policy: Policy,
     listeners: Option<[TcpListener; 2]>,
     dialer: Arc<Dialer>,
+    watch: Arc<watch::Watch>,
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -65,7 +65,10 @@ impl Namespace {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| NamespaceError::refused("no eventfd", &errno.into()))?;
         let dialer = Dialer::start(&parts.namespace, &policy.me.addresses)?;
+        let inode = parts.namespace.metadata();
+        let inode = inode.map_err(|error| NamespaceError::refused("no namespace", &error))?;
         let mut raised = Self {
+            watch: Arc::new(watch::Watch::new(policy, inode.ino(), denials)),
             netns: parts.namespace,
             policy: policy.clone(),
             listeners: Some(parts.listeners),
@@ -73,7 +76,7 @@ impl Namespace {
             stop: Arc::new(stop),
             threads: Vec::new(),
         };
-        raised.watch(parts.responder, parts.refusals, denials)?;
+        raised.watch(parts.responder, parts.refusals)?;
         Ok(raised)
     }
 
@@ -81,19 +84,15 @@ impl Namespace {
         &mut self,
         responder: TcpListener,
         refusals: nflog::RefusalSocket,
-        denials: Arc<dyn DenialLog>,
     ) -> Result<(), NamespaceError> {
-        let inode = self.netns.metadata();
-        let inode = inode.map_err(|error| NamespaceError::refused("no namespace", &error))?;
-        let watch = Arc::new(watch::Watch::new(&self.policy, inode.ino(), denials));
-        let (names, stop) = (watch.resolvable(), self.stop.clone());
-        let reported = watch.clone();
-        let on_unknown: responder::OnUnknown = Arc::new(move |name| reported.unknown_name(name));
+        let (watch, stop) = (self.watch.clone(), self.stop.clone());
+        let on_unknown: OnUnknown = Arc::new(move |name| watch.unknown_name(name));
+        let answers = Responder::new(names::resolvable(&self.policy));
         self.threads.push(thread("securetf-dns", move || {
-            responder::serve(&responder, &names, &stop, &on_unknown);
+            answers.serve(&responder, &stop, &on_unknown);
             close(&[responder]);
         })?);
-        let stop = self.stop.clone();
+        let (watch, stop) = (self.watch.clone(), self.stop.clone());
         self.threads.push(thread("securetf-refusals", move || {
             watch.read(&refusals, &stop);
         })?);
@@ -109,8 +108,10 @@ impl Namespace {
             NamespaceError::new("the namespace's listeners are in use", "call `start` once")
         })?;
         let (permitted, stop) = (rules::permitted(&self.policy), self.stop.clone());
+        let watch = self.watch.clone();
+        let caller = Caller::new(move || watch.processes());
         self.threads.push(thread("securetf-accept", move || {
-            accept::serve(&listeners, &permitted, &stop, &on_outbound);
+            accept::serve(&listeners, &permitted, &caller, &stop, &on_outbound);
             close(&listeners);
         })?);
         Ok(())
@@ -126,18 +127,6 @@ impl Namespace {
     #[must_use]
     pub fn netns(&self) -> BorrowedFd<'_> {
         self.netns.as_fd()
-    }
-
-    /// Text of the program's `/etc/hosts`.
-    #[must_use]
-    pub fn hosts(&self) -> String {
-        rules::hosts(&self.policy)
-    }
-
-    /// Text of the program's `/etc/resolv.conf`.
-    #[must_use]
-    pub fn resolv_conf(&self) -> &'static str {
-        rules::RESOLV_CONF
     }
 
     /// Closes the listeners and ends our threads. A program that still runs gets RST for each new connection.

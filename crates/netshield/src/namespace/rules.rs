@@ -1,4 +1,4 @@
-//! What the policy becomes in the namespace, as texts: the nft ruleset, addresses and routes, hosts, resolv.conf. Pure.
+//! What the policy becomes in the namespace, as texts: the nft ruleset, addresses and routes. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -112,36 +112,6 @@ pub(super) fn addresses(policy: &Policy) -> String {
     text
 }
 
-/// Every name of the policy with its addresses: ourselves, members, external destinations.
-pub(super) fn names(policy: &Policy) -> Vec<(String, Vec<IpAddr>)> {
-    let members = policy.connect.iter().map(|rule| &rule.member);
-    let of_members = std::iter::once(&policy.me).chain(members).flat_map(|one| {
-        let names = one.names.iter();
-        names.map(|name| (name.clone(), one.addresses.clone()))
-    });
-    let external = policy.external.iter();
-    let external = external.map(|rule| (rule.host.clone(), rule.addresses.clone()));
-    let mut all: Vec<(String, Vec<IpAddr>)> = of_members.chain(external).collect();
-    all.sort();
-    all.dedup();
-    all
-}
-
-/// Text of `/etc/hosts` for the program.
-pub(crate) fn hosts(policy: &Policy) -> String {
-    let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-    for (name, addresses) in names(policy) {
-        for address in addresses {
-            let _ = writeln!(text, "{address} {name}");
-        }
-    }
-    text
-}
-
-/// Text of `/etc/resolv.conf` for the program: the responder answers over TCP only, as UDP sockets are refused.
-pub(super) const RESOLV_CONF: &str =
-    "nameserver 127.0.0.1\noptions use-vc timeout:2 attempts:1 ndots:0\n";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,13 +151,5 @@ mod tests {
             let refused = text.find(&format!("{set} reject with tcp reset")).unwrap();
             assert!(proxied < refused);
         }
-    }
-
-    #[test]
-    fn names_are_those_of_the_policy_once() {
-        let text = hosts(&policy());
-        assert_eq!(text.matches("w-0").count(), 3); // two addresses of ours, one of the rule about ourselves
-        assert!(text.contains("100.64.0.2 p-0\nfd00::2 p-0\n"));
-        assert!(text.contains("100.64.9.9 x.test\n"));
     }
 }

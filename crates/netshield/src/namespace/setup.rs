@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 use super::error::NamespaceError;
 use super::nflog::RefusalSocket;
 use super::{rules, selftest, socket};
+use crate::names;
 use crate::policy::Policy;
 
 const BACKLOG: i32 = 4096; // connections that wait for the relay; the kernel's own limit in a new namespace
@@ -51,7 +52,7 @@ pub(super) fn build(policy: &Policy) -> Result<Parts, NamespaceError> {
     selftest::closed_without_relay(policy)?;
     let listeners = [listening(v4)?, listening(v6)?];
     selftest::permitted_reaches_relay(policy, &listeners)?;
-    let responder = TcpListener::bind((Ipv4Addr::LOCALHOST, 53)).map_err(|error| {
+    let responder = TcpListener::bind(names::RESOLVER).map_err(|error| {
         NamespaceError::refused("the DNS responder cannot listen in the namespace", &error)
     })?;
     let refusals = RefusalSocket::open(rules::LOG_GROUP).map_err(|error| {

@@ -13,13 +13,12 @@ use rustix::io::Errno;
 
 use super::nflog::{RefusalSocket, Refused};
 use super::process::Processes;
-use super::rules;
 use crate::event::{Denial, DenialLog};
+use crate::names;
 use crate::policy::Policy;
 
 /// Knows the names of the policy and the processes of the namespace.
 pub(super) struct Watch {
-    names: Arc<Vec<(String, Vec<IpAddr>)>>,
     by_address: BTreeMap<IpAddr, String>,
     processes: Mutex<Processes>,
     denials: Arc<dyn DenialLog>,
@@ -28,36 +27,26 @@ pub(super) struct Watch {
 impl Watch {
     /// `namespace`: the inode of the namespace.
     pub(super) fn new(policy: &Policy, namespace: u64, denials: Arc<dyn DenialLog>) -> Self {
-        let mut names = rules::names(policy);
-        for (name, _) in &mut names {
-            name.make_ascii_lowercase();
-        }
+        let names = names::of(policy);
         let addressed = names.iter().rev();
         let by_address = addressed
-            .flat_map(|(name, all)| all.iter().map(|address| (*address, name.clone())))
+            .flat_map(|(name, all)| all.iter().map(|address| (*address, name.to_lowercase())))
             .collect();
-        let local = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
-        names.push(("localhost".to_owned(), local.to_vec()));
         Self {
-            names: Arc::new(names),
             by_address,
             processes: Mutex::new(Processes::of(namespace)),
             denials,
         }
     }
 
-    /// What the DNS responder answers.
-    pub(super) fn resolvable(&self) -> Arc<Vec<(String, Vec<IpAddr>)>> {
-        self.names.clone()
+    /// The program's processes, of which one opened a connection.
+    pub(super) fn processes(&self) -> String {
+        self.processes.lock().describe(None)
     }
 
     /// The program asked for a name that no rule has.
     pub(super) fn unknown_name(&self, name: &str) {
-        self.report(
-            None,
-            format!("{name} (name)"),
-            "no rule of the Manifest has this name",
-        );
+        self.report(None, format!("{name} (name)"), names::UNKNOWN);
     }
 
     /// Reads refusals until `stop` is readable.

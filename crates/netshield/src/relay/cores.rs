@@ -132,9 +132,9 @@ impl Core {
                     Some(work) = self.work.recv() => {
                         let state = Arc::clone(&self.state);
                         match work {
-                            Work::Outbound(Outbound { stream, destination, source }) => {
+                            Work::Outbound(Outbound { stream, destination, source, caller }) => {
                                 if let Ok(program) = adopt(stream) {
-                                    spawn_local(dial::outbound(state, program, destination, source));
+                                    spawn_local(dial::outbound(state, program, destination, source, caller));
                                 }
                             }
                             Work::Inbound(stream, from) => {

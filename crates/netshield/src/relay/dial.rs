@@ -17,7 +17,7 @@ use super::stats::add;
 use super::stream::{self, Renewal};
 use super::tunnel::{Tunnel, TunnelError, tune};
 use super::verify::{Expected, Verifier};
-use crate::event::Outbound;
+use crate::event::{Caller, Outbound};
 use crate::policy::ExternalRule;
 
 /// Why there is no tunnel to a peer.
@@ -73,19 +73,22 @@ pub async fn outbound(
     program: TcpStream,
     destination: SocketAddr,
     source: SocketAddr,
+    caller: Caller,
 ) {
     let text = destination.to_string();
     if let Some(reason) = state.revoked.borrow().clone() {
-        return state.deny("outbound", text, format!("revoked: {reason}"));
+        return state.deny_outbound(&caller, text, format!("revoked: {reason}"));
     }
     match find(&state, destination) {
-        None => state.deny(
-            "outbound",
+        None => state.deny_outbound(
+            &caller,
             text,
             "the Manifest does not allow this destination".into(),
         ),
-        Some(Target::External(rule)) => external::run(&state, program, rule).await,
-        Some(Target::Member(target)) => member(&state, program, target, destination, source).await,
+        Some(Target::External(rule)) => external::run(&state, program, rule, &caller).await,
+        Some(Target::Member(target)) => {
+            member(&state, program, target, destination, source, caller).await;
+        }
     }
 }
 
@@ -116,6 +119,7 @@ async fn member(
     target: Instance,
     destination: SocketAddr,
     source: SocketAddr,
+    caller: Caller,
 ) {
     let port = destination.port();
     let text = format!("{target}:{port}");
@@ -129,12 +133,12 @@ async fn member(
                 program,
                 tunnel,
                 id,
-                Renewal::Dialled { target },
+                Renewal::Dialled { target, caller },
             )
             .await;
         }
-        Err(error) if error.is_refusal() => state.deny("outbound", text, error.to_string()),
-        Err(error) => state.unreachable(text, &error.to_string()),
+        Err(error) if error.is_refusal() => state.deny_outbound(&caller, text, error.to_string()),
+        Err(error) => state.unreachable(&caller, text, &error.to_string()),
     }
 }
 

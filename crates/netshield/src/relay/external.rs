@@ -13,14 +13,15 @@ use super::pool::{Buffer, Size};
 use super::state::State;
 use super::stats::add;
 use super::tunnel::{end_on_close, reset_on_close, tune};
+use crate::event::Caller;
 use crate::policy::ExternalRule;
 
 /// Handles one connection from here to its end; the program's socket is set to close with a reset.
-pub async fn run(state: &Arc<State>, program: TcpStream, rule: &ExternalRule) {
+pub async fn run(state: &Arc<State>, program: TcpStream, rule: &ExternalRule, caller: &Caller) {
     let destination = format!("{}:{}", rule.host, rule.port);
     let hello = match hello(state, &program, rule).await {
         Ok(hello) => hello,
-        Err(reason) => return state.deny("outbound", destination, reason),
+        Err(reason) => return state.deny_outbound(caller, destination, reason),
     };
     let server = timeout(
         state.limits.dial,
@@ -28,8 +29,8 @@ pub async fn run(state: &Arc<State>, program: TcpStream, rule: &ExternalRule) {
     );
     let server = match server.await {
         Ok(Ok(server)) => server,
-        Ok(Err(error)) => return state.unreachable(destination, &error.to_string()),
-        Err(_) => return state.unreachable(destination, "no answer in time"),
+        Ok(Err(error)) => return state.unreachable(caller, destination, &error.to_string()),
+        Err(_) => return state.unreachable(caller, destination, "no answer in time"),
     };
     state.reached(&destination);
     add(&state.stats.outbound, 1);

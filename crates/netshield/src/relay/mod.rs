@@ -198,12 +198,12 @@ impl Relay {
 
     /// Takes a connection that the program opened: carries it, or resets it and notes why. Returns at once.
     pub fn outbound(&self, outbound: Outbound) {
-        let destination = outbound.destination;
+        let (destination, caller) = (outbound.destination, outbound.caller.clone());
         // Closing what is not carried is a reset, so that the program hears of it at once.
         reset_on_close(&outbound.stream);
         if !self.cores.give(Work::Outbound(outbound)) {
-            self.state.deny(
-                "outbound",
+            self.state.deny_outbound(
+                &caller,
                 destination.to_string(),
                 "too many connections".into(),
             );

@@ -23,26 +23,19 @@ const WAITING_TUNNELS: usize = 4;
 /// Handles one connection of the tunnel listener from here to its end.
 pub async fn inbound(state: Arc<State>, tcp: TcpStream, from: SocketAddr) {
     if let Some(reason) = state.revoked.borrow().clone() {
-        return state.deny(
-            "inbound",
-            format!("tunnel from {from}"),
-            format!("revoked: {reason}"),
-        );
+        return state.deny_inbound(format!("tunnel from {from}"), format!("revoked: {reason}"));
     }
     let mut tunnel = {
         let under_way = UnderWay::new(&state);
         if under_way.before >= state.limits.handshakes
             || state.stats.live.load(Ordering::Relaxed) >= state.limits.streams
         {
-            return state.deny(
-                "inbound",
-                format!("tunnel from {from}"),
-                "too many connections".into(),
-            );
+            return state
+                .deny_inbound(format!("tunnel from {from}"), "too many connections".into());
         }
         match authenticate(&state, tcp).await {
             Ok(tunnel) => tunnel,
-            Err(reason) => return state.deny("inbound", format!("tunnel from {from}"), reason),
+            Err(reason) => return state.deny_inbound(format!("tunnel from {from}"), reason),
         }
     };
     let peer = tunnel.peer.instance.clone();
@@ -64,7 +57,7 @@ pub async fn inbound(state: Arc<State>, tcp: TcpStream, from: SocketAddr) {
                 None => answer(&state, tunnel, Answer::UnknownStream).await,
             }
         }
-        Err(reason) => state.deny("inbound", format!("tunnel of {peer}"), reason),
+        Err(reason) => state.deny_inbound(format!("tunnel of {peer}"), reason),
     }
 }
 
@@ -101,7 +94,7 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
     let sources = match authorise(state, &tunnel, &open) {
         Ok(sources) => sources,
         Err(reason) => {
-            state.deny("inbound", destination, reason.into());
+            state.deny_inbound(destination, reason.into());
             return answer(state, tunnel, Answer::Refused).await;
         }
     };
@@ -119,7 +112,7 @@ async fn open_stream(state: &Arc<State>, mut tunnel: Tunnel, open: Open) {
             tunnels,
         },
     ) else {
-        state.deny("inbound", destination, "the stream id is taken".into());
+        state.deny_inbound(destination, "the stream id is taken".into());
         return answer(state, tunnel, Answer::Refused).await;
     };
     if let Ok(Ok(())) = timeout(state.limits.handshake, tunnel.send(&[Answer::Ok as u8])).await {

@@ -17,7 +17,7 @@ use super::peer::Instance;
 use super::stats::{Stats, add};
 use super::tunnel::Parts;
 use super::verify::{Peer, Session};
-use crate::event::{Denial, DenialLog, Inner};
+use crate::event::{Caller, Denial, DenialLog, Inner};
 use crate::policy::Policy;
 
 /// Shared by everything that runs for one relay.
@@ -109,14 +109,20 @@ impl State {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a refusal by policy or identity.
-    pub fn deny(&self, direction: &'static str, destination: String, reason: String) {
+    /// Notes a refusal of what a peer or a client opened.
+    pub fn deny_inbound(&self, destination: String, reason: String) {
         add(&self.stats.denied, 1);
-        self.log(direction, destination, reason);
+        self.log("inbound", String::new(), destination, reason);
+    }
+
+    /// Notes a refusal of what the program opened.
+    pub fn deny_outbound(&self, caller: &Caller, destination: String, reason: String) {
+        add(&self.stats.denied, 1);
+        self.log("outbound", caller.describe(), destination, reason);
     }
 
     /// Notes that a peer did not answer; once, until it does.
-    pub fn unreachable(&self, destination: String, reason: &str) {
+    pub fn unreachable(&self, caller: &Caller, destination: String, reason: &str) {
         add(&self.stats.unreachable, 1);
         let is_new = self
             .silent
@@ -124,7 +130,8 @@ impl State {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(destination.clone());
         if is_new {
-            self.log("outbound", destination, format!("unreachable: {reason}"));
+            let reason = format!("unreachable: {reason}");
+            self.log("outbound", caller.describe(), destination, reason);
         }
     }
 
@@ -136,7 +143,7 @@ impl State {
             .remove(destination);
     }
 
-    fn log(&self, direction: &'static str, destination: String, reason: String) {
+    fn log(&self, direction: &'static str, process: String, destination: String, reason: String) {
         let time_s = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -144,7 +151,7 @@ impl State {
         self.denials.deny(Denial {
             time_s,
             direction,
-            process: String::new(),
+            process,
             destination,
             reason,
         });

@@ -20,6 +20,7 @@ use super::stats::add;
 use super::tunnel::{Incoming, Outgoing, Parts, Tunnel, TunnelError, tune_program};
 use super::upward::Upward;
 use super::verify::Peer;
+use crate::event::Caller;
 
 /// Tunnels agreed on and not changed to yet: as many times the certificates may be renewed while a program does not
 /// read. More are refused, and the stream is cut when the last one expires.
@@ -33,6 +34,8 @@ pub enum Renewal {
     Dialled {
         /// Where to.
         target: Instance,
+        /// For the log.
+        caller: Caller,
     },
     /// The peer dialled; it will dial again.
     Accepted {
@@ -52,17 +55,17 @@ pub async fn run(
 ) {
     tune_program(&program);
     add(&state.stats.live, 1);
-    let direction = match renewal {
-        Renewal::Dialled { .. } => "outbound",
-        Renewal::Accepted { .. } => "inbound",
-    };
     let link = Rc::new(Link::new(program, Arc::clone(&state.stats), tunnel.expires));
     let peer = tunnel.peer.instance.clone();
     if let Err(cut) = carry(&state, &link, tunnel, id, &mut renewal).await {
         add(&state.stats.cut, 1);
         // What ends by itself is no refusal: resets of programs, peers that went away.
         if !matches!(cut, Cut::Program(_) | Cut::Tunnel(_) | Cut::Truncated) {
-            state.deny(direction, peer.to_string(), format!("cut: {cut}"));
+            let (peer, reason) = (peer.to_string(), format!("cut: {cut}"));
+            match &renewal {
+                Renewal::Dialled { caller, .. } => state.deny_outbound(caller, peer, reason),
+                Renewal::Accepted { .. } => state.deny_inbound(peer, reason),
+            }
         }
     }
     state.stats.live.fetch_sub(1, Ordering::Relaxed);
@@ -107,7 +110,7 @@ async fn carry(
     };
     let renewals = async {
         match renewal {
-            Renewal::Dialled { target } => redial(state, &changes, target, id).await,
+            Renewal::Dialled { target, .. } => redial(state, &changes, target, id).await,
             Renewal::Accepted { tunnels } => adopt(state, &changes, tunnels).await,
         }
     };

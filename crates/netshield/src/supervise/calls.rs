@@ -18,7 +18,8 @@ use super::listening::Listening;
 use super::sockaddr::{Address, LONGEST, canonical, for_family};
 use super::sys::{self, Answer, Listener, Notification};
 use super::verdict::{Destinations, Verdict};
-use crate::event::{Denial, DenialLog};
+use crate::event::{Caller, Denial, DenialLog};
+use crate::names;
 
 const PIDFD_THREAD: u32 = libc::O_EXCL.unsigned_abs(); // linux/pidfd.h, Linux 6.9
 const BACKLOG: i32 = 4096; // connections that wait for the relay; the standard library asks for 128
@@ -134,6 +135,9 @@ impl Supervision {
         let destination = canonical(asked);
         match self.destinations.decide(&self.block, destination) {
             Verdict::Relay | Verdict::Test => self.to_relay(call, destination).map(Some),
+            Verdict::Own(candidates) if self.is_resolver(destination, &candidates)? => {
+                self.to_relay(call, destination).map(Some)
+            }
             Verdict::Own(candidates) => {
                 self.to_itself(listener, call, &candidates, destination.port())
             }
@@ -142,6 +146,16 @@ impl Supervision {
                 Err(libc::ECONNREFUSED)
             }
         }
+    }
+
+    /// Whether our responder is meant: the program may have one of its own.
+    fn is_resolver(&self, destination: SocketAddr, candidates: &[Ipv4Addr]) -> Result<bool, i32> {
+        if destination != names::RESOLVER {
+            return Ok(false);
+        }
+        let found = self.listening.find(candidates, destination.port());
+        let found = found.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        Ok(found.is_none())
     }
 
     /// Connects the program's socket to the inner listener and tells the other side where it wanted to go.
@@ -157,8 +171,10 @@ impl Supervision {
         let connected = rustix::net::connect(&call.socket, &inner);
         let begun = matches!(connected, Ok(()) | Err(Errno::INPROGRESS));
         if fresh && begun {
+            let process = describe(call.notification.thread);
+            let caller = Caller::new(move || process.clone());
             self.handoff
-                .expect(local(&call.socket)?, destination, call.socket);
+                .expect(local(&call.socket)?, destination, call.socket, caller);
         }
         Ok(outcome(connected))
     }
@@ -270,15 +286,20 @@ impl Supervision {
         if self.testing.load(Ordering::Relaxed) == thread {
             return;
         }
-        let comm = fs::read_to_string(format!("/proc/{thread}/comm")).unwrap_or_default();
         self.denials.deny(Denial {
             time_s: super::now_s(),
             direction: "outbound",
-            process: format!("{thread} {}", comm.trim_end()),
+            process: describe(thread),
             destination: destination.to_owned(),
             reason: reason.to_owned(),
         });
     }
+}
+
+/// `pid comm` of a thread.
+fn describe(thread: u32) -> String {
+    let comm = fs::read_to_string(format!("/proc/{thread}/comm")).unwrap_or_default();
+    format!("{thread} {}", comm.trim_end())
 }
 
 /// A duplicate of the program's descriptor: whatever the program does with its number now, this socket stays.

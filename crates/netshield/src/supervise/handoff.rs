@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::sockaddr::canonical;
-use crate::event::{Denial, DenialLog, Outbound};
+use crate::event::{Caller, Denial, DenialLog, Outbound};
+use crate::names;
+use crate::names::responder::{OnUnknown, Responder};
 use crate::namespace::OnOutbound;
 
 const EARLY_AT_MOST: usize = 1024;
@@ -23,6 +25,7 @@ const SWEEP_ABOVE: usize = 256;
 pub(super) struct Handoff {
     state: Mutex<State>,
     denials: Arc<dyn DenialLog>,
+    responder: Responder,
     test: Ipv4Addr,
 }
 
@@ -42,17 +45,19 @@ struct State {
 /// A connection of the program that is about to be accepted.
 struct Expected {
     destination: SocketAddr,
+    caller: Caller,
     /// The program's socket; also if the program closes it, its port stays its own until we have seen it.
     socket: OwnedFd,
     since: Instant,
 }
 
 impl Handoff {
-    pub(super) fn new(denials: Arc<dyn DenialLog>, test: Ipv4Addr) -> Self {
+    pub(super) fn new(denials: Arc<dyn DenialLog>, responder: Responder, test: Ipv4Addr) -> Self {
         let state = Mutex::default();
         Self {
             state,
             denials,
+            responder,
             test,
         }
     }
@@ -71,10 +76,16 @@ impl Handoff {
     }
 
     /// The supervisor has connected the program's `socket`, whose own address is `source`, to the inner listener.
-    pub(super) fn expect(&self, source: SocketAddr, destination: SocketAddr, socket: OwnedFd) {
+    pub(super) fn expect(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        socket: OwnedFd,
+        caller: Caller,
+    ) {
         let mut state = self.state.lock();
         if let Some((stream, _)) = state.early.remove(&source) {
-            self.deliver(state, stream, source, destination);
+            self.deliver(state, stream, source, destination, caller);
             return;
         }
         let since = Instant::now();
@@ -87,6 +98,7 @@ impl Handoff {
             source,
             Expected {
                 destination,
+                caller,
                 socket,
                 since,
             },
@@ -97,7 +109,7 @@ impl Handoff {
     fn arrived(&self, stream: TcpStream, peer: SocketAddr) {
         let mut state = self.state.lock();
         if let Some(expected) = state.expected.remove(&peer) {
-            self.deliver(state, stream, peer, expected.destination);
+            self.deliver(state, stream, peer, expected.destination, expected.caller);
             drop(expected.socket);
         } else if state.early.len() < EARLY_AT_MOST {
             state.early.insert(peer, (stream, Instant::now()));
@@ -113,15 +125,21 @@ impl Handoff {
         stream: TcpStream,
         source: SocketAddr,
         destination: SocketAddr,
+        caller: Caller,
     ) {
         if destination.ip() == self.test {
             state.tests += 1;
             return;
         }
+        if destination == names::RESOLVER {
+            drop(state);
+            return self.resolve(stream, caller);
+        }
         let outbound = Outbound {
             stream,
             destination,
             source,
+            caller,
         };
         if let Some(on_outbound) = state.on_outbound.clone() {
             drop(state);
@@ -129,6 +147,21 @@ impl Handoff {
         } else {
             state.waiting.push(outbound);
         }
+    }
+
+    /// Answers the program's questions for names; those that no rule has are noted.
+    fn resolve(&self, stream: TcpStream, caller: Caller) {
+        let denials = Arc::clone(&self.denials);
+        let on_unknown: OnUnknown = Arc::new(move |name| {
+            denials.deny(Denial {
+                time_s: super::now_s(),
+                direction: "outbound",
+                process: caller.describe(),
+                destination: format!("{name} (name)"),
+                reason: names::UNKNOWN.to_owned(),
+            });
+        });
+        self.responder.take(stream, on_unknown);
     }
 
     /// Refuses who has waited too long for the supervisor to know him; says whether others still wait.

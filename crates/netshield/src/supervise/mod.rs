@@ -36,6 +36,8 @@ use self::listening::Listening;
 use self::sys::Listener;
 use self::verdict::Destinations;
 use crate::event::{DenialLog, Inner};
+use crate::names;
+use crate::names::responder::Responder;
 use crate::namespace::OnOutbound;
 use crate::policy::Policy;
 
@@ -75,10 +77,11 @@ impl Supervisor {
             .map_err(|error| unfit("the kernel does not tell about sockets (sock_diag)", &error))?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| unfit("no pipe", &error.into()))?;
+        let responder = Responder::new(names::resolvable(policy));
         let shared = Arc::new(Supervision {
             destinations: Destinations::new(policy),
             listening,
-            handoff: Handoff::new(Arc::clone(&denials), block.test()),
+            handoff: Handoff::new(Arc::clone(&denials), responder, block.test()),
             block,
             inner,
             denials,

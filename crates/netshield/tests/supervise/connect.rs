@@ -41,6 +41,19 @@ print(s.getsockname()[0])",
 }
 
 #[test]
+fn the_relay_is_told_which_process_connects() {
+    let (callers, told) = std::sync::mpsc::channel();
+    let callers = std::sync::Mutex::new(callers);
+    let raised = Raised::with(move |outbound| {
+        let _ = callers.lock().unwrap().send(outbound.caller.describe());
+    });
+    let running = raised.python_started("tcp().connect(PEER)");
+    let pid = running.pid.as_raw_nonzero();
+    running.finish(0);
+    assert_eq!(told.recv().unwrap(), format!("{pid} python3"));
+}
+
+#[test]
 fn nonblocking_connects_complete_through_epoll_in_all_address_forms() {
     let raised = Raised::new();
     let text = raised.python(&format!(
@@ -86,6 +99,34 @@ assert time.monotonic() - start < 1",
     assert_eq!(denied[0].direction, "outbound");
     assert!(denied[0].reason.contains("policy"), "{:?}", denied[0]);
     assert_eq!(denied[2].destination, "[2001:db8::1]:1");
+}
+
+#[test]
+fn names_of_the_policy_are_answered_and_others_reported_with_the_process_that_asked() {
+    let raised = Raised::new();
+    let running = raised.python_started(
+        "def ask(name, kind=1):
+    labels = b''.join(bytes([len(part)]) + part.encode() for part in name.split('.'))
+    query = b'\\x07\\x07\\x01\\0\\0\\x01' + bytes(6) + labels + b'\\0\\0' + bytes([kind]) + b'\\0\\x01'
+    with tcp() as s:
+        s.settimeout(5); s.connect(('127.0.0.1', 53)); s.sendall(len(query).to_bytes(2, 'big') + query)
+        length = int.from_bytes(s.recv(2, socket.MSG_WAITALL), 'big')
+        answer = s.recv(length, socket.MSG_WAITALL)
+    return f'{answer[3] & 15} {socket.inet_ntoa(answer[-4:]) if answer[7] else None}'
+print(ask('ps-0'), ask('PS-0'), ask('localhost'), ask('evil.example'))
+own = tcp(); own.bind(('127.0.0.1', 53)); own.listen()
+s = tcp(); s.connect(('127.0.0.1', 53)); own.accept(); print('its own')",
+    );
+    let pid = running.pid.as_raw_nonzero();
+    assert_eq!(
+        running.finish(0),
+        "0 100.64.0.9 0 100.64.0.9 0 127.0.0.1 3 None\nits own"
+    );
+    let denied = raised.denied();
+    assert_eq!(denied.len(), 1, "{denied:?}");
+    assert_eq!(denied[0].destination, "evil.example (name)");
+    assert_eq!(denied[0].reason, "no rule of the Manifest has this name");
+    assert_eq!(denied[0].process, format!("{pid} python3"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ from securetf.wire import (
     DenialReport,
     Done,
     GrantRequest,
+    LeaveRequest,
     MembersView,
     RenewRequest,
     RenewResponse,
@@ -87,6 +88,12 @@ def _members(incoming: Incoming) -> Message:
 def _denials(incoming: Incoming) -> Message:
     report = message_of(incoming, DenialReport)
     incoming.service.members.denials(_signature(incoming), incoming.draft, incoming.session, report)
+    return Done()
+
+
+def _leave(incoming: Incoming) -> Message:
+    request = message_of(incoming, LeaveRequest)
+    incoming.service.members.leave(_signature(incoming), incoming.draft, incoming.session, request)
     return Done()
 
 
@@ -241,6 +248,16 @@ CALLS = (
         handler=_members,
         signed=Signed.OWNER_OR_MEMBER,
         query=("workload", "instance"),
+    ),
+    Call(
+        action="leave",
+        method="POST",
+        path=f"{_SESSION}/leave",
+        summary="A member's program has ended: nobody counts on this instance any more.",
+        request=LeaveRequest,
+        response=Done,
+        handler=_leave,
+        signed=Signed.MEMBER,
     ),
     Call(
         action="network.denied",

@@ -18,7 +18,7 @@ from securetf.errors import FencedError, ManifestHashError, NotFoundError, Secur
 from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key
 from securetf.manifest import Manifest, network
-from securetf.wire import AttestRequest, DenialReport, MembersView, MemberView
+from securetf.wire import AttestRequest, DenialReport, LeaveRequest, MembersView, MemberView
 
 _DENIALS_PER_S, _DENIAL_BURST = 5.0, 200.0  # entries of the audit log per member
 MAX_REMEMBERED = 10_000  # members whose rate is remembered
@@ -106,6 +106,28 @@ class Members:
             )
 
         context.store.transact(operation)
+
+    def leave(self, signed: SignedRequest, draft: AuditDraft, session: str, request: LeaveRequest) -> None:
+        """Count a member no longer: its cluster is not complete without a new one.
+
+        Its certificate and its volumes stay as they are: it is the member itself that asks.
+
+        Raises:
+            As `of_member`.
+        """
+        draft.session, draft.workload, draft.instance = session, request.workload, request.instance
+        draft.actor = signed.key_id
+        key = member_key(session, request.workload, request.instance)
+
+        def operation(transaction: Transaction) -> None:
+            check_window(self.context, signed)
+            row = session_of(transaction, session)
+            found = find(transaction, MemberRow, key)
+            member = check_member(row, found, signed, request.workload, request.instance)
+            now_s = int(self.context.clock.now().timestamp())
+            put(transaction, key, replace(member, expires_at=min(member.expires_at, now_s)))
+
+        self.context.decide(draft, operation)
 
     def _authenticate(
         self, signed: SignedRequest, draft: AuditDraft, session: str, workload: str, instance: int

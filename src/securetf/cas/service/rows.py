@@ -105,8 +105,8 @@ class MemberRow(Row, frozen=True, kw_only=True):
     """Who attested last as one instance. Table `member`, key session ‖ NUL ‖ workload ‖ NUL ‖ instance (2).
 
     generation: counts the attestations of this instance. key_id, tls_spki: the attested key. network_spki,
-    endpoint: empty when it has no network. Times are Unix seconds; expires_at is the certificate's end, 0
-    without one.
+    endpoint: empty when it has no network. Times are Unix seconds; expires_at is the certificate's end, or
+    when the member left before; 0 without a certificate.
     """
 
     workload: str

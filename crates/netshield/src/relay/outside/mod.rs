@@ -89,9 +89,8 @@ impl Shared {
     fn deny(&self, rule: &Rule, from: std::net::IpAddr, reason: &str) {
         match self.throttle.take() {
             None => add(&self.state.stats.denied, 1),
-            Some(0) => self.state.deny("inbound", rule.place(from), reason.into()),
-            Some(more) => self.state.deny(
-                "inbound",
+            Some(0) => self.state.deny_inbound(rule.place(from), reason.into()),
+            Some(more) => self.state.deny_inbound(
                 rule.place(from),
                 format!("{reason}; {more} more refusals at public ports were counted only"),
             ),

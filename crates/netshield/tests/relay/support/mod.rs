@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pki::{Ca, Leaf};
-use securetf_netshield::event::{Denial, DenialLog, Inner, Outbound};
+use securetf_netshield::event::{Caller, Denial, DenialLog, Inner, Outbound};
 use securetf_netshield::policy::{ConnectRule, ExternalRule, ListenRule, Member, Policy};
 use securetf_netshield::relay::{Identity, Limits, NetworkKey, Relay, RelayConfig, TunnelListener};
 
@@ -238,6 +238,7 @@ pub fn dial(relay: &Relay, destination: &str) -> TcpStream {
         stream,
         destination: destination.parse().unwrap(),
         source,
+        caller: Caller::new(|| "7 test".to_owned()),
     });
     near
 }

@@ -17,45 +17,57 @@ const IDLE: Duration = Duration::from_secs(5);
 const QUERIES: usize = 256; // on one connection
 
 /// Called with each name that the policy does not know.
-pub(super) type OnUnknown = Arc<dyn Fn(&str) + Send + Sync>;
+pub(crate) type OnUnknown = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Runs until `stop` is readable.
-pub(super) fn serve(
-    listener: &TcpListener,
-    names: &Arc<Vec<(String, Vec<IpAddr>)>>,
-    stop: &OwnedFd,
-    on_unknown: &OnUnknown,
-) {
-    let open = Arc::new(AtomicUsize::new(0));
-    loop {
-        let mut wait = [
-            PollFd::new(listener, PollFlags::IN),
-            PollFd::new(stop, PollFlags::IN),
-        ];
-        match poll(&mut wait, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return,
-        }
-        let [ready, stopped] = wait.map(|one| !one.revents().is_empty());
-        if stopped {
+/// Answers each connection in a thread of its own.
+pub(crate) struct Responder {
+    names: Arc<Vec<(String, Vec<IpAddr>)>>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Responder {
+    pub(crate) fn new(names: Vec<(String, Vec<IpAddr>)>) -> Self {
+        let names = Arc::new(names);
+        let open = Arc::default();
+        Self { names, open }
+    }
+
+    /// Serves one connection of the program, or closes it when there are too many.
+    pub(crate) fn take(&self, stream: TcpStream, on_unknown: OnUnknown) {
+        let opened = Arc::clone(&self.open);
+        if opened.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
+            opened.fetch_sub(1, Ordering::AcqRel);
             return;
         }
-        let accepted = ready.then(|| listener.accept());
-        let Some(Ok((stream, _))) = accepted else {
-            continue;
-        };
-        if open.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
-            open.fetch_sub(1, Ordering::AcqRel);
-            continue;
-        }
-        let (names, on_unknown, opened) = (names.clone(), on_unknown.clone(), open.clone());
+        let names = Arc::clone(&self.names);
         let thread = std::thread::Builder::new().name("securetf-dns".to_owned());
         let started = thread.spawn(move || {
             let _ = converse(stream, &names, &on_unknown); // a broken connection ends here
             opened.fetch_sub(1, Ordering::AcqRel);
         });
         if started.is_err() {
-            open.fetch_sub(1, Ordering::AcqRel);
+            self.open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Runs until `stop` is readable.
+    pub(crate) fn serve(&self, listener: &TcpListener, stop: &OwnedFd, on_unknown: &OnUnknown) {
+        loop {
+            let mut wait = [
+                PollFd::new(listener, PollFlags::IN),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            match poll(&mut wait, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+            let [ready, stopped] = wait.map(|one| !one.revents().is_empty());
+            if stopped {
+                return;
+            }
+            if let Some(Ok((stream, _))) = ready.then(|| listener.accept()) {
+                self.take(stream, Arc::clone(on_unknown));
+            }
         }
     }
 }
