@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 import securetf
+from securetf.errors import SecuretfError
 
 HEIGHT, LONGEST = 32, 1024  # pixels, as in train.py
 
@@ -59,7 +60,7 @@ def error_rate(found: dict[Path, str], labels: Path) -> float:
 
 def read(service: securetf.Connection, path: Path, receipts: Path | None) -> np.ndarray:
     """Ask for one line; return its logits. Nothing is sent to a service that does not prove itself."""
-    body = json.dumps({"instances": [line(path).round(3).tolist()]}).encode()
+    body = json.dumps({"instances": [line(path).astype(float).round(3).tolist()]}).encode()
     headers = {"content-type": "application/json"} | ({"securetf-receipt": "request"} if receipts else {})
     url = f"{service.url}/v1/models/lines:predict"
     answer = service.session.post(url, data=body, headers=headers, timeout=60)
@@ -95,4 +96,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SecuretfError as error:  # it did not prove itself, or no longer
+        sys.exit(f"read_page: {error}")
