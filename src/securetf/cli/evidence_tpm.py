@@ -25,7 +25,7 @@ STEPS: Mapping[Platform, Sequence[str]] = {
     Platform.TPM2: tpm2_quote.STEPS,
     Platform.GCP_VTPM: tpm2_quote.STEPS,
 }
-_COSE = (b"\x84\x44\xa1\x01\x38\x22", b"\xd2\x84\x44\xa1\x01\x38\x22")  # COSE_Sign1 with ES384
+COSE = (b"\x84\x44\xa1\x01\x38\x22", b"\xd2\x84\x44\xa1\x01\x38\x22")  # COSE_Sign1 with ES384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +43,13 @@ class TpmRequest:
 
 def detect(raw: bytes) -> Platform | None:
     """Return the platform whose Evidence begins as `raw` does, None if it is none of these."""
-    if raw.startswith(_COSE):
+    if raw.startswith(COSE):
         return Platform.NITRO
     if raw.startswith(tpm2.MAGIC):
         return Platform.TPM2
-    if raw[:1] == b"{":
+    if raw.lstrip(b" \t\r\n")[:1] == b"{":
         return Platform.AZURE_VTPM
-    # Field 1 of the message, a public area of RSA or ECC after its size of two bytes.
-    if raw[:1] == b"\x0a" and raw[3:5] in {b"\0\x01", b"\0\x23"}:
-        return Platform.GCP_VTPM
-    return None
+    return Platform.GCP_VTPM if gcp_vtpm.begins(raw) else None
 
 
 def facts(platform: Platform, raw: bytes) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def test_show_when_tpm_or_azure_evidence_then_its_fields(tmp_path: Path) -> None
     assert (facts["platform"], facts["hardware"]) == ("azure_vtpm", "tdx")
     assert facts["vm_configuration"] == {"secure-boot": True}
     assert "secure-boot True" in run("show", tmp_path / "azure").output
+    indented = "\n" + json.dumps(machine.envelope(), indent=4)  # as some attesters write it
+    assert "secure-boot True" in run("show", write(tmp_path, "indented", indented)).output
 
 
 def test_show_when_a_known_kind_is_damaged_then_refused(tmp_path: Path) -> None:
@@ -91,6 +93,17 @@ def test_verify_nitro_when_all_holds_then_each_check_passes(tmp_path: Path) -> N
     assert (verdict["accepted"], verdict["claims"]["pcr0"]) == (True, "01" * 48)
     with_nonce = module.document(nonce=b"fresh")
     assert run(*verify_arguments(tmp_path, with_nonce, module.root, b"fresh")).exit_code == 0
+    longest = module.document(nonce=bytes(range(256)) * 2)
+    assert run(*verify_arguments(tmp_path, longest, module.root, bytes(range(256)) * 2)).exit_code == 0
+    other = run(*verify_arguments(tmp_path, longest, module.root, bytes(512)))
+    assert isinstance(other.exception, BindingError)
+    for nonce, raw, expected in (
+        (bytes(513), longest, "1 to 512"),
+        (bytes(65), make_tpm().evidence(), "1 to 64"),
+    ):
+        outcome = run(*verify_arguments(tmp_path, raw, module.root, nonce))
+        assert isinstance(outcome.exception, UsageError)
+        assert f"has {len(nonce)} bytes, expected {expected}" in str(outcome.exception)
 
 
 def test_verify_nitro_when_one_part_fails_then_that_check_is_named(tmp_path: Path) -> None:
