@@ -3,8 +3,8 @@
     pip install atheris
     PYTHONPATH=src:tests python fuzz/event_log.py fuzz/corpus/event_log -max_total_time=300
 
-The first byte of an input chooses: 0 a TCG log, 1 a log of TDX in JSON. Genuine inputs are written into the
-corpus first.
+The first byte of an input chooses: 0 a TCG log, 1 a log of TDX in JSON, 2 one of TDX's firmware. Genuine
+inputs are written into the corpus first.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ import atheris
 
 with atheris.instrument_imports(include=["securetf"]):
     from securetf.errors import MalformedEvidenceError
-    from securetf.evidence import tcg_event_log, tdx_event_log
-    from support.tpm2 import LOG
+    from securetf.evidence import tcg_event_log, tdx_event_log, tpm2_quote
+    from support.tpm2 import LOG, make_log
 
 DIGEST = hashlib.sha384(b":".join((tdx_event_log.RUNTIME_EVENT.to_bytes(4, "little"), b"one", b"\1")))
 BOOT = {"imr": 0, "event_type": 1, "digest": "01" * 48, "event": "", "event_payload": "ff"}
@@ -38,6 +38,8 @@ def read(kind: int, rest: bytes) -> None:
             raise AssertionError("two byte strings mean the same")
         for algorithm in log.algorithms:
             tcg_event_log.replay(log, algorithm)
+    elif kind == 2:
+        tdx_event_log.replay(tdx_event_log.parse_firmware_log(rest))
     elif kind == 1:
         events = tdx_event_log.parse(rest)
         if len(events) != len(json.loads(rest)):
@@ -62,6 +64,7 @@ def main() -> None:
             corpus = Path(argument)
             corpus.mkdir(parents=True, exist_ok=True)
             seeds = (b"\0" + tcg_event_log.encode(LOG), b"\1" + json.dumps([BOOT, RUNTIME]).encode())
+            seeds += (b"\2" + tcg_event_log.encode(make_log(tpm2_quote.SHA384)) + b"\xff" * 9,)
             for number, seed in enumerate(seeds):
                 (corpus / f"seed-{number}").write_bytes(seed)
     atheris.Setup(sys.argv, one_input)

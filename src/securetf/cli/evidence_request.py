@@ -40,7 +40,11 @@ _OPTIONS = (
         type=_FILE,
         help="Without --endorsements: a cache that `securetf endorsements fetch|import` filled; offline.",
     ),
-    click.option("--event-log", type=_FILE, help="Event log of TDX (JSON) that must replay to RTMR 0 to 3."),
+    click.option(
+        "--event-log",
+        type=_FILE,
+        help="Event log of TDX that must replay: JSON to RTMR 0 to 3, the firmware's (CCEL) to 0 to 2.",
+    ),
     click.option("--at", "moment", help="Time to verify at, ISO 8601 with a zone. Default: now."),
     click.option(
         "--minimum-tcb-evaluation",

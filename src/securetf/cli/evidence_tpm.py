@@ -12,7 +12,7 @@ from securetf.endorsements.tpm import KnownAk, issuers_of
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import azure_vtpm, gcp_vtpm, nitro, tcg_event_log, tpm2, tpm2_public
 from securetf.evidence.tpm2_public import Public
-from securetf.evidence.tpm2_quote import HASH_NAMES, Quote
+from securetf.evidence.tpm2_quote import HASH_NAMES, Quote, parse_quote
 from securetf.verifier import certificate_path, tpm2_quote
 from securetf.verifier import nitro as nitro_verifier
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
@@ -59,6 +59,25 @@ def facts(platform: Platform, raw: bytes) -> dict[str, Any]:
         MalformedEvidenceError: the first field that is not as it must be.
     """
     return {"platform": platform.value, "simulated": False, "size_bytes": len(raw), **_FACTS[platform](raw)}
+
+
+def quote_facts(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a quote alone (TPMS_ATTEST), which tpm2-tools keep in a file of its own.
+
+    Raises:
+        MalformedEvidenceError: the first field that is not as it must be.
+    """
+    quote = parse_quote(raw)
+    return {
+        "kind": "TPM quote alone: no key, signature or PCR values",
+        "platform": Platform.TPM2.value,
+        "simulated": False,
+        "size_bytes": len(raw),
+        "qualified_signer": quote.qualified_signer.hex(),
+        "pcrs": list(map(str, quote.selection)),
+        "pcr_digest": quote.pcr_digest.hex(),
+        **_quote_facts(quote, {}),
+    }
 
 
 def verify(request: TpmRequest, platform: Platform) -> VerifiedClaims:

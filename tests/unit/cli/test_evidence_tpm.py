@@ -20,6 +20,7 @@ from securetf.errors import (
     SignatureError,
     UsageError,
 )
+from securetf.evidence import tpm2_quote
 from support.authority import NOW, Authority
 from support.azure import Machine
 from support.nitro import MODULE, REPORT_DATA, make_module
@@ -71,6 +72,38 @@ def test_show_when_tpm_or_azure_evidence_then_its_fields(tmp_path: Path) -> None
     assert "secure-boot True" in run("show", tmp_path / "azure").output
     indented = "\n" + json.dumps(machine.envelope(), indent=4)  # as some attesters write it
     assert "secure-boot True" in run("show", write(tmp_path, "indented", indented)).output
+
+
+def test_show_when_a_quote_of_tpm2_tools_stands_alone_then_its_fields(tmp_path: Path) -> None:
+    quote = make_tpm().quote()
+    raw = tpm2_quote.encode_quote(quote)
+    facts = json.loads(run("show", write(tmp_path, "quote.msg", raw), "--json").output)
+    assert facts["extra_data"] == quote.extra_data.hex()
+    assert (facts["pcrs"], facts["pcr_digest"]) == (
+        [str(one) for one in quote.selection],
+        quote.pcr_digest.hex(),
+    )
+    assert isinstance(run("show", write(tmp_path, "cut", raw[:-1])).exception, MalformedEvidenceError)
+
+
+@pytest.mark.parametrize(
+    ("content", "fix"),
+    [
+        (tpm2_quote.encode_quote(make_tpm().quote()), "collect TPM Evidence"),
+        (
+            bytes(4) + (1184).to_bytes(4, "little") + bytes(24) + b"\2" + bytes(1183),
+            "cut off its first 32 bytes",
+        ),
+        (b'ak_pub: "\\000\\001"', "gotpm attest --format binarypb"),
+        (b"something else", "as the platform gave it"),
+    ],
+)
+def test_verify_when_a_tool_writes_another_form_then_says_how_to_get_evidence(
+    tmp_path: Path, content: bytes, fix: str
+) -> None:
+    outcome = run(*verify_arguments(tmp_path, content, None))
+    assert isinstance(outcome.exception, MalformedEvidenceError)
+    assert fix in outcome.exception.fix
 
 
 def test_show_when_a_known_kind_is_damaged_then_refused(tmp_path: Path) -> None:
