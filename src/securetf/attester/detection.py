@@ -12,6 +12,7 @@ from securetf.errors import AttesterError
 GRAMINE = Path("/dev/attestation")
 NSM = Path("/dev/nsm")
 TDX_MEASUREMENTS = Path("/sys/devices/virtual/misc/tdx_guest/measurements")
+IMDS = "http://169.254.169.254"  # link-local: every Azure machine has its own there
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 TSM_PROVIDERS = {"tdx_guest": Platform.TDX, "sev_guest": Platform.SEV_SNP}
 _FIX = "name the platform with `--attester`, and its device if it is elsewhere (`securetf run --help`)"
@@ -24,7 +25,8 @@ class Devices:
     tsm: directory of configfs-tsm. tdx_measurements: the kernel's directory of TDX registers. gramine:
     directory of Gramine's pseudo-files. nsm: device of the Nitro Security Module. tpm: address of a TPM.
     tpm_key: file of the enrolled attestation key (`securetf tpm enrol`). event_log: the firmware's
-    measurements of this boot; None: the kernel's, of a device's TPM.
+    measurements of this boot; None: the kernel's, of a device's TPM. imds: metadata service of an Azure
+    machine.
     """
 
     tsm: Path = configfs_tsm.ROOT
@@ -34,6 +36,7 @@ class Devices:
     tpm: TpmAddress = field(default_factory=lambda: TpmAddress(path=TPM_DEVICE))
     tpm_key: Path | None = None
     event_log: Path | None = None
+    imds: str = IMDS
 
 
 def detect(devices: Devices | None = None) -> Platform:

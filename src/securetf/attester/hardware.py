@@ -13,7 +13,7 @@ AUTO = "auto"
 CERTIFIED_TPM = "gce_tpm"  # a TPM whose key Google Cloud certified: TPM 2.0 Evidence
 NAMES = (
     AUTO, Platform.TDX.value, Platform.SEV_SNP.value, Platform.SGX.value, Platform.NITRO.value,
-    Platform.TPM2.value, CERTIFIED_TPM,
+    Platform.TPM2.value, CERTIFIED_TPM, Platform.AZURE_VTPM.value,
 )  # fmt: skip
 KEY_FILE_SIZE_LIMIT = 8192  # bytes
 
@@ -57,6 +57,8 @@ def _make(name: str, devices: Devices, code_roots: Mapping[str, bytes]) -> Attes
         from securetf.attester.nitro import NitroAttester, device  # noqa: PLC0415
 
         return NitroAttester(device(devices.nsm))
+    if name == Platform.AZURE_VTPM:
+        return AzureMachine(devices)
     if name in {Platform.TPM2, CERTIFIED_TPM}:
         return TpmMachine(devices, certified=name == CERTIFIED_TPM)
     raise UsageError(f"there is no attester {name[:64]!r}", f"name one of {', '.join(NAMES)}")
@@ -92,6 +94,24 @@ class TpmMachine:
             if self._certified:
                 return CertifiedTpm2Attester(client, event_log=self._event_log).attest(report_data)
             return Tpm2Attester(client, event_log=self._event_log, stored=self._key).attest(report_data)
+
+
+class AzureMachine:
+    """This Azure confidential VM. Its vTPM is opened for each quote."""
+
+    platform = Platform.AZURE_VTPM
+
+    def __init__(self, devices: Devices) -> None:
+        """devices: the vTPM and the metadata service."""
+        self._address, self._imds = devices.tpm, devices.imds
+
+    def attest(self, report_data: bytes) -> Evidence:
+        """As `Attester.attest`."""
+        from securetf.attester.azure import AzureVtpmAttester, Imds  # noqa: PLC0415
+        from securetf.attester.tpm_client import TpmClient  # noqa: PLC0415
+
+        with TpmClient(self._address.open()) as client:
+            return AzureVtpmAttester(client, Imds(self._imds)).attest(report_data)
 
 
 def read_event_log(devices: Devices) -> bytes:

@@ -1,7 +1,7 @@
 """Makes TPM 2.0 Evidence: an attestation key, its proof of origin, and quotes over PCRs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from securetf.attester.tpm_client import ENDORSEMENT, TpmClient
 from securetf.attester.tpm_counter import read_all
@@ -9,7 +9,7 @@ from securetf.claims import REPORT_DATA_SIZE, Evidence, Platform
 from securetf.errors import AttesterError, MalformedEvidenceError
 from securetf.evidence import tpm2, tpm2_public
 from securetf.evidence.tpm2_public import Public
-from securetf.evidence.tpm2_quote import ECDSA, RSASSA, SHA256
+from securetf.evidence.tpm2_quote import ECDSA, RSASSA, SHA256, Quote, Signature
 from securetf.evidence.tpm2_wire import Reader, sized
 
 EK_CERTIFICATE_RSA, EK_CERTIFICATE_ECC = (
@@ -57,6 +57,22 @@ def _template(*, kind: int, ek: bool) -> bytes:
     )
 
 
+def consistent_quote(
+    client: TpmClient, ak: int, extra_data: bytes, pcrs: Sequence[int]
+) -> tuple[Mapping[int, bytes], Quote, Signature]:
+    """Return PCRs of the SHA-256 bank and a quote over just these values, by the key at handle `ak`.
+
+    Raises:
+        AttesterError: the TPM refused, or its PCRs changed five times while it was asked.
+    """
+    for _ in range(_ATTEMPTS):
+        values = client.read_pcrs(SHA256, pcrs)
+        quote, signature = client.quote(ak, extra_data, SHA256, pcrs)
+        if hashlib.sha256(b"".join(values[index] for index in pcrs)).digest() == quote.pcr_digest:
+            return values, quote, signature
+    raise AttesterError("the PCRs change faster than they can be quoted", "stop what extends PCRs")
+
+
 class _Quoting:
     """Quotes PCRs of the SHA-256 bank with one attestation key, loaded for as long as the client is open."""
 
@@ -84,14 +100,7 @@ class _Quoting:
         Raises:
             AttesterError: the TPM refused, or its PCRs changed five times while it was asked.
         """
-        for _ in range(_ATTEMPTS):
-            values = self._client.read_pcrs(SHA256, self._pcrs)
-            quote, signature = self._client.quote(self._ak, extra_data, SHA256, self._pcrs)
-            digest = hashlib.sha256(b"".join(values[index] for index in self._pcrs)).digest()
-            if digest == quote.pcr_digest:
-                break
-        else:
-            raise AttesterError("the PCRs change faster than they can be quoted", "stop what extends PCRs")
+        values, quote, signature = consistent_quote(self._client, self._ak, extra_data, self._pcrs)
         evidence = tpm2.Tpm2Evidence(
             ak=self.ak_public,
             quote=quote,

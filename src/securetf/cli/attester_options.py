@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
-NAMES = ("auto", "tdx", "sev_snp", "sgx", "nitro", "tpm2", "gce_tpm")
+NAMES = ("auto", "tdx", "sev_snp", "sgx", "nitro", "tpm2", "gce_tpm", "azure_vtpm")
 TPM_ADDRESS = "/dev/tpmrm0, or of a software TPM unix:/path/of/socket or tcp:HOST:PORT."
 _DEVICES = (
     click.option("--tsm-path", type=_PATH, metavar="DIR", help="Directory of configfs-tsm (TDX, SEV-SNP)."),
@@ -21,6 +21,7 @@ _DEVICES = (
     click.option("--tpm", metavar="ADDRESS", help=f"TPM: {TPM_ADDRESS}"),
     click.option("--tpm-key", type=_PATH, metavar="FILE", help="Key file of `securetf tpm enrol`."),
     click.option("--tpm-event-log", type=_PATH, metavar="FILE", help="Firmware's measurements of this boot."),
+    click.option("--imds", metavar="URL", help="Metadata service of an Azure machine. Default: the usual."),
 )
 _FIELDS = {  # option to field of `Devices`
     "tsm_path": "tsm",
@@ -29,6 +30,7 @@ _FIELDS = {  # option to field of `Devices`
     "nsm_device": "nsm",
     "tpm_key": "tpm_key",
     "tpm_event_log": "event_log",
+    "imds": "imds",
 }
 
 

@@ -15,6 +15,9 @@ from securetf.verifier import pck
 
 SIZE_LIMIT = evidence_tpm.SIZE_LIMIT  # bytes; more than any kind has
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+_TPM_QUOTE = bytes.fromhex("ff5443478018")  # TPMS_ATTEST of a quote, as tpm2_quote writes it (-m)
+_SNP_MESSAGE = (1184).to_bytes(4, "little")  # size of the report, after a status of 0
+_GOTPM_TEXT = b"ak_pub:"
 _TDX_REGISTERS = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _TDX_MORE = ("mr_config_id", "mr_owner", "mr_owner_config", "mr_seam", "tee_tcb_svn", "td_attributes", "xfam")
 _TDX_15 = ("tee_tcb_svn2", "mr_service_td")
@@ -51,7 +54,7 @@ def detect(raw: bytes) -> Platform:
     raise MalformedEvidenceError(
         f"bytes {raw[:8].hex()} begin no TDX quote v4 or v5, SGX quote v3, SEV-SNP report v2, v3 or v5, "
         "Nitro document, TPM Evidence, or vTPM Evidence of Azure or Google",
-        "name a file that holds one of these, as the platform gave it",
+        _fix(raw),
     )
 
 
@@ -63,12 +66,28 @@ def facts(raw: bytes) -> dict[str, Any]:
     """
     if 0 not in raw[:8] and _PEM.search(raw):  # quotes and reports have a zero there, and PEM inside
         return _ra_tls(raw)
+    if raw.startswith(_TPM_QUOTE):
+        return {"authenticated": False, **evidence_tpm.quote_facts(raw)}
     return {"authenticated": False, **_fields(raw)}
 
 
 def simulated(pck_chain: bytes) -> bool:
     """Return whether a PCK chain names itself a simulation."""
     return any(SIMULATION_MARK in subject for subject in _subjects(pck_chain))
+
+
+def _fix(raw: bytes) -> str:
+    """Return what to do about a file of a known tool that is not Evidence as it is."""
+    if raw.startswith(_TPM_QUOTE):
+        return (
+            "a quote alone shows nothing without its key, signature and PCR values: collect TPM Evidence "
+            "with `securetf evidence collect --attester tpm2`; `securetf evidence show` prints its fields"
+        )
+    if raw[:4] == bytes(4) and raw[4:8] == _SNP_MESSAGE:
+        return "this is the firmware's message: cut off its first 32 bytes, and what follows the report"
+    if raw.startswith(_GOTPM_TEXT):
+        return "make it with `gotpm attest --format binarypb`"
+    return "name a file that holds one of these, as the platform gave it"
 
 
 def _ra_tls(raw: bytes) -> dict[str, Any]:

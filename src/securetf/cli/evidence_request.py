@@ -6,11 +6,13 @@ from typing import Any, TypeVar
 
 import click
 
+from securetf.cli import evidence_tpm
 from securetf.cli.endorsements import cached
 from securetf.cli.evidence_kinds import SIZE_LIMIT
 from securetf.cli.evidence_verify import Request
 from securetf.cli.moments import moment
 from securetf.errors import MalformedEvidenceError, UsageError
+from securetf.evidence import nitro
 
 REPORT_DATA_SIZE = 64  # bytes
 _FILE_SIZE_LIMIT = 1024 * 1024  # bytes
@@ -23,7 +25,8 @@ _OPTIONS = (
         "--nonce",
         "report_data",
         required=True,
-        help="What the Evidence must answer to, up to 64 bytes in hex; for TDX, SGX, SEV-SNP zero-filled.",
+        help="What the Evidence must answer to, up to 64 bytes in hex (Nitro: 512); for TDX, SGX, SEV-SNP "
+        "zero-filled.",
     ),
     click.option(
         "--endorsements",
@@ -37,7 +40,11 @@ _OPTIONS = (
         type=_FILE,
         help="Without --endorsements: a cache that `securetf endorsements fetch|import` filled; offline.",
     ),
-    click.option("--event-log", type=_FILE, help="Event log of TDX (JSON) that must replay to RTMR 0 to 3."),
+    click.option(
+        "--event-log",
+        type=_FILE,
+        help="Event log of TDX that must replay: JSON to RTMR 0 to 3, the firmware's (CCEL) to 0 to 2.",
+    ),
     click.option("--at", "moment", help="Time to verify at, ISO 8601 with a zone. Default: now."),
     click.option(
         "--minimum-tcb-evaluation",
@@ -70,8 +77,8 @@ def request_of(file: Path, options: dict[str, Any]) -> Request:
         UsageError: an option, or a file that it names, cannot be read. MalformedEvidenceError: FILE cannot.
         EndorsementError: the cache lacks what is needed.
     """
-    nonce = _hex("--report-data", options["report_data"])
     raw, now = read(file), moment(options["moment"])
+    nonce = _nonce(raw, options["report_data"])
     endorsements = [_read_any(one) for one in options["endorsements"]]
     return Request(
         raw=raw,
@@ -80,7 +87,7 @@ def request_of(file: Path, options: dict[str, Any]) -> Request:
         roots=[_read_any(one) for one in options["roots"]],
         endorsements=endorsements or cached(options["cache"], raw, now),
         policy=_optional(options["policy"]),
-        rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48),
+        rtmr3=None if options["rtmr3"] is None else _hex("--rtmr3", options["rtmr3"], 48, 48),
         event_log=_optional(options["event_log"]),
         now=now,
         minimum_tcb_evaluation=options["minimum_tcb_evaluation"],
@@ -100,14 +107,21 @@ def read(file: Path) -> bytes:
         ) from None
 
 
-def _hex(option: str, text: str, size: int | None = None) -> bytes:
+def _nonce(raw: bytes, text: str) -> bytes:
+    """Return what Evidence must answer to; only a Nitro document can carry more than report data has."""
+    document = raw.startswith(evidence_tpm.COSE)
+    return _hex("--report-data", text, 1, nitro.NONCE_SIZE_LIMIT if document else REPORT_DATA_SIZE)
+
+
+def _hex(option: str, text: str, least: int, most: int) -> bytes:
     try:
         value = bytes.fromhex(text)
     except ValueError:
         raise UsageError(f"{option} is not hexadecimal", "write bytes as pairs of hex digits") from None
-    if (size is None and not 0 < len(value) <= REPORT_DATA_SIZE) or (size is not None and len(value) != size):
+    if not least <= len(value) <= most:
+        expected = least if least == most else f"{least} to {most}"
         raise UsageError(
-            f"{option} has {len(value)} bytes, expected {size or '1 to 64'}", "an empty one is never fresh"
+            f"{option} has {len(value)} bytes, expected {expected}", "an empty one is never fresh"
         )
     return value
 

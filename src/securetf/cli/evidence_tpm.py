@@ -12,7 +12,7 @@ from securetf.endorsements.tpm import KnownAk, issuers_of
 from securetf.errors import MalformedEvidenceError
 from securetf.evidence import azure_vtpm, gcp_vtpm, nitro, tcg_event_log, tpm2, tpm2_public
 from securetf.evidence.tpm2_public import Public
-from securetf.evidence.tpm2_quote import HASH_NAMES, Quote
+from securetf.evidence.tpm2_quote import HASH_NAMES, Quote, parse_quote
 from securetf.verifier import certificate_path, tpm2_quote
 from securetf.verifier import nitro as nitro_verifier
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
@@ -25,7 +25,7 @@ STEPS: Mapping[Platform, Sequence[str]] = {
     Platform.TPM2: tpm2_quote.STEPS,
     Platform.GCP_VTPM: tpm2_quote.STEPS,
 }
-_COSE = (b"\x84\x44\xa1\x01\x38\x22", b"\xd2\x84\x44\xa1\x01\x38\x22")  # COSE_Sign1 with ES384
+COSE = (b"\x84\x44\xa1\x01\x38\x22", b"\xd2\x84\x44\xa1\x01\x38\x22")  # COSE_Sign1 with ES384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +43,13 @@ class TpmRequest:
 
 def detect(raw: bytes) -> Platform | None:
     """Return the platform whose Evidence begins as `raw` does, None if it is none of these."""
-    if raw.startswith(_COSE):
+    if raw.startswith(COSE):
         return Platform.NITRO
     if raw.startswith(tpm2.MAGIC):
         return Platform.TPM2
-    if raw[:1] == b"{":
+    if raw.lstrip(b" \t\r\n")[:1] == b"{":
         return Platform.AZURE_VTPM
-    # Field 1 of the message, a public area of RSA or ECC after its size of two bytes.
-    if raw[:1] == b"\x0a" and raw[3:5] in {b"\0\x01", b"\0\x23"}:
-        return Platform.GCP_VTPM
-    return None
+    return Platform.GCP_VTPM if gcp_vtpm.begins(raw) else None
 
 
 def facts(platform: Platform, raw: bytes) -> dict[str, Any]:
@@ -62,6 +59,25 @@ def facts(platform: Platform, raw: bytes) -> dict[str, Any]:
         MalformedEvidenceError: the first field that is not as it must be.
     """
     return {"platform": platform.value, "simulated": False, "size_bytes": len(raw), **_FACTS[platform](raw)}
+
+
+def quote_facts(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a quote alone (TPMS_ATTEST), which tpm2-tools keep in a file of its own.
+
+    Raises:
+        MalformedEvidenceError: the first field that is not as it must be.
+    """
+    quote = parse_quote(raw)
+    return {
+        "kind": "TPM quote alone: no key, signature or PCR values",
+        "platform": Platform.TPM2.value,
+        "simulated": False,
+        "size_bytes": len(raw),
+        "qualified_signer": quote.qualified_signer.hex(),
+        "pcrs": list(map(str, quote.selection)),
+        "pcr_digest": quote.pcr_digest.hex(),
+        **_quote_facts(quote, {}),
+    }
 
 
 def verify(request: TpmRequest, platform: Platform) -> VerifiedClaims:

@@ -41,7 +41,7 @@ _STEPS = {
     **evidence_tpm.STEPS,
 }
 _HARDWARE = 2  # step of Azure's verifier
-_EVENT_LOG = "event log replays to RTMR 0 to 3"
+_EVENT_LOG = "event log replays to RTMR 0 to 3, the firmware's to RTMR 0 to 2"
 _REVOCATION = sev_snp.STEPS.index("revocation list of the ARK") + 1
 
 
@@ -172,7 +172,12 @@ def _check_event_log(request: Request, platform: Platform) -> None:
     with step(len(_STEPS[platform]) + 1):
         if platform is not Platform.TDX:
             raise UnsupportedPlatformError("only TDX has an event log of this kind", "leave --event-log out")
-        tdx_event_log.check(tdx_event_log.parse(request.event_log), tdx.parse(request.raw).body)
+        body = tdx.parse(request.raw).body
+        if tdx_event_log.is_firmware_log(request.event_log):
+            events = tdx_event_log.parse_firmware_log(request.event_log)
+            tdx_event_log.check(events, body, tdx_event_log.FIRMWARE_REGISTERS)
+        else:
+            tdx_event_log.check(tdx_event_log.parse(request.event_log), body)
 
 
 def _checks(

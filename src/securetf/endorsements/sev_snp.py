@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from securetf.endorsements.trust import UNREADABLE, spki_digest
-from securetf.errors import EndorsementError
+from securetf.errors import EndorsementError, MalformedEvidenceError
+from securetf.evidence import sev_snp_certificates
 from securetf.evidence.sev_snp import SnpProduct
 
 SIZE_LIMIT = 64 * 1024  # bytes of one file; a chain in PEM has 7 KB
@@ -74,7 +75,8 @@ class SnpEndorsements:
 
     @staticmethod
     def of(files: Iterable[bytes]) -> "SnpEndorsements":
-        """Sort files of certificates and a revocation list, PEM (several each) or DER, by AMD's names.
+        """Sort files of certificates and a revocation list, PEM (several each) or DER, by AMD's names. A
+        host's certificate table (`auxblob`) counts as such a file, without its revocation list.
 
         Raises:
             EndorsementError: too long, none of these, not one of AMD's names, or two for one place.
@@ -91,8 +93,9 @@ class SnpEndorsements:
 def _sorted(content: bytes) -> Iterable[tuple[str, bytes]]:
     if len(content) > SIZE_LIMIT:
         raise EndorsementError(f"a file has {len(content)} bytes, at most {SIZE_LIMIT} are read", _FIX)
-    blocks = [match[0] for match in _BLOCK.finditer(content)]
-    for block in blocks or [content]:
+    table = _table(content) if sev_snp_certificates.begins_table(content) else None
+    blocks = [match[0] for match in _BLOCK.finditer(content)] if table is None else []
+    for block in blocks or table or [content]:
         try:
             if b"BEGIN X509 CRL" in block[:32]:
                 yield "crl", x509.load_pem_x509_crl(block).public_bytes(Encoding.DER)
@@ -102,6 +105,15 @@ def _sorted(content: bytes) -> Iterable[tuple[str, bytes]]:
                 yield _read_der(block)
         except UNREADABLE as error:
             raise EndorsementError(f"a file is no certificate or revocation list: {error}", _FIX) from None
+
+
+def _table(content: bytes) -> list[bytes]:
+    """Return the certificates of a host's table; not its revocation list, which it could keep old."""
+    try:
+        found = sev_snp_certificates.certificates(content)
+    except MalformedEvidenceError as error:
+        raise EndorsementError(error.problem, _FIX) from None
+    return [der for name, der in found.items() if name != "crl"]
 
 
 def _read_der(raw: bytes) -> tuple[str, bytes]:

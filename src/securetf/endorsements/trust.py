@@ -114,14 +114,14 @@ def spki_digest(certificate: x509.Certificate) -> bytes:
     return hashlib.sha256(spki).digest()
 
 
-def check_signature_form(certificate: x509.Certificate) -> None:
+def check_signature_form(signed: x509.Certificate | x509.CertificateRevocationList) -> None:
     """Check that the signature is a whole number of bytes, as it must be (RFC 5280 section 4.1.1.3).
 
-    `cryptography` ignores the count of unused bits before it, which nobody signs: the same certificate would
-    have several encodings.
+    `cryptography` ignores the count of unused bits before it, which nobody signs: the same certificate or
+    list would have several encodings.
 
     Raises:
         ValueError: it is not.
     """
-    if not certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature):
+    if not signed.public_bytes(Encoding.DER).endswith(b"\0" + signed.signature):
         raise ValueError("its signature is not a whole number of bytes")

@@ -1,8 +1,8 @@
 """Evidence of Azure confidential VMs: a hardware report that binds a vTPM's key, and a quote by that key.
 
 Sources: Microsoft, "Guest attestation for confidential VMs: HCL report" (header, hardware report, runtime
-data); the JSON forms 0 and 1 of the Confidential Containers project's Azure attesters (azure-cvm-tooling),
-which carry it.
+data); the JSON forms 0, 1 and 2 of the Confidential Containers project's Azure attesters
+(azure-cvm-tooling), which carry it.
 """
 
 import base64
@@ -32,6 +32,7 @@ HCL_SIZE_LIMIT = 16 * 1024  # bytes; genuine ones have 2600, padded with zeros
 HARDWARE_REPORT_SIZE = 1184  # bytes; an SNP report, or a TDREPORT and zeros
 SNP, TDX = 2, 4  # type of the hardware report
 AK_ID = "HCLAkPub"
+USER_DATA_SIZE = 64  # bytes
 
 _HEADER_SIZE, _RUNTIME_HEADER_SIZE = 32, 20
 _HCL_MAGIC = b"HCLA"
@@ -46,8 +47,8 @@ class HclReport:
     """The report in NV index 0x01400001, as received.
 
     report_type: SNP or TDX. hardware_report: 1184 bytes. runtime: the exact JSON whose hash the hardware
-    report carries. runtime_hash: that hash, zero-padded to the 64 bytes of report data. ak: RSA public area
-    parts of the vTPM's key.
+    report carries. runtime_hash: that hash, zero-padded to the 64 bytes of report data. modulus, exponent: of
+    the vTPM's key. user_data: what the guest had asked to put into the runtime data, 64 bytes, or empty.
     """
 
     version: int
@@ -57,6 +58,7 @@ class HclReport:
     runtime_hash: bytes
     modulus: bytes = field(repr=False)
     exponent: int
+    user_data: bytes
     vm_configuration: Mapping[str, Any]
 
 
@@ -64,19 +66,21 @@ class HclReport:
 class AzureEvidence:
     """As received; nothing is authenticated until `verifier.azure_vtpm` returns.
 
-    pcrs: index to value of the SHA-256 bank. td_quote: of TDX machines. vcek: PEM, of SNP machines.
+    form: 0 to 2; only 2 promises that the runtime data has the quote's extra data, too. pcrs: index to value
+    of the SHA-256 bank. td_quote: of TDX machines. vcek: of SNP machines, PEM in form 0, DER in later ones.
     """
 
+    form: int
     hcl: HclReport
     quote: Quote
     signature: Signature
     pcrs: Mapping[int, bytes]
     td_quote: bytes = field(repr=False)
-    vcek: str = field(repr=False)
+    vcek: bytes = field(repr=False)
 
 
 def parse(raw: bytes) -> AzureEvidence:
-    """Read one JSON envelope of form 0 (numbers) or 1 (hexadecimal and base64url).
+    """Read one JSON envelope of form 0 (numbers), or 1 or 2 (hexadecimal and base64url).
 
     Raises:
         MalformedEvidenceError: naming the first field that is not as it must be.
@@ -86,7 +90,7 @@ def parse(raw: bytes) -> AzureEvidence:
         _refuse("Azure Evidence is not an object")
     if "version" not in found:
         return _parse_v0(found)
-    return _parse_v1(found)
+    return _parse_later(found)
 
 
 def parse_hcl(raw: bytes) -> HclReport:
@@ -123,57 +127,60 @@ def parse_hcl(raw: bytes) -> HclReport:
         runtime_hash=hashlib.new(_HASHES[digest], runtime).digest().ljust(64, b"\0"),
         modulus=modulus,
         exponent=exponent,
+        user_data=_user_data(claims),
         vm_configuration=MappingProxyType(dict(claims.get("vm-configuration", {}))),
     )
 
 
 def _parse_v0(found: Mapping[str, Any]) -> AzureEvidence:
-    _names(found, {"quote", "report", "vcek"})
-    quote = found["quote"]
+    """Read form 0, whose names differ between SNP and TDX."""
+    tdx = "td_quote" in found
+    quote_name, report_name = ("tpm_quote", "hcl_report") if tdx else ("quote", "report")
+    _names(found, {quote_name, report_name, "td_quote" if tdx else "vcek"})
+    quote = found[quote_name]
     _names(quote, {"signature", "message", "pcrs"})
-    pcrs = quote["pcrs"]
-    if not isinstance(found["vcek"], str) or not isinstance(pcrs, list):
+    if not isinstance(found.get("vcek", ""), str) or not isinstance(quote["pcrs"], list):
         _refuse("vcek is not a text, or pcrs are not a list")
-    values = [_octets("PCR", value) for value in pcrs]
     return _evidence(
-        _octets("report", found["report"]),
+        0,
+        _octets("report", found[report_name]),
         _octets("message", quote["message"]),
         _octets("signature", quote["signature"]),
-        values,
-        vcek=found["vcek"],
+        [_octets("PCR", value) for value in quote["pcrs"]],
+        td_quote=_octets("td_quote", found["td_quote"]) if tdx else b"",
+        vcek=found.get("vcek", "").encode(),
     )
 
 
-def _parse_v1(found: Mapping[str, Any]) -> AzureEvidence:
-    if found["version"] != 1 or isinstance(found["version"], bool):
-        _refuse(f"Azure Evidence has version {found['version']!r}, expected 1 or none")
-    names = set(found)
-    _names(
-        found, {"version", "tpm_quote", "hcl_report"} | ({"td_quote"} if "td_quote" in names else {"vcek"})
-    )
+def _parse_later(found: Mapping[str, Any]) -> AzureEvidence:
+    form = found["version"]
+    if form not in {1, 2} or type(form) is not int:
+        _refuse(f"Azure Evidence has version {form!r}, expected 1, 2 or none")
+    hardware = "td_quote" if "td_quote" in found else "vcek"
+    _names(found, {"version", "tpm_quote", "hcl_report", hardware})
     quote = found["tpm_quote"]
     _names(quote, {"signature", "message", "pcrs"})
-    vcek = found.get("vcek", "")
-    if not isinstance(vcek, str) or not isinstance(quote["pcrs"], list):
-        _refuse("vcek is not a text, or pcrs are not a list")
+    if not isinstance(quote["pcrs"], list):
+        _refuse("pcrs are not a list")
     return _evidence(
+        form,
         _base64("hcl_report", found["hcl_report"]),
         _hex("message", quote["message"]),
         _hex("signature", quote["signature"]),
         [_hex("PCR", value) for value in quote["pcrs"]],
-        td_quote=_base64("td_quote", found["td_quote"]) if "td_quote" in found else b"",
-        vcek=vcek,
+        **{hardware: _base64(hardware, found[hardware])},
     )
 
 
 def _evidence(
+    form: int,
     report: bytes,
     message: bytes,
     signature: bytes,
     pcrs: list[bytes],
     *,
     td_quote: bytes = b"",
-    vcek: str = "",
+    vcek: bytes = b"",
 ) -> AzureEvidence:
     hcl = parse_hcl(report)
     if (hcl.report_type == TDX) != bool(td_quote):
@@ -182,6 +189,7 @@ def _evidence(
     if len(pcrs) != PCR_COUNT or any(len(value) != size for value in pcrs):
         _refuse(f"pcrs are not {PCR_COUNT} values of {size} bytes")
     return AzureEvidence(
+        form=form,
         hcl=hcl,
         quote=parse_quote(message),
         signature=Signature(scheme=RSASSA, hash=SHA256, parts=(signature,)),
@@ -189,6 +197,17 @@ def _evidence(
         td_quote=td_quote,
         vcek=vcek,
     )
+
+
+def _user_data(claims: Mapping[str, Any]) -> bytes:
+    """Return 64 bytes, of which Azure writes the hexadecimal in either case; early reports have none."""
+    if "user-data" not in claims:
+        return b""
+    text = claims["user-data"]
+    found = _hex("user-data", text.lower() if isinstance(text, str) else text)
+    if len(found) != USER_DATA_SIZE:
+        _refuse(f"user-data has {len(found)} bytes, expected {USER_DATA_SIZE}")
+    return found
 
 
 def _ak(claims: Any) -> tuple[bytes, int]:

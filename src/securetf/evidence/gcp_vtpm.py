@@ -1,7 +1,8 @@
 """Evidence of Google Cloud vTPMs: the protobuf message `attest.Attestation` of go-tpm-tools.
 
 Source: go-tpm-tools, proto/attest.proto and proto/tpm.proto. Read here: fields 1 (AK public area), 2
-(quotes), 3 (event log), 6 (AK certificate) and 7 (certificates above it); every other field is refused.
+(quotes), 3 (event log), 6 (AK certificate) and 7 (certificates above it). Field 4, what `gotpm attest` says
+of its instance, is left out: nothing signs it. Every other field is refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,9 @@ from securetf.evidence.tpm2_quote import (
 EVIDENCE_SIZE_LIMIT = 512 * 1024  # bytes; genuine ones have 30 to 100 KB
 _VARINT_LIMIT = 5  # bytes
 FIELD_LIMIT = 128  # fields of one message
-_AK, _QUOTES, _EVENT_LOG, _CERTIFICATE, _AUTHORITIES = 1, 2, 3, 6, 7
-_ONCE = {_AK, _EVENT_LOG, _CERTIFICATE}
+_AK, _QUOTES, _EVENT_LOG, _INSTANCE, _CERTIFICATE, _AUTHORITIES = 1, 2, 3, 4, 6, 7
+_ONCE = {_AK, _EVENT_LOG, _INSTANCE, _CERTIFICATE}
+_TEE = {8: "an SEV-SNP report", 9: "a TDX quote"}
 _FIX = "pass the attestation exactly as go-tpm-tools gave it"
 
 Value = int | bytes
@@ -53,6 +55,13 @@ class GcpEvidence:
     certificates: tuple[bytes, ...] = field(repr=False)
 
 
+def begins(raw: bytes) -> bool:
+    """Return whether `raw` begins like a message: field 1, its size, and a public area of RSA or ECC."""
+    size = raw[1:3]
+    at = 2 if size and size[0] < 128 else 3
+    return raw[:1] == b"\x0a" and raw[at : at + 2] in {b"\0\x01", b"\0\x23"}
+
+
 def parse(raw: bytes) -> GcpEvidence:
     """Read one message.
 
@@ -65,6 +74,11 @@ def parse(raw: bytes) -> GcpEvidence:
     quotes: list[BankQuote] = []
     authorities: list[bytes] = []
     for tag, value in _fields(raw):
+        if tag in _TEE:
+            raise MalformedEvidenceError(
+                f"the Google attestation has {_TEE[tag]} beside the TPM's quotes, which is not verified",
+                "run gotpm without --tee-technology, and give report or quote as Evidence of its own",
+            )
         if not isinstance(value, bytes) or tag not in _ONCE | {_QUOTES, _AUTHORITIES}:
             _refuse(f"has field {tag}, which this release does not read")
         if tag in single:

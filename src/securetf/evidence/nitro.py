@@ -18,6 +18,7 @@ PCR_SIZE = 48  # bytes; SHA-384
 PCR_LIMIT = 32  # indices 0 to 31
 CHAIN_LIMIT = 8  # certificates in `cabundle`; genuine documents have 4
 CERTIFICATE_SIZE_LIMIT = 1024  # bytes of DER
+NONCE_SIZE_LIMIT = 512  # bytes
 DIGEST = "SHA384"
 COSE_SIGN1_TAG = 18
 PROTECTED = bytes.fromhex("a1013822")  # {1: -35}: algorithm ES384, and nothing else
@@ -33,7 +34,7 @@ _NAMES = (
     "user_data",
     "nonce",
 )
-_OPTIONAL = {"public_key": 1024, "user_data": 512, "nonce": 512}  # size limits in bytes
+_OPTIONAL = {"public_key": 1024, "user_data": 512, "nonce": NONCE_SIZE_LIMIT}  # size limits in bytes
 _FIX = "pass the document exactly as the Nitro Security Module gave it"
 
 

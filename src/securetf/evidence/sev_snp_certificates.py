@@ -2,9 +2,11 @@
 
 The table (AMD 56421, GHCB specification, "SNP Extended Guest Request") is what Linux's configfs-tsm shows as
 `auxblob`: entries of GUID (16 bytes), offset and length (4 bytes each, little endian), one entry of zeros,
-then the certificates.
+then the certificates, in DER or, where the host's tools left them so, in PEM.
 """
 
+import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -27,6 +29,7 @@ GUIDS = MappingProxyType(
     }
 )
 _NAMES = {guid: name for name, guid in GUIDS.items()}
+_PEM = re.compile(rb"\s*-----BEGIN (CERTIFICATE|X509 CRL)-----([A-Za-z0-9+/=\s]+)-----END \1-----\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +54,15 @@ def parse(raw: bytes) -> SnpEvidence:
     table = raw[sev_snp.REPORT_SIZE :]
     if not table:
         return SnpEvidence(report=sev_snp.parse(raw))
-    return SnpEvidence(report=sev_snp.parse(raw[: sev_snp.REPORT_SIZE]), certificates=_certificates(table))
+    return SnpEvidence(report=sev_snp.parse(raw[: sev_snp.REPORT_SIZE]), certificates=certificates(table))
 
 
-def encode(evidence: SnpEvidence) -> bytes:
-    """Return report and table. `parse(encode(evidence)) == evidence`."""
-    raw = sev_snp.encode(evidence.report)
-    if not evidence.certificates:
-        return raw
-    header, body = b"", b""
-    start = ENTRY_SIZE * (len(evidence.certificates) + 1)
-    for name, der in evidence.certificates.items():
-        place = (start + len(body)).to_bytes(4, "little") + len(der).to_bytes(4, "little")
-        header += GUIDS[name] + place
-        body += der
-    return raw + header + bytes(ENTRY_SIZE) + body
+def certificates(table: bytes) -> Mapping[str, bytes]:
+    """Read a certificate table alone, which Linux shows as `auxblob`.
 
-
-def _certificates(table: bytes) -> Mapping[str, bytes]:
+    Raises:
+        MalformedEvidenceError: naming the first thing that is not as it must be.
+    """
     places, end = _places(table)
     found: dict[str, bytes] = {}
     last = end
@@ -85,10 +79,43 @@ def _certificates(table: bytes) -> Mapping[str, bytes]:
             continue
         if name in found:
             raise MalformedEvidenceError(f"the certificate table names {name} twice", _FIX)
-        found[name] = table[offset : offset + length]
+        found[name] = _der(name, table[offset : offset + length])
     if any(table[last:]):
         raise MalformedEvidenceError("bytes other than zero follow the last certificate of the table", _FIX)
     return MappingProxyType(found)
+
+
+def begins_table(raw: bytes) -> bool:
+    """Return whether `raw` begins with an entry of a known name."""
+    return raw[:16] in _NAMES
+
+
+def encode(evidence: SnpEvidence) -> bytes:
+    """Return report and table. `parse(encode(evidence)) == evidence`."""
+    raw = sev_snp.encode(evidence.report)
+    if not evidence.certificates:
+        return raw
+    header, body = b"", b""
+    start = ENTRY_SIZE * (len(evidence.certificates) + 1)
+    for name, der in evidence.certificates.items():
+        place = (start + len(body)).to_bytes(4, "little") + len(der).to_bytes(4, "little")
+        header += GUIDS[name] + place
+        body += der
+    return raw + header + bytes(ENTRY_SIZE) + body
+
+
+def _der(name: str, entry: bytes) -> bytes:
+    """Return an entry in DER; whoever reads it finds out whether it is a certificate."""
+    armour = _PEM.fullmatch(entry)
+    if armour is None:
+        return entry
+    try:
+        der = base64.b64decode(armour[2])
+    except ValueError:
+        der = b""
+    if not der.startswith(b"\x30"):  # a SEQUENCE; so that nothing is PEM inside PEM
+        raise MalformedEvidenceError(f"{name} in the certificate table is PEM around something else", _FIX)
+    return der
 
 
 def _places(table: bytes) -> tuple[list[tuple[bytes, int, int]], int]:

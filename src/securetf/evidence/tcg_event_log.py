@@ -66,6 +66,30 @@ def parse(raw: bytes) -> EventLog:
     return EventLog(header=header, algorithms=algorithms, events=tuple(events))
 
 
+def parse_area(raw: bytes, registers: int) -> EventLog:
+    """Read the log of a confidential machine's firmware (UEFI 2.10, 38.4.1; ACPI table CCEL): it has
+    measurement registers 0 to `registers` in the place of PCRs; its area is filled up with 0xFF or zeros.
+
+    Raises:
+        MalformedEvidenceError: as `parse`, or something else than one of these bytes follows.
+    """
+    reader = _Reader(raw)
+    register, kind, digest = reader.number(4), reader.number(4), reader.take(20)
+    if register > registers or kind != NO_ACTION or any(digest):
+        reader.refuse("does not start with a Spec ID event")
+    header = reader.take(reader.size())
+    algorithms = _algorithms(header)
+    events: list[Event] = []
+    while reader.left() and not reader.filled():
+        if len(events) == EVENT_LIMIT:
+            reader.refuse(f"has more than {EVENT_LIMIT} events")
+        event = _event(reader, algorithms)
+        if event.pcr > registers:
+            reader.refuse(f"has an event of register {event.pcr}")
+        events.append(event)
+    return EventLog(header=header, algorithms=algorithms, events=tuple(events))
+
+
 def encode(log: EventLog) -> bytes:
     """Return the bytes of a log. `parse(encode(log)) == log`, and the reverse."""
 
@@ -180,6 +204,15 @@ class _Reader:
 
     def left(self) -> int:
         return len(self._raw) - self._offset
+
+    def filled(self) -> bool:
+        """Return whether only filling is left; no event starts with register and type 0xFFFFFFFF or 0."""
+        start = self._raw[self._offset : self._offset + 8]
+        if start.strip(b"\xff") and start.strip(b"\0"):
+            return False
+        if self._raw[self._offset :].strip(start[:1]):
+            self.refuse("has something after what fills its end")
+        return True
 
     def refuse(self, problem: str) -> NoReturn:
         raise MalformedEvidenceError(f"the event log {problem}", _FIX)

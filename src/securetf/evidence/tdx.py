@@ -70,7 +70,11 @@ class TdReport:
 
 _LAYOUT = tuple((entry.name, int(entry.metadata["size"])) for entry in fields(TdReport))
 _LAYOUTS = {BODY_TD10: _LAYOUT[:-2], BODY_TD15: _LAYOUT}
-_BODY_SIZES = {body_type: sum(size for _, size in layout) for body_type, layout in _LAYOUTS.items()}
+_BODIES = {
+    body_type: struct.Struct("<" + "".join(f"{size}s" for _, size in layout))
+    for body_type, layout in _LAYOUTS.items()
+}
+_BODY_SIZES = {body_type: body.size for body_type, body in _BODIES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +146,5 @@ def _parse_header(raw: bytes) -> tuple[int, bytes]:
 
 
 def _parse_body(raw: bytes, body_type: int) -> TdReport:
-    values, offset = {}, 0
-    for name, size in _LAYOUTS[body_type]:
-        values[name] = raw[offset : offset + size]
-        offset += size
-    return TdReport(**values)
+    names = (name for name, _ in _LAYOUTS[body_type])
+    return TdReport(**dict(zip(names, _BODIES[body_type].unpack(raw), strict=True)))

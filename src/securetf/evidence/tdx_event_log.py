@@ -1,9 +1,11 @@
-"""The event log behind TDX's run-time registers, as JSON (dstack's form), and its replay.
+"""The event log behind TDX's run-time registers, as JSON (dstack's form) or the firmware's own (ACPI table
+CCEL), and its replay.
 
 A list of objects with `imr` (0 to 3), `event_type`, `digest` (SHA-384, hex), `event` (text) and
 `event_payload` (hex). A register begins as zeros; each event makes it SHA-384 of register and digest (Intel
-TDX Module Base Specification, "RTMR"). A log says nothing until it replays to the registers of an
-authenticated quote.
+TDX Module Base Specification, "RTMR"). The firmware's log is that of TCG with registers 1 to 4 for RTMR 0 to
+3; what programs extend after the boot, RTMR 3, is not in it. A log says nothing until it replays to the
+registers of an authenticated quote.
 """
 
 import hashlib
@@ -13,12 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from securetf.errors import MalformedEvidenceError
+from securetf.evidence import tcg_event_log
 from securetf.evidence.tdx import TdReport
 
 SIZE_LIMIT = 256 * 1024  # bytes of JSON
 EVENT_LIMIT = 4096
 DIGEST_SIZE = 48  # bytes
 RUNTIME_EVENT = 0x08000001  # its digest covers type, name and payload
+REGISTERS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
+FIRMWARE_REGISTERS = REGISTERS[:3]
+_SHA384 = 0x000C  # TPM_ALG_ID
 _NAMES = ("imr", "event_type", "digest", "event", "event_payload")
 _FIX = "give the event log of the same boot as the quote, exactly as the platform wrote it"
 
@@ -51,6 +57,35 @@ def parse(raw: bytes) -> tuple[Event, ...]:
     return tuple(_event(number, one) for number, one in enumerate(parsed))
 
 
+def is_firmware_log(raw: bytes) -> bool:
+    """Return whether `raw` begins as the firmware's log does: an EV_NO_ACTION of a register, no JSON."""
+    return raw[1:8] == bytes.fromhex("00000003000000")
+
+
+def parse_firmware_log(raw: bytes) -> tuple[Event, ...]:
+    """Read what Linux shows as /sys/firmware/acpi/tables/data/CCEL.
+
+    Raises:
+        MalformedEvidenceError: of another form, without SHA-384, or an event of MRTD, which no event extends.
+    """
+    log = tcg_event_log.parse_area(raw, registers=4)
+    if log.algorithms != (_SHA384,):
+        raise MalformedEvidenceError("the event log is not of SHA-384 alone", _FIX)
+    measured = [event for event in log.events if event.kind != tcg_event_log.NO_ACTION]
+    if any(event.pcr == 0 for event in measured):
+        raise MalformedEvidenceError("the event log extends MRTD, which no event can", _FIX)
+    return tuple(
+        Event(
+            imr=event.pcr - 1,
+            event_type=event.kind,
+            digest=event.digests[0][1],
+            event="",
+            event_payload=event.data,
+        )
+        for event in measured
+    )
+
+
 def replay(events: Iterable[Event]) -> tuple[bytes, bytes, bytes, bytes]:
     """Return the values of RTMR 0 to 3 after these events, 48 bytes each."""
     registers = [bytes(DIGEST_SIZE)] * 4
@@ -59,15 +94,17 @@ def replay(events: Iterable[Event]) -> tuple[bytes, bytes, bytes, bytes]:
     return registers[0], registers[1], registers[2], registers[3]
 
 
-def check(events: Sequence[Event], body: TdReport) -> None:
+def check(events: Sequence[Event], body: TdReport, names: Sequence[str] = REGISTERS) -> None:
     """Check that a log replays to the registers of a quote: no event is missing, added, changed or moved.
+
+    names: of the registers that the log is of.
 
     Raises:
         MalformedEvidenceError: naming the first register that differs.
     """
-    for name, found in zip(("rtmr0", "rtmr1", "rtmr2", "rtmr3"), replay(events), strict=True):
+    for name, found in zip(REGISTERS, replay(events), strict=True):
         expected: bytes = getattr(body, name)
-        if found != expected:
+        if name in names and found != expected:
             raise MalformedEvidenceError(
                 f"the event log replays to {name} {found.hex()}, the quote has {expected.hex()}", _FIX
             )

@@ -64,7 +64,8 @@ def parse(raw: bytes) -> Tpm2Evidence:
     quote = parse_quote(reader.sized("quote", QUOTE_SIZE_LIMIT, width=4))
     signature = parse_signature(reader.sized("signature", 2 * SIGNATURE_SIZE_LIMIT, width=4))
     size = DIGEST_SIZES[quote.bank]
-    pcrs = {index: reader.take(f"PCR {index}", size) for index in quote.selection}
+    values = reader.take("PCR values", size * len(quote.selection))
+    pcrs = {index: values[size * at : size * (at + 1)] for at, index in enumerate(quote.selection)}
     count = reader.number("count of certificates", 1)
     if count > CERTIFICATE_LIMIT:
         reader.refuse(f"has {count} certificates, at most {CERTIFICATE_LIMIT} are read")

@@ -2,6 +2,7 @@
 11.3).
 """
 
+import struct
 from dataclasses import dataclass
 
 from securetf.evidence.tpm2_wire import Reader, number, sized
@@ -16,6 +17,7 @@ PCR_COUNT = 24
 QUOTE_SIZE_LIMIT = 1024  # bytes; genuine ones have 115 to 180
 SIGNATURE_SIZE_LIMIT = 1024  # bytes; RSA-4096 has 518
 EXTRA_DATA_LIMIT = 66  # bytes; TPM2B_DATA holds a TPMT_HA, SHA-512 at most
+_CLOCK = struct.Struct(">QIIBQ")  # clock, resets, restarts, safe flag (TPMS_CLOCK_INFO); firmware version
 _SELECT_SIZE = 3  # bytes of a PCR bit map: 24 PCRs (TCG PC Client Platform TPM Profile, section 4.6)
 
 
@@ -69,12 +71,9 @@ def parse_quote(raw: bytes) -> Quote:
         reader.refuse(f"is an attestation of type {kind:#06x}, expected {ATTEST_QUOTE:#x} (quote)")
     signer = reader.sized("qualified signer", 2 + 64)
     extra = reader.sized("extra data", EXTRA_DATA_LIMIT)
-    clock = reader.number("clock", 8)
-    resets, restarts = reader.number("resets", 4), reader.number("restarts", 4)
-    safe = reader.number("safe flag", 1)
+    clock, resets, restarts, safe, firmware = reader.unpack("clock and firmware version", _CLOCK)
     if safe > 1:
         reader.refuse(f"has safe flag {safe}, expected 0 or 1")
-    firmware = reader.number("firmware version", 8)
     bank, selection = _selection(reader)
     digest = reader.sized("PCR digest", 64)
     reader.end()
@@ -100,11 +99,7 @@ def encode_quote(quote: Quote) -> bytes:
             number(ATTEST_QUOTE, 2),
             sized(quote.qualified_signer),
             sized(quote.extra_data),
-            number(quote.clock, 8),
-            number(quote.reset_count, 4),
-            number(quote.restart_count, 4),
-            number(quote.safe, 1),
-            number(quote.firmware, 8),
+            _CLOCK.pack(quote.clock, quote.reset_count, quote.restart_count, quote.safe, quote.firmware),
             encode_selection(quote.bank, quote.selection),
             sized(quote.pcr_digest),
         )

@@ -1,7 +1,7 @@
 """Verifier of Azure confidential VMs: the hardware report binds the vTPM's key, the key binds the nonce.
 
-The hardware report alone is never fresh: Azure makes it once at boot. Source: Microsoft, "Guest attestation
-for confidential VMs" (docs/platforms.md, "Azure vTPM", same numbers).
+The hardware report alone is not fresh: Azure makes it at boot, and anew only when a guest asks. Source:
+Microsoft, "Guest attestation for confidential VMs" (docs/platforms.md, "Azure vTPM", same numbers).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.endorsements.trust import UNREADABLE
-from securetf.errors import EvidenceError, MalformedEvidenceError, UnsupportedPlatformError
+from securetf.errors import (
+    BindingError,
+    EvidenceError,
+    MalformedEvidenceError,
+    UnsupportedPlatformError,
+)
 from securetf.evidence import azure_vtpm, sev_snp, sev_snp_certificates, tpm2
 from securetf.evidence.azure_vtpm import AzureEvidence
 from securetf.verifier import Verifier, tpm2_quote
@@ -41,10 +46,12 @@ def snp_evidence(evidence: AzureEvidence) -> Evidence:
         MalformedEvidenceError: the report or the VCEK cannot be read.
     """
     try:
-        vcek = x509.load_pem_x509_certificate(evidence.vcek.encode()).public_bytes(Encoding.DER)
+        load = x509.load_der_x509_certificate if evidence.form else x509.load_pem_x509_certificate
+        vcek = load(evidence.vcek).public_bytes(Encoding.DER)
     except UNREADABLE as error:
         raise MalformedEvidenceError(
-            f"the VCEK in Azure Evidence cannot be read: {error}", "pass it as PEM, as Azure's THIM gives it"
+            f"the VCEK in Azure Evidence cannot be read: {error}",
+            "pass it as Azure's THIM gives it: PEM in form 0, base64url of its DER in forms 1 and 2",
         ) from None
     report = sev_snp.parse(evidence.hcl.hardware_report)
     with_vcek = sev_snp_certificates.SnpEvidence(report=report, certificates={"vcek": vcek})
@@ -91,6 +98,7 @@ class AzureVtpmVerifier:
             tpm2_quote.check_pcrs(found.quote, found.signature, found.pcrs)
         with step(5):
             tpm2_quote.check_extra_data(found.quote, expected_extra_data)
+            _check_user_data(found)
         return VerifiedClaims(
             platform=Platform.AZURE_VTPM,
             registers={**hardware.registers, **tpm2_quote.registers(found.pcrs)},
@@ -121,3 +129,13 @@ class AzureVtpmVerifier:
         except EvidenceError as error:
             error.step = 2  # its own steps are of the hardware's verifier
             raise
+
+
+def _check_user_data(found: AzureEvidence) -> None:
+    """Check what form 2 promises: the hardware report was made for this challenge, not once at boot."""
+    expected = found.quote.extra_data.ljust(azure_vtpm.USER_DATA_SIZE, b"\0")
+    if found.form == 2 and found.hcl.user_data != expected:
+        raise BindingError(
+            "Azure Evidence of form 2 has other user data in its runtime data than the quote's extra data",
+            "make it anew: write the challenge to the vTPM before its hardware report is read",
+        )

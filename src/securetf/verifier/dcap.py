@@ -4,10 +4,9 @@ It is verified by dcap-qvl behind our strict parser; what that leaves open is ch
 `dcap_diagnosis` names the part. Numbers are those of docs/platforms.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import dcap_qvl
 import msgspec
@@ -98,29 +97,59 @@ def _verify_signatures(
         )
     except ValueError as error:
         dcap_diagnosis.explain(rules, chain, endorsements, now, str(error))
-    facts = _read_facts(msgspec.json.decode(claims.to_json()))
+    facts = _read_facts(claims.to_json())
     if facts.latest_issue > now:  # dcap-qvl does not look at the date of a CRL
         dcap_diagnosis.explain(rules, chain, endorsements, now, "collateral is issued in the future")
     return facts
 
 
-def _read_facts(claims: Mapping[str, Any]) -> Facts:
+class _Tcb(msgspec.Struct):
+    status: str
+    advisory_ids: tuple[str, ...]
+    eval_data_number: int
+
+
+class _Pck(msgspec.Struct):
+    ppid: list[int]
+    pce_id: list[int]
+
+
+class _Platform(msgspec.Struct):
+    pck: _Pck
+
+
+class _Claims(msgspec.Struct):
+    """The part of dcap-qvl's claims that is used; times in seconds since 1970."""
+
+    tcb: _Tcb
+    platform: _Platform
+    latest_issue_date: int
+    qe_iden_latest_issue_date: int
+    earliest_expiration_date: int
+    qe_iden_earliest_expiration_date: int
+
+
+_CLAIMS = msgspec.json.Decoder(_Claims)
+
+
+def _read_facts(raw: str) -> Facts:
     try:
-        tcb, platform = claims["tcb"], claims["platform"]["pck"]
+        claims = _CLAIMS.decode(raw)
+        tcb, pck_ = claims.tcb, claims.platform.pck
         return Facts(
-            tcb_status=str(tcb["status"]),
-            advisories=tuple(str(advisory) for advisory in tcb["advisory_ids"]),
-            tcb_evaluation=int(tcb["eval_data_number"]),
-            ppid=bytes(platform["ppid"]),
-            pce_id=bytes(platform["pce_id"]),
+            tcb_status=tcb.status,
+            advisories=tcb.advisory_ids,
+            tcb_evaluation=tcb.eval_data_number,
+            ppid=bytes(pck_.ppid),
+            pce_id=bytes(pck_.pce_id),
             latest_issue=datetime.fromtimestamp(
-                max(claims["latest_issue_date"], claims["qe_iden_latest_issue_date"]), UTC
+                max(claims.latest_issue_date, claims.qe_iden_latest_issue_date), UTC
             ),
             valid_until=datetime.fromtimestamp(
-                min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]), UTC
+                min(claims.earliest_expiration_date, claims.qe_iden_earliest_expiration_date), UTC
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (OverflowError, OSError, ValueError) as error:
         raise EvidenceError(
             f"dcap-qvl answered in a form that this release does not know: {error!r}",
             "install the dcap-qvl release that securetf names",

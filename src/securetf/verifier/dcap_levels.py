@@ -66,9 +66,16 @@ def reaches(svns: Sequence[int], components: Sequence[Document]) -> bool:
 
 def equal_under_mask(found: bytes, expected: str, mask: str) -> bool:
     """Return whether `found` has the bits of `expected` that `mask` (both hex) names."""
-    parts = zip(found, _hex(expected), _hex(mask), strict=True)
-    return all(byte & bits == value & bits for byte, value, bits in parts)
+    value, bits = bytes.fromhex(expected), bytes.fromhex(mask)
+    if not len(found) == len(value) == len(bits):
+        raise ValueError(f"{len(found)} bytes against {expected} under {mask}")
+    return not (_number(found) ^ _number(value)) & _number(bits)
 
 
-def _hex(text: str) -> bytes:
-    return bytes.fromhex(text)
+def outside(found: bytes, mask: str) -> bool:
+    """Return whether `found` has bits that `mask` (hex, as long) does not name."""
+    return bool(_number(found) & ~_number(bytes.fromhex(mask)))
+
+
+def _number(raw: bytes) -> int:
+    return int.from_bytes(raw, "big")

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID
 
-from securetf.endorsements.trust import UNREADABLE
+from securetf.endorsements.trust import UNREADABLE, check_signature_form
 from securetf.errors import EndorsementError, SignatureError
 
 LIST_LIMIT = 32  # lists given for one path
@@ -36,10 +36,10 @@ def check(
     loaded = [_load(der) for der in lists]
     ends: list[datetime] = []
     for below, (certificate, issuer) in enumerate(pairwise(path)):
-        name = certificate.subject.rfc4514_string() or "a certificate without a subject"
-        own = list(_of(issuer, loaded))
+        own = list(_of(issuer, loaded)) if loaded else []
         if not own and not _names_a_list(certificate):
             continue
+        name = certificate.subject.rfc4514_string() or "a certificate without a subject"
         usable = [crl for crl in own if _covers(crl, authority=below > 0) and _holds(crl, now)]
         for crl in usable:
             if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
@@ -53,6 +53,7 @@ def check(
 def _load(der: bytes) -> x509.CertificateRevocationList:
     try:
         crl = x509.load_der_x509_crl(der)
+        check_signature_form(crl)
         _ = crl.issuer, crl.last_update_utc, crl.next_update_utc, crl.extensions
     except UNREADABLE as error:
         raise EndorsementError(f"a revocation list cannot be read: {error}", _FETCH) from None

@@ -206,6 +206,7 @@ def _revocation_list(
     """Return the ARK's list, and from when to when it counts."""
     try:
         crl = x509.load_der_x509_crl(raw or b"")
+        check_signature_form(crl)
         key = root.public_key()
         genuine = (
             crl.issuer == root.subject and isinstance(key, rsa.RSAPublicKey) and crl.is_signature_valid(key)

@@ -3,20 +3,24 @@ binding.
 """
 
 import hmac
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from securetf.errors import BindingError, EvidenceError
 
 
-@contextmanager
-def step(number: int) -> Iterator[None]:
+class step:  # noqa: N801  (read as a statement: `with step(2):`)
     """Note `number` on an `EvidenceError` that leaves the block, unless an inner step has."""
-    try:
-        yield
-    except EvidenceError as error:
-        error.step = error.step or number
-        raise
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, EvidenceError):
+            error.step = error.step or self._number
 
 
 def check_report_data(found: bytes, expected: bytes) -> None:

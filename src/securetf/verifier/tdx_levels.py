@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from securetf.errors import EndorsementError, TcbError
 from securetf.evidence import tdx
-from securetf.verifier.dcap_levels import FETCH, UPDATE, Document, equal_under_mask, reaches
+from securetf.verifier.dcap_levels import FETCH, UPDATE, Document, equal_under_mask, outside, reaches
 
 
 def check_module(body: tdx.TdReport, tcb_info: Document) -> None:
@@ -31,9 +31,7 @@ def check_module(body: tdx.TdReport, tcb_info: Document) -> None:
         ("MRSIGNER", body.mr_signer_seam, identity["mrsigner"], "FF" * 48),
         ("SEAMATTRIBUTES", body.seam_attributes, identity["attributes"], identity["attributesMask"]),
     ):
-        bits = zip(found_bytes, bytes.fromhex(mask), strict=True)
-        outside = any(byte & ~bit & 0xFF for byte, bit in bits)
-        if outside or not equal_under_mask(found_bytes, expected, mask):
+        if not equal_under_mask(found_bytes, expected, mask) or outside(found_bytes, mask):
             raise EndorsementError(f"TDX module {name} is {found_bytes.hex()}, expected {expected}", FETCH)
     levels = identity.get("tcbLevels")
     if version > 0 and not any(isvsvn >= level["tcb"]["isvsvn"] for level in levels):

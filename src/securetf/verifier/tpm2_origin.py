@@ -78,14 +78,15 @@ class KeyOrigins:
         """
         if certificates:
             return self._certified(key, certificates, now)
-        known = self._enrolment_of(tpm2_public.name(ak))
-        if known is None or known.name != tpm2_public.name(ak):
+        name = tpm2_public.name(ak)
+        known = self._enrolment_of(name)
+        if known is None or known.name != name:
             raise SignatureError("the attestation key is neither certified nor enrolled", _ENROL)
         if now > known.valid_until:
             raise SignatureError(
                 f"the attestation key's enrolment ended at {known.valid_until:%F %T}", _ENROL
             )
-        if self._revoked & {spki_sha256(key), known.ek_sha256}:
+        if self._revoked and self._revoked & {spki_sha256(key), known.ek_sha256}:
             raise SignatureError("the TPM's key is revoked", "do not use this machine")
         return known.ek_sha256, known.valid_until
 

@@ -20,6 +20,7 @@ from securetf.errors import (
     SignatureError,
     UsageError,
 )
+from securetf.evidence import tpm2_quote
 from support.authority import NOW, Authority
 from support.azure import Machine
 from support.nitro import MODULE, REPORT_DATA, make_module
@@ -69,6 +70,40 @@ def test_show_when_tpm_or_azure_evidence_then_its_fields(tmp_path: Path) -> None
     assert (facts["platform"], facts["hardware"]) == ("azure_vtpm", "tdx")
     assert facts["vm_configuration"] == {"secure-boot": True}
     assert "secure-boot True" in run("show", tmp_path / "azure").output
+    indented = "\n" + json.dumps(machine.envelope(), indent=4)  # as some attesters write it
+    assert "secure-boot True" in run("show", write(tmp_path, "indented", indented)).output
+
+
+def test_show_when_a_quote_of_tpm2_tools_stands_alone_then_its_fields(tmp_path: Path) -> None:
+    quote = make_tpm().quote()
+    raw = tpm2_quote.encode_quote(quote)
+    facts = json.loads(run("show", write(tmp_path, "quote.msg", raw), "--json").output)
+    assert facts["extra_data"] == quote.extra_data.hex()
+    assert (facts["pcrs"], facts["pcr_digest"]) == (
+        [str(one) for one in quote.selection],
+        quote.pcr_digest.hex(),
+    )
+    assert isinstance(run("show", write(tmp_path, "cut", raw[:-1])).exception, MalformedEvidenceError)
+
+
+@pytest.mark.parametrize(
+    ("content", "fix"),
+    [
+        (tpm2_quote.encode_quote(make_tpm().quote()), "collect TPM Evidence"),
+        (
+            bytes(4) + (1184).to_bytes(4, "little") + bytes(24) + b"\2" + bytes(1183),
+            "cut off its first 32 bytes",
+        ),
+        (b'ak_pub: "\\000\\001"', "gotpm attest --format binarypb"),
+        (b"something else", "as the platform gave it"),
+    ],
+)
+def test_verify_when_a_tool_writes_another_form_then_says_how_to_get_evidence(
+    tmp_path: Path, content: bytes, fix: str
+) -> None:
+    outcome = run(*verify_arguments(tmp_path, content, None))
+    assert isinstance(outcome.exception, MalformedEvidenceError)
+    assert fix in outcome.exception.fix
 
 
 def test_show_when_a_known_kind_is_damaged_then_refused(tmp_path: Path) -> None:
@@ -91,6 +126,17 @@ def test_verify_nitro_when_all_holds_then_each_check_passes(tmp_path: Path) -> N
     assert (verdict["accepted"], verdict["claims"]["pcr0"]) == (True, "01" * 48)
     with_nonce = module.document(nonce=b"fresh")
     assert run(*verify_arguments(tmp_path, with_nonce, module.root, b"fresh")).exit_code == 0
+    longest = module.document(nonce=bytes(range(256)) * 2)
+    assert run(*verify_arguments(tmp_path, longest, module.root, bytes(range(256)) * 2)).exit_code == 0
+    other = run(*verify_arguments(tmp_path, longest, module.root, bytes(512)))
+    assert isinstance(other.exception, BindingError)
+    for nonce, raw, expected in (
+        (bytes(513), longest, "1 to 512"),
+        (bytes(65), make_tpm().evidence(), "1 to 64"),
+    ):
+        outcome = run(*verify_arguments(tmp_path, raw, module.root, nonce))
+        assert isinstance(outcome.exception, UsageError)
+        assert f"has {len(nonce)} bytes, expected {expected}" in str(outcome.exception)
 
 
 def test_verify_nitro_when_one_part_fails_then_that_check_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
 from securetf.errors import EndorsementError
+from securetf.evidence import sev_snp, sev_snp_certificates
 from securetf.evidence.sev_snp import SnpProduct
+from securetf.evidence.sev_snp_certificates import SnpEvidence
 from support.snp_platform import Platform
 
 MILAN = Platform()
@@ -26,6 +28,24 @@ def test_files_when_in_pem_or_der_then_each_finds_its_place() -> None:
     assert SnpEndorsements.of([chain, KNOWN.vek or b"", KNOWN.crl or b""]) == KNOWN
     assert SnpEndorsements.of([chain, chain]) == replace(KNOWN, vek=None, crl=None)
     assert SnpEndorsements.of([]) == SnpEndorsements()
+
+
+def test_table_of_a_host_when_given_as_a_file_then_its_certificates_without_its_list() -> None:
+    carried = {"vcek": KNOWN.vek or b"", "ask": KNOWN.ask or b"", "ark": KNOWN.root or b""}
+    report = sev_snp.parse(MILAN.signed())
+
+    def auxblob(**certificates: bytes) -> bytes:
+        evidence = SnpEvidence(report=report, certificates=certificates)
+        return sev_snp_certificates.encode(evidence)[sev_snp.REPORT_SIZE :]
+
+    expected = replace(KNOWN, asvk=None, crl=None)
+    assert SnpEndorsements.of([auxblob(**carried, crl=KNOWN.crl or b"")]) == expected
+    assert SnpEndorsements.of([auxblob(**carried) + bytes(4096)]) == expected
+    with pytest.raises(EndorsementError, match="ends without its closing entry"):
+        SnpEndorsements.of([auxblob(**carried)[:24]])
+    nested = auxblob(vcek=auxblob(**carried))
+    with pytest.raises(EndorsementError, match="no certificate or revocation list"):
+        SnpEndorsements.of([nested])
 
 
 @pytest.mark.parametrize(

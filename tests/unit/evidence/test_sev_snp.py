@@ -1,5 +1,6 @@
 """The SEV-SNP report and its certificate table as exact bytes: each framing error, and why."""
 
+import base64
 from dataclasses import replace
 
 import pytest
@@ -128,6 +129,29 @@ def test_table_when_written_and_read_then_the_same() -> None:
 def test_table_when_it_has_entries_of_others_then_they_are_left_out() -> None:
     table = entry(b"\7" * 16, 72, 4) + entry(GUIDS["vcek"], 76, 4) + END + b"junkVCEK"
     assert parse_evidence(RAW + table).certificates == {"vcek": b"VCEK"}
+
+
+def armoured(der: bytes, label: str = "CERTIFICATE") -> bytes:
+    return f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n".encode()
+
+
+def table_of(name: str, content: bytes) -> bytes:
+    return entry(GUIDS[name], 48, len(content)) + END + content
+
+
+def test_table_when_its_certificates_are_in_pem_then_read_as_der() -> None:
+    """Hosts that store what AMD's service gives out, chain in PEM, hand it on so."""
+    der = b"\x30" + bytes(range(200))
+    assert parse_evidence(RAW + table_of("ark", armoured(der))).certificates == {"ark": der}
+    crl = armoured(der, "X509 CRL") + b"\n"
+    assert parse_evidence(RAW + table_of("crl", crl)).certificates == {"crl": der}
+    for name, content in (
+        ("ark", armoured(armoured(der))),
+        ("vcek", armoured(b"")),
+        ("vcek", armoured(b"\x31")),
+    ):
+        with pytest.raises(MalformedEvidenceError, match=f"{name} in the certificate table is PEM around"):
+            parse_evidence(RAW + table_of(name, content))
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from securetf.attester.simulated_enclave import simulated_report
 from securetf.errors import MalformedEvidenceError
+from securetf.evidence import tcg_event_log
 from securetf.evidence import tdx_event_log as log
+from securetf.evidence.tcg_event_log import Event
 from securetf.evidence.tdx import TdReport
+from securetf.evidence.tpm2_quote import SHA256, SHA384
+from support.tpm2 import make_log
 
 
 def runtime(name: str, payload: bytes = b"") -> dict[str, Any]:
@@ -33,8 +38,6 @@ def raw(events: Any) -> bytes:
 
 
 def body_of(events: list[dict[str, Any]]) -> TdReport:
-    from dataclasses import replace  # noqa: PLC0415
-
     registers = log.replay(log.parse(raw(events)))
     values = dict(zip(("rtmr0", "rtmr1", "rtmr2", "rtmr3"), registers, strict=True))
     return replace(simulated_report(bytes(64), mr_td=bytes(48), rtmr3=bytes(48)), **values)
@@ -93,3 +96,74 @@ def test_check_when_an_event_is_missing_repeated_or_moved_then_names_the_registe
 def test_parse_when_the_form_is_wrong_then_says_how(content: bytes, reason: str) -> None:
     with pytest.raises(MalformedEvidenceError, match=reason):
         log.parse(content)
+
+
+# --- the firmware's own log (CCEL) --------------------------------------------------------------------------
+
+
+def firmware(*events: Event, filling: bytes = b"\xff" * 64, banks: tuple[int, ...] = (SHA384,)) -> bytes:
+    """Return an area as the firmware leaves it."""
+    return tcg_event_log.encode(replace(make_log(*banks), events=events)) + filling
+
+
+def measured(register: int, content: bytes, kind: int = 8) -> Event:
+    return Event(pcr=register, kind=kind, digests=((SHA384, hashlib.sha384(content).digest()),), data=content)
+
+
+FIRMWARE = (measured(0, b"said", kind=3), measured(1, b"one"), measured(2, b"two"), measured(3, b"three"))
+
+
+def quoted(*events: Event) -> TdReport:
+    """Return a TD report whose registers are those of these events, RTMR 3 extended by a program."""
+    values = {f"rtmr{index}": bytes(48) for index in range(3)}
+    for event in events:
+        if event.kind != tcg_event_log.NO_ACTION:
+            name = f"rtmr{event.pcr - 1}"
+            values[name] = hashlib.sha384(values[name] + event.digests[0][1]).digest()
+    return replace(simulated_report(bytes(64), mr_td=bytes(48), rtmr3=b"\7" * 48), **values)
+
+
+def check_firmware(raw: bytes, body: TdReport) -> None:
+    log.check(log.parse_firmware_log(raw), body, log.FIRMWARE_REGISTERS)
+
+
+@pytest.mark.parametrize("filling", [b"", b"\xff" * 64, bytes(4096), b"\xff", b"\0" * 3])
+def test_firmware_log_when_whole_then_replays_to_what_the_firmware_measured(filling: bytes) -> None:
+    area = firmware(*FIRMWARE, filling=filling)
+    assert log.is_firmware_log(area)
+    check_firmware(area, quoted(*FIRMWARE))
+    # The header's own register is free: 0 or 1 in genuine ones.
+    check_firmware(b"\1" + area[1:], quoted(*FIRMWARE))
+    assert not log.is_firmware_log(raw(EVENTS))
+
+
+def test_firmware_log_when_an_event_is_missing_repeated_or_moved_then_names_the_register() -> None:
+    for events, register in (
+        (FIRMWARE[:-1], "rtmr2"),
+        ((*FIRMWARE, FIRMWARE[1]), "rtmr0"),
+        ((measured(2, b"one"), *FIRMWARE[2:]), "rtmr0"),
+        ((), "rtmr0"),
+    ):
+        with pytest.raises(MalformedEvidenceError, match=f"replays to {register} .* the quote has"):
+            check_firmware(firmware(*events), quoted(*FIRMWARE))
+
+
+@pytest.mark.parametrize(
+    ("area", "reason"),
+    [
+        (firmware(measured(5, b"x")), "event of register 5"),
+        (firmware(measured(0, b"x")), "extends MRTD"),
+        (firmware(banks=(SHA256,)), "not of SHA-384 alone"),
+        (firmware(banks=(SHA256, SHA384)), "not of SHA-384 alone"),
+        (firmware(*FIRMWARE, filling=b"\xff" * 8 + b"\0"), "something after what fills its end"),
+        (firmware(*FIRMWARE, filling=bytes(8) + b"\1"), "something after what fills its end"),
+        (firmware(*FIRMWARE, filling=b"\1" * 8), "has an event of PCR 16843009|event of register"),
+        (firmware(*FIRMWARE)[:-70], "ends inside an entry"),
+        (b"\5" + firmware()[1:], "does not start with a Spec ID event"),
+        (b"", "ends inside an entry"),
+        (firmware(*[measured(1, b"x")] * 4097), "more than 4096 events"),
+    ],
+)
+def test_firmware_log_when_its_form_is_wrong_then_says_how(area: bytes, reason: str) -> None:
+    with pytest.raises(MalformedEvidenceError, match=reason):
+        log.parse_firmware_log(area)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.errors import (
@@ -17,11 +18,15 @@ from securetf.errors import (
     SignatureError,
     UnsupportedPlatformError,
 )
-from securetf.evidence import azure_vtpm, tpm2_quote
+from securetf.evidence import azure_vtpm, sev_snp, sev_snp_certificates, tpm2_quote
 from securetf.verifier.azure_vtpm import AzureVtpmVerifier, snp_evidence, tdx_evidence
 from support.authority import NOW
 from support.azure import Hardware, Machine, text
+from support.snp_platform import Platform as Chip
 from support.tpm2 import REPORT_DATA
+
+CHIP = Chip()
+REPORT = CHIP.signed()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +138,8 @@ def test_envelope_when_not_of_its_form_then_refused(machine: Machine) -> None:
     good = machine.envelope()
     signed = good["tpm_quote"]
     for envelope, reason in (
-        (good | {"version": 2}, "has version 2"),
+        (good | {"version": 3}, "has version 3, expected 1, 2 or none"),
+        (good | {"version": 2.0}, r"has version 2\.0"),
         (good | {"version": True}, "has version True"),
         (good | {"extra": 1}, "has not exactly the names"),
         (good | {"tpm_quote": []}, "has not exactly the names"),
@@ -173,9 +179,95 @@ def test_hardware_when_no_verifier_for_it_then_unsupported(machine: Machine) -> 
         AzureVtpmVerifier({}).verify(Evidence(Platform.TPM2, raw), expected_report_data=REPORT_DATA, now=NOW)
 
 
-def test_snp_evidence_when_the_vcek_is_unreadable_then_refused(machine: Machine) -> None:
-    envelope = machine.envelope(machine.hcl(kind=azure_vtpm.SNP), vcek="no PEM")
-    del envelope["td_quote"]
-    found = azure_vtpm.parse(json.dumps(envelope).encode())
+# --- the forms that genuine attesters wrote -----------------------------------------------------------------
+
+
+def octets(signed: dict[str, Any]) -> dict[str, Any]:
+    """Return a quote as form 0 has it: lists of numbers."""
+    raw = {name: list(bytes.fromhex(signed[name])) for name in ("signature", "message")}
+    return raw | {"pcrs": [list(bytes.fromhex(value)) for value in signed["pcrs"]]}
+
+
+def snp_envelope(machine: Machine, form: int, vcek: bytes) -> dict[str, Any]:
+    """Return an envelope of an SNP machine. vcek: PEM in form 0, DER in later ones."""
+    hcl = hcl_of(machine, REPORT, kind=azure_vtpm.SNP)
+    signed = machine.envelope()["tpm_quote"]
+    if form == 0:
+        return {"quote": octets(signed), "report": list(hcl), "vcek": vcek.decode()}
+    return {"version": form, "tpm_quote": signed, "hcl_report": text(hcl), "vcek": text(vcek)}
+
+
+def hcl_of(machine: Machine, hardware: bytes, **changes: Any) -> bytes:
+    """Return an HCL report around this hardware report."""
+    raw = machine.hcl(**changes)
+    return raw[:32] + hardware + raw[32 + len(hardware) :]
+
+
+@pytest.mark.parametrize("form", [0, 1, 2])
+def test_snp_evidence_when_of_any_form_then_it_carries_the_report_and_the_vcek(
+    machine: Machine, form: int
+) -> None:
+    vcek = CHIP.vcek().certificate()
+    raw = snp_envelope(machine, form, vcek.public_bytes(Encoding.DER if form else Encoding.PEM))
+    found = azure_vtpm.parse(json.dumps(raw).encode())
+    assert found.form == form
+    part = sev_snp_certificates.parse(snp_evidence(found).raw)
+    assert part.report == sev_snp.parse(REPORT)
+    assert part.certificates == {"vcek": vcek.public_bytes(Encoding.DER)}
+
+
+@pytest.mark.parametrize("form", [0, 1, 2])
+def test_snp_evidence_when_the_vcek_is_unreadable_then_refused(machine: Machine, form: int) -> None:
+    found = azure_vtpm.parse(json.dumps(snp_envelope(machine, form, b"no certificate")).encode())
     with pytest.raises(MalformedEvidenceError, match="the VCEK in Azure Evidence cannot be read"):
         snp_evidence(found)
+
+
+def test_vcek_when_of_the_other_form_then_refused(machine: Machine) -> None:
+    der = CHIP.vcek().certificate().public_bytes(Encoding.DER)
+    pem = CHIP.vcek().certificate().public_bytes(Encoding.PEM)
+    later = snp_envelope(machine, 1, der) | {"vcek": pem.decode()}
+    with pytest.raises(MalformedEvidenceError, match="vcek is not base64url"):
+        azure_vtpm.parse(json.dumps(later).encode())
+    first = snp_envelope(machine, 0, pem) | {"vcek": text(der)}
+    with pytest.raises(MalformedEvidenceError, match="the VCEK in Azure Evidence cannot be read"):
+        snp_evidence(azure_vtpm.parse(json.dumps(first).encode()))
+
+
+def test_tdx_evidence_when_of_form_0_then_verified_as_form_1(machine: Machine) -> None:
+    first = {
+        "tpm_quote": octets(machine.envelope()["tpm_quote"]),
+        "hcl_report": list(machine.hcl()),
+        "td_quote": list(b"the TD quote"),
+    }
+    assert verify(machine, first) == verify(machine)
+
+
+def test_form_2_when_the_runtime_data_has_the_challenge_then_verified_else_refused(machine: Machine) -> None:
+    challenge = machine.quote().extra_data
+    for user_data, accepted in (
+        (challenge.ljust(64, b"\0").hex(), True),
+        (challenge.ljust(64, b"\0").hex().upper(), True),  # on SNP machines
+        (bytes(64).hex(), False),
+        (challenge.ljust(64, b"\1").hex(), False),
+        (None, False),
+    ):
+        named = {} if user_data is None else {"user-data": user_data}
+        runtime = json.dumps(machine.runtime(**named)).encode()
+        envelope = machine.envelope(machine.hcl(runtime), version=2)
+        expected = hashlib.sha256(runtime).digest().ljust(64, b"\0")
+        verifier = AzureVtpmVerifier({azure_vtpm.TDX: (tdx_evidence, Hardware(expected))})
+        evidence = Evidence(Platform.AZURE_VTPM, json.dumps(envelope).encode())
+        if accepted:
+            verifier.verify(evidence, expected_report_data=REPORT_DATA, now=NOW)
+            continue
+        with pytest.raises(BindingError, match="form 2 has other user data") as refused:
+            verifier.verify(evidence, expected_report_data=REPORT_DATA, now=NOW)
+        assert refused.value.step == 5
+
+
+def test_user_data_when_not_64_bytes_in_hexadecimal_then_refused(machine: Machine) -> None:
+    for value, reason in ((1, "not hexadecimal"), ("zz", "not hexadecimal"), ("00" * 63, "has 63 bytes")):
+        runtime = json.dumps(machine.runtime(**{"user-data": value})).encode()
+        with pytest.raises(MalformedEvidenceError, match=f"user-data .*{reason}|user-data is {reason}"):
+            verify(machine, machine.envelope(machine.hcl(runtime)))

@@ -81,6 +81,21 @@ def test_message_when_only_sha384_then_it_counts_and_when_only_sha1_then_refused
         verify(tpm, message(tpm, quoted(tpm, SHA1)))
 
 
+def test_message_when_it_describes_its_instance_then_verified_without_a_word_of_it(tpm: Tpm) -> None:
+    """`gotpm attest --key gceAK` writes zone, project and instance, and no signature covers them."""
+    instance = field(1, b"europe-west3-a") + field(3, 2**60) + field(4, b"machine")
+    quote = quoted(tpm)
+    assert verify(tpm, message(tpm, quote, more=field(4, instance))) == verify(tpm, message(tpm, quote))
+
+
+def test_message_when_its_key_is_rsa_or_ecc_then_it_is_known_by_its_first_bytes(tpm: Tpm) -> None:
+    for kind, size in ((b"\0\x01", 280), (b"\0\x23", 88), (b"\0\x23", 120)):
+        assert gcp_vtpm.begins(field(1, kind.ljust(size, b"\0")))
+    assert gcp_vtpm.begins(message(tpm))
+    for raw in (b"", b"\x0a", field(1, b"\0\x02" * 44), field(2, b"\0\x01" * 44), b"\x0a\x58\x01\x00\x01"):
+        assert not gcp_vtpm.begins(raw)
+
+
 def test_message_when_one_part_is_wrong_then_refused_for_that_part(tpm: Tpm) -> None:
     with pytest.raises(BindingError, match="extra data is not the one expected"):
         verify(tpm, message(tpm, quoted(tpm, extra_data=bytes(32))))
@@ -101,7 +116,11 @@ def test_message_when_its_form_is_wrong_then_refused(tpm: Tpm) -> None:
     good = message(tpm)
     pcr = field(2, field(1, 3) + field(2, bytes(32)))
     for raw, reason in (
-        (message(tpm, more=field(8, b"x")), "has field 8, which this release does not read"),
+        (message(tpm, more=field(5, b"x")), "has field 5, which this release does not read"),
+        (message(tpm, more=field(8, b"x")), "has an SEV-SNP report beside the TPM's quotes"),
+        (message(tpm, more=field(9, b"x")), "has a TDX quote beside the TPM's quotes"),
+        (message(tpm, more=field(4, b"x") * 2), "has field 4 twice"),
+        (message(tpm, more=field(4, 1)), "has field 4, which this release does not read"),
         (message(tpm, more=field(1, b"x")), "has field 1 twice"),
         (message(tpm, more=field(6, 1)), "has field 6, which this release does not read"),
         (message(tpm, more=b"\x09" + bytes(8)), "wire type 1"),

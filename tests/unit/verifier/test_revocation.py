@@ -164,3 +164,13 @@ def test_files_of_issuers_when_sorted_then_certificates_and_lists_in_der(tpm: Tp
     assert issuers_of([pem, pem_list]) == issuers_of([tpm.root.der, one]) == expected
     with pytest.raises(EndorsementError, match="neither certificate nor revocation list"):
         issuers_of([b"hello"])
+
+
+def test_list_when_its_signature_is_no_whole_number_of_bytes_then_refused(tpm: Tpm) -> None:
+    good = next(one for one in iter(lambda: crl(tpm.root), b"") if not one[-1] & 1)
+    path = [tpm.certificate.certificate, tpm.root.certificate]
+    assert revocation.check("the chain", path, [good], NOW)
+    unused_bits = len(good) - len(x509.load_der_x509_crl(good).signature) - 1
+    changed = good[:unused_bits] + b"\1" + good[unused_bits + 1 :]
+    with pytest.raises(EndorsementError, match="signature is not a whole number of bytes"):
+        revocation.check("the chain", path, [changed], NOW)

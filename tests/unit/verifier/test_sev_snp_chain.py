@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
@@ -166,6 +167,17 @@ def test_revocation_list_when_stale_early_or_of_another_issuer_then_refused() ->
     ):
         with pytest.raises(EndorsementError, match=reason):
             MILAN.verify(endorsements=MILAN.endorsements(crl=crl))
+
+
+def test_revocation_list_when_its_signature_is_no_whole_number_of_bytes_then_refused() -> None:
+    """A count of unused bits that the signature's last byte allows changes nothing for OpenSSL."""
+    crl = next(one for one in iter(MILAN.crl, b"") if not one[-1] & 1)
+    MILAN.verify(endorsements=MILAN.endorsements(crl=crl))
+    unused_bits = len(crl) - len(x509.load_der_x509_crl(crl).signature) - 1
+    assert crl[unused_bits] == 0
+    changed = crl[:unused_bits] + b"\1" + crl[unused_bits + 1 :]
+    with pytest.raises(EndorsementError, match="revocation list of the ARK is missing or damaged"):
+        MILAN.verify(endorsements=MILAN.endorsements(crl=changed))
 
 
 def test_revocation_when_it_is_not_looked_at_then_the_function_says_so() -> None:
