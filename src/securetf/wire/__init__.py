@@ -35,6 +35,7 @@ from securetf.wire.messages import (
     TokenRequest,
     TokenResponse,
     VersionView,
+    VolumeHead,
     VolumeState,
 )
 from securetf.wire.statement import TokenKey
@@ -72,6 +73,7 @@ __all__ = [
     "TokenRequest",
     "TokenResponse",
     "VersionView",
+    "VolumeHead",
     "VolumeState",
     "decode",
     "encode",
