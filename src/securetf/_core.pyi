@@ -74,7 +74,9 @@ class VolumeStatus:
 
 @final
 class MountStats:
-    """Totals since the mount began; `integrity_errors` counts answers EBADMSG and EUCLEAN to the program."""
+    """Totals since the mount began; `integrity_errors` counts answers EBADMSG and EUCLEAN to the program,
+    `stale_errors` those ESTALE, and those before it, from states that a newer one followed.
+    """
 
     @property
     def reads(self) -> int: ...
@@ -89,6 +91,8 @@ class MountStats:
     @property
     def last_integrity_error(self) -> str: ...
     @property
+    def stale_errors(self) -> int: ...
+    @property
     def read_ahead_refused(self) -> str: ...
 
 @final
@@ -99,6 +103,12 @@ class Mount:
     def path(self) -> str: ...
     def unmount(self) -> None:
         """Unmount, from any thread; a second call does nothing. If still in use after 2 s, it is detached."""
+
+    def follow(self, volume: Volume) -> None:
+        """Show a newer state, from `Volume.at`, to each path that is opened from now on; what is open stays.
+
+        Raises: UsageError: not newer, or the volume was not opened to be followed.
+        """
 
     def stats(self) -> MountStats: ...
 
@@ -123,7 +133,7 @@ class Volume:
     ) -> Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
-        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned" or "group".
+        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned", "follow" or "group".
         anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
         FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
 
@@ -155,6 +165,12 @@ class Volume:
         """Return when all that was written is committed and anchored."""
 
     def status(self) -> VolumeStatus: ...
+    def at(self, epoch: int, seq: int, root: bytes) -> Volume:
+        """Open another state of the same files to read; of a volume opened with freshness `follow`.
+
+        Raises: as `open`.
+        """
+
     def close(self) -> None:
         """Final commit and anchor; a second call does nothing. Unmount first."""
 

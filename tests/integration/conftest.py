@@ -33,8 +33,8 @@ class Packed:
         with closing(self.open(writable=True)) as volume:
             volume.pack(str(source))
 
-    def mounted(self, *, writable: bool, **options: Any) -> "Host":
-        return Host(self, writable, options)
+    def mounted(self, *, writable: bool, follow: bool = False, **options: Any) -> "Host":
+        return Host(self, writable, follow, options)
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Host:
 
     packed: Packed
     writable: bool
+    follow: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -51,6 +52,7 @@ class Host:
             "trust_file": str(self.packed.trust.path),
             "mountpoint": str(self.packed.mountpoint),
             "writable": self.writable,
+            "follow": self.follow,
             "options": self.options,
         }
         self.process = subprocess.Popen(

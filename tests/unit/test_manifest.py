@@ -68,6 +68,19 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
+@pytest.mark.parametrize("beneath", ["/models/in", "/models/scratch", "/models/secrets"])
+def test_parse_when_something_is_mounted_beneath_a_followed_volume_refuses(beneath: str) -> None:
+    text = changed("[volumes.train-data]", '[volumes.train-data]\nfreshness = "follow"')
+    text = text.replace('train-data = "/data:ro"', 'train-data = "/models:ro"')
+    assert manifests.parse(text).volumes["train-data"].freshness == "follow"
+    old = {"in": '"/app:ro"', "scratch": '"/scratch"', "secrets": '"file:/run/secrets/token"'}
+    new = {"in": f'"{beneath}:ro"', "scratch": f'"{beneath}"', "secrets": f'"file:{beneath}/token"'}
+    which = beneath.rpartition("/")[2]
+    with pytest.raises(ManifestValueError, match=f"is followed, and {beneath} lies in it") as refused:
+        manifests.parse(text.replace(old[which], new[which]))
+    assert refused.value.fix.startswith(f"mount {beneath} elsewhere")
+
+
 REFUSALS = [
     # what is changed, what it becomes, what the problem says, what the fix says
     ('writer = "trainer"', 'writr = "trainer"', "`volumes.model.writr` is not a known key", "`writer`"),
@@ -86,6 +99,7 @@ REFUSALS = [
     ('freshness = "pinned"', 'freshness = "async"', '"async", which is not in this release', '"group"'),
     ('freshness = "pinned"', "", '`volumes.code.root` is set, but the freshness is "group"', "pinned"),
     ('freshness = "pinned"', 'freshness = "pinned"\nwriter = "trainer"', "never written by a workload", "remove"),
+    ('freshness = "pinned"', 'freshness = "follow"', 'is set, but the freshness is "follow"', "pinned"),
     ('writer = "trainer"', 'writer = "triner"', 'the workload "triner", which is not defined', '"trainer"'),
     ('writer = "trainer"', "", "`volumes.model.export` is set, but no workload writes this volume", "remove"),
     ('writer = "trainer"\nexport = ["creator"]', "", '"/model:rw", but it has no `writer`', "/model:ro"),

@@ -9,6 +9,7 @@ use volume_fuse::Mount;
 
 use crate::convert::of_mount;
 use crate::values::MountStats;
+use crate::volume::PyVolume;
 
 #[pyclass(frozen, name = "Mount", module = "securetf._core")]
 pub struct PyMount {
@@ -38,6 +39,14 @@ impl PyMount {
 
     fn unmount(&self, py: Python<'_>) -> PyResult<()> {
         let outcome = py.detach(|| self.with(Mount::unmount));
+        outcome
+            .unwrap_or(Ok(()))
+            .map_err(|error| of_mount(py, &error))
+    }
+
+    fn follow(&self, py: Python<'_>, volume: &PyVolume) -> PyResult<()> {
+        let volume = volume.shared()?;
+        let outcome = py.detach(|| self.with(|mount| mount.follow(volume)));
         outcome
             .unwrap_or(Ok(()))
             .map_err(|error| of_mount(py, &error))

@@ -157,6 +157,7 @@ pub struct MountStats {
     bytes_written: u64,
     integrity_errors: u64,
     last_integrity_error: String,
+    stale_errors: u64,
     read_ahead_refused: String,
 }
 
@@ -169,6 +170,7 @@ impl From<volume_fuse::Stats> for MountStats {
             bytes_written: stats.bytes_written,
             integrity_errors: stats.integrity_errors,
             last_integrity_error: stats.last_integrity_error,
+            stale_errors: stats.stale_errors,
             read_ahead_refused: stats.read_ahead_refused,
         }
     }

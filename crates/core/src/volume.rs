@@ -20,9 +20,15 @@ use crate::values::{Entry, Finding, PackStats, VolumeStatus};
 pub struct PyVolume {
     volume: Option<Arc<Volume>>,
     writable: bool,
+    /// Where other states are read, and by which grant; of a volume that is followed.
+    followed: Option<(PathBuf, Grant)>,
 }
 
 impl PyVolume {
+    pub(crate) fn shared(&self) -> PyResult<Arc<Volume>> {
+        self.volume().cloned()
+    }
+
     fn volume(&self) -> PyResult<&Arc<Volume>> {
         self.volume
             .as_ref()
@@ -40,7 +46,7 @@ fn volume_key(py: Python<'_>, bytes: &[u8]) -> PyResult<VolumeKey> {
 
 fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
     match name {
-        "pinned" => Ok(Freshness::Pinned),
+        "pinned" | "follow" => Ok(Freshness::Pinned),
         "group" => Ok(Freshness::Group),
         _ => {
             let problem = format!("freshness {name:?} is not known");
@@ -48,7 +54,7 @@ fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
                 py,
                 "UsageError",
                 &problem,
-                "use \"pinned\" or \"group\"",
+                "use \"pinned\", \"follow\" or \"group\"",
             ))
         }
     }
@@ -117,6 +123,7 @@ impl PyVolume {
             writable,
             chunk_size,
         };
+        let followed = (freshness == "follow").then(|| (directory.clone(), grant.clone()));
         let freshness = freshness_named(py, freshness)?;
         let anchor = anchor.map(|callable| Arc::new(PyAnchor(callable)) as Arc<dyn volume::Anchor>);
         let opened =
@@ -125,6 +132,28 @@ impl PyVolume {
         Ok(Self {
             volume: Some(volume),
             writable,
+            followed,
+        })
+    }
+
+    fn at(&self, py: Python<'_>, epoch: u32, seq: u64, root: &[u8]) -> PyResult<Self> {
+        let Some((directory, grant)) = &self.followed else {
+            return Err(exception(
+                py,
+                "UsageError",
+                "this volume was opened at one state",
+                "open it with freshness \"follow\"",
+            ));
+        };
+        let mut grant = grant.clone();
+        (grant.epoch, grant.seq, grant.root) = (epoch, seq, exactly(py, "root", root)?);
+        let opened = py.detach(|| {
+            volume_store::open_directory(directory, None, grant.clone(), Freshness::Pinned)
+        });
+        Ok(Self {
+            volume: Some(opened.map_err(|error| of_volume(py, &error))?),
+            writable: false,
+            followed: Some((directory.clone(), grant)),
         })
     }
 
@@ -204,6 +233,7 @@ impl PyVolume {
         let volume = Arc::clone(self.volume()?);
         let options = Options {
             writable: self.writable,
+            following: self.followed.is_some(),
             threads,
             writeback,
             read_ahead_kib,

@@ -2,8 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, Generation, INodeNo, TimeOrNow};
-use volume::{Attr, FileType, SetTime, VolumeError};
+use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyStatfs, ReplyXattr, TimeOrNow};
+use volume::{Attr, FileType, SetTime, StatFs, VolumeError};
+
+/// Free space that statfs reports, in blocks of 4 KiB (1 PiB), and free inodes: the format's limits are far away,
+/// and what the store has left is for the untrusted host to say.
+const FREE_BLOCKS: u64 = 1 << 38;
+const FREE_FILES: u64 = 1 << 32;
 
 /// How long the kernel may keep names and attributes: as long as it likes, since nothing changes behind its back
 /// (we are the only writer by lease, or the root is pinned).
@@ -96,6 +101,40 @@ fn nanoseconds(time: SystemTime) -> i64 {
     }
 }
 
+/// Names as listxattr(2) gives them: each ended by a zero byte.
+pub(crate) fn joined(names: &[Vec<u8>]) -> Vec<u8> {
+    names
+        .iter()
+        .flat_map(|name| name.iter().copied().chain([0]))
+        .collect()
+}
+
+/// Asked with size 0 for the length, else for the bytes (`fuse_getxattr_in`).
+pub(crate) fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(length),
+        _ if size < length => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}
+
+pub(crate) fn space_reply(numbers: &StatFs, reply: ReplyStatfs) {
+    let block = 4096;
+    let blocks = numbers.bytes.div_ceil(u64::from(block)) + FREE_BLOCKS;
+    let files = numbers.files + FREE_FILES;
+    reply.statfs(
+        blocks,
+        FREE_BLOCKS,
+        FREE_BLOCKS,
+        files,
+        FREE_FILES,
+        block,
+        numbers.name_max,
+        block,
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +153,13 @@ mod tests {
             i64::MAX
         );
         assert_eq!(nanoseconds(system_time(i64::MIN)), i64::MIN);
+    }
+
+    #[test]
+    fn xattr_names_are_each_ended_by_a_zero() {
+        assert_eq!(
+            joined(&[b"user.a".to_vec(), b"user.b".to_vec()]),
+            b"user.a\0user.b\0"
+        );
     }
 }

@@ -2,6 +2,8 @@
 
 use nix::errno::Errno;
 
+use crate::generations::Unfollowed;
+
 /// Mounting or unmounting failed. [`MountError::kind`] names the class in `securetf.errors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountError {
@@ -56,6 +58,24 @@ impl MountError {
             Self::FuseUnavailable { fix, .. }
             | Self::Unfit { fix, .. }
             | Self::MountPoint { fix, .. } => fix,
+        }
+    }
+
+    pub(crate) fn unfollowed(why: &Unfollowed) -> Self {
+        match why {
+            Unfollowed::Fixed => Self::MountPoint {
+                problem: "this mount shows one state of its volume".to_owned(),
+                fix: "mount it read-only and following".to_owned(),
+            },
+            Unfollowed::NotNewer(shown) => Self::MountPoint {
+                problem: format!("this state is not newer than the one shown, of sequence {shown}"),
+                fix: "keep the one that is shown; a volume never goes back".to_owned(),
+            },
+            Unfollowed::Exhausted => Self::Unfit {
+                problem: "this mount has followed its volume through all states it has numbers for"
+                    .to_owned(),
+                fix: "start the program anew".to_owned(),
+            },
         }
     }
 

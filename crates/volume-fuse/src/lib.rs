@@ -7,6 +7,7 @@
 mod convert;
 mod device;
 mod error;
+mod generations;
 mod mount;
 mod namespace;
 mod prefetch;

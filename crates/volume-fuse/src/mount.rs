@@ -16,6 +16,7 @@ use volume::Volume;
 
 use crate::device;
 use crate::error::MountError;
+use crate::generations::Generations;
 use crate::namespace::{Namespace, leave_for_main, unmount};
 use crate::prefetch::{self, Prefetch};
 use crate::service::Server;
@@ -30,6 +31,8 @@ const STEP: Duration = Duration::from_millis(2);
 pub struct Options {
     /// Whether the volume was opened for writing; else the mount is read-only.
     pub writable: bool,
+    /// Whether newer states may follow ([`Mount::follow`]); for read-only mounts.
+    pub following: bool,
     /// Threads that answer requests, each with its own descriptor of `/dev/fuse`.
     pub threads: usize,
     /// Let the kernel gather writes before it sends them; for writable volumes only. Ten times faster for unbuffered
@@ -48,6 +51,7 @@ pub struct Mount {
     namespace: Namespace,
     server: Option<JoinHandle<io::Result<()>>>,
     counters: Arc<Counters>,
+    generations: Arc<Generations>,
 }
 
 impl Mount {
@@ -70,14 +74,20 @@ impl Mount {
         })?;
         device::attach(&fd, &path, read_only)?;
         let counters = Arc::new(Counters::default());
+        let generations = Arc::new(Generations::new(
+            Arc::clone(&volume),
+            read_only && options.following,
+        ));
         let (prefetch, wanted) = Prefetch::new();
-        let ahead = read_only.then(|| (Arc::clone(&volume), wanted));
+        let unchanging = read_only && !options.following;
+        let ahead = unchanging.then(|| (Arc::clone(&volume), wanted));
         let server = Server::new(
             volume,
+            Arc::clone(&generations),
             read_only,
             options.writeback && !read_only,
             Arc::clone(&counters),
-            read_only.then_some(prefetch),
+            unchanging.then_some(prefetch),
         );
         let threads =
             serve(server, fd, options.threads, ahead).inspect_err(|_| drop(unmount(&path)))?;
@@ -86,6 +96,7 @@ impl Mount {
             namespace,
             server: Some(threads),
             counters,
+            generations,
         };
         if let Err(error) = device::raise_read_ahead(&mount.path, options.read_ahead_kib) {
             mount.counters.note_read_ahead(&error);
@@ -103,6 +114,20 @@ impl Mount {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()
+    }
+
+    /// Shows `volume`, a newer state of the same volume, to every path that is opened from now on. Files and
+    /// directories that are open stay in the state in which they were opened.
+    ///
+    /// # Errors
+    /// [`MountError::MountPoint`] if the mount does not follow, or the state is not newer than the one it shows;
+    /// [`MountError::Unfit`] after 16 million states.
+    pub fn follow(&self, volume: Arc<Volume>) -> Result<(), MountError> {
+        self.generations
+            .follow(volume)
+            .map_err(|why| MountError::unfollowed(&why))?;
+        self.counters.note_replaced();
+        Ok(())
     }
 
     /// Unmounts, from any thread: waits a moment for users to leave, then detaches. Returns when the server's threads

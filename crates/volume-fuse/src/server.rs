@@ -13,11 +13,11 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
-use volume::{NAME_MAX, NodeKind, SetAttr, VolumeError, XattrMode};
+use volume::{NAME_MAX, NodeKind, SetAttr, XattrMode};
 
-use crate::convert::{FOREVER, GENERATION, absent, file_type, set_time};
+use crate::convert::{FOREVER, GENERATION, file_type, joined, set_time, space_reply, xattr_reply};
 use crate::device::MAX_REQUEST;
-use crate::service::{Server, joined, space_reply, wanted, xattr_reply};
+use crate::service::{Server, wanted};
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
@@ -33,11 +33,9 @@ thread_local! {
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let flags = wanted(self.read_only, self.writeback) & config.capabilities();
-        let refused = |_| io::Error::from_raw_os_error(Errno::EPROTO.code());
-        config.add_capabilities(flags).map_err(refused)?;
-        config
-            .set_max_write(MAX_REQUEST)
-            .map_err(|_| io::Error::from_raw_os_error(Errno::EPROTO.code()))?;
+        let refused = || io::Error::from_raw_os_error(Errno::EPROTO.code());
+        config.add_capabilities(flags).map_err(|_| refused())?;
+        config.set_max_write(MAX_REQUEST).map_err(|_| refused())?;
         let _ = config.set_max_background(64); // read-ahead stops at the congestion threshold
         let _ = config.set_congestion_threshold(64);
         Ok(())
@@ -47,20 +45,24 @@ impl Filesystem for Server {
         if name.len() > NAME_MAX {
             return reply.error(Errno::ENAMETOOLONG);
         }
-        match self.volume.lookup(parent.0, name.as_bytes()) {
-            Err(VolumeError::NotFound) => reply.entry(&FOREVER, &absent(), GENERATION),
-            outcome => self.entry(outcome, reply),
+        match self.on(parent, |place| self.found(place, name)) {
+            Ok(found) => reply.entry(&self.generations.keep(parent.0), &found, GENERATION),
+            Err(errno) => reply.error(errno),
         }
     }
 
-    fn forget(&self, _: &Request, ino: INodeNo, _: u64) {
+    fn forget(&self, _: &Request, ino: INodeNo, times: u64) {
+        self.generations.forgotten(ino.0, times);
         if let Some(prefetch) = &self.prefetch {
             prefetch.forgotten(ino.0);
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.attributes(self.volume.attr(ino.0), reply);
+        match self.on(ino, |place| self.attributes(place)) {
+            Ok(found) => reply.attr(&self.generations.keep(ino.0), &found),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn setattr(
@@ -89,13 +91,16 @@ impl Filesystem for Server {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        self.attributes(self.change(request.uid(), ino, &change), reply);
+        match self.change(request.uid(), ino, &change) {
+            Ok(found) => reply.attr(&FOREVER, &self.shown(&found)),
+            Err(error) => reply.error(self.failure(&error)),
+        }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.volume.read_link(ino.0) {
+        match self.on(ino, |place| place.volume.read_link(place.ino)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.failure(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -234,9 +239,11 @@ impl Filesystem for Server {
             prefetch.read(ino.0);
         }
         let wanted = size.min(MAX_REQUEST) as usize;
-        BUFFER.with_borrow_mut(|buffer| match self.read_into(ino, offset, wanted, buffer) {
-            Ok(data) => reply.data(data),
-            Err(error) => reply.error(self.failure(&error)),
+        BUFFER.with_borrow_mut(|buffer| {
+            match self.on(ino, |place| self.read_into(place, offset, wanted, buffer)) {
+                Ok(count) => reply.data(buffer.get(..count).unwrap_or_default()),
+                Err(errno) => reply.error(errno),
+            }
         });
     }
 
@@ -288,8 +295,11 @@ impl Filesystem for Server {
         self.durable(ino, reply);
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS); // FUSE_NO_OPENDIR_SUPPORT: directories are read by cookie and cached by the kernel
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.listing(ino) {
+            Some(kept) => reply.opened(FileHandle(0), kept),
+            None => reply.error(Errno::ENOSYS), // FUSE_NO_OPENDIR_SUPPORT: read by cookie, cached by the kernel
+        }
     }
 
     fn readdir(
@@ -300,17 +310,19 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let outcome = self.volume.read_dir(ino.0, offset, &mut |entry| {
-            !reply.add(
-                INodeNo(entry.ino),
-                entry.cookie,
-                file_type(entry.kind),
-                OsStr::from_bytes(entry.name),
-            )
+        let outcome = self.on(ino, |place| {
+            place.volume.read_dir(place.ino, offset, &mut |entry| {
+                !reply.add(
+                    INodeNo(place.number(entry.ino)),
+                    entry.cookie,
+                    file_type(entry.kind),
+                    OsStr::from_bytes(entry.name),
+                )
+            })
         });
         match outcome {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failure(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -322,30 +334,23 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let outcome = self.list(ino, offset, &mut |cookie, name, found| {
-            let added = !reply.add(
-                found.ino,
-                cookie,
-                OsStr::from_bytes(name),
-                &FOREVER,
-                &found,
-                GENERATION,
-            );
-            if added {
-                self.known(found.ino.0);
-            }
-            added
+        let keep = self.generations.keep(ino.0);
+        let outcome = self.on(ino, |place| {
+            self.list(place, offset, &mut |cookie, name, found| {
+                let name = OsStr::from_bytes(name);
+                !reply.add(found.ino, cookie, name, &keep, &found, GENERATION)
+            })
         });
         match outcome {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failure(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.volume.statfs() {
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.on(ino, |place| place.volume.statfs()) {
             Ok(numbers) => space_reply(&numbers, reply),
-            Err(error) => reply.error(self.failure(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -372,16 +377,18 @@ impl Filesystem for Server {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        match self.volume.xattr_get(ino.0, name.as_bytes()) {
+        match self.on(ino, |place| {
+            place.volume.xattr_get(place.ino, name.as_bytes())
+        }) {
             Ok(value) => xattr_reply(&value, size, reply),
-            Err(error) => reply.error(self.failure(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.volume.xattr_list(ino.0) {
+        match self.on(ino, |place| place.volume.xattr_list(place.ino)) {
             Ok(names) => xattr_reply(&joined(&names), size, reply),
-            Err(error) => reply.error(self.failure(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 

@@ -5,12 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use fuser::{
-    Errno, FileAttr, INodeNo, InitFlags, OpenAccMode, OpenFlags, ReplyAttr, ReplyEmpty, ReplyEntry,
-    ReplyStatfs, ReplyXattr, Request,
+    Errno, FileAttr, FopenFlags, INodeNo, InitFlags, OpenAccMode, OpenFlags, ReplyEmpty,
+    ReplyEntry, Request,
 };
-use volume::{Attr, NodeKind, SetAttr, StatFs, Volume, VolumeError};
+use volume::{Attr, NodeKind, SetAttr, Volume, VolumeError};
 
-use crate::convert::{FOREVER, GENERATION, attr, errno};
+use crate::convert::{FOREVER, GENERATION, absent, attr, errno};
+use crate::generations::{Generations, Place};
 use crate::prefetch::Prefetch;
 use crate::stats::Counters;
 
@@ -18,17 +19,14 @@ const SUID_SGID: u32 = 0o6000;
 const O_TRUNC: i32 = 0o1000;
 const O_EXCL: i32 = 0o200;
 
-/// Free space that statfs reports, in blocks of 4 KiB (1 PiB), and free inodes: the format's limits are far away,
-/// and what the store has left is for the untrusted host to say.
-const FREE_BLOCKS: u64 = 1 << 38;
-const FREE_FILES: u64 = 1 << 32;
-
 /// Entries looked at for one answer: more than fit into 32 KiB, which is what readdir(3) asks for.
 const LISTED: usize = 256;
 
 /// Serves one volume.
 pub(crate) struct Server {
+    /// The volume that requests to write go to: a mount that follows shows others for reading.
     pub(crate) volume: Arc<Volume>,
+    pub(crate) generations: Arc<Generations>,
     pub(crate) read_only: bool,
     pub(crate) writeback: bool,
     block_size: u32,
@@ -40,6 +38,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(
         volume: Arc<Volume>,
+        generations: Arc<Generations>,
         read_only: bool,
         writeback: bool,
         counters: Arc<Counters>,
@@ -48,6 +47,7 @@ impl Server {
         let block_size = volume.statfs().map_or(4096, |numbers| numbers.block_size);
         Self {
             volume,
+            generations,
             read_only,
             writeback,
             block_size,
@@ -58,17 +58,29 @@ impl Server {
 
     /// The errno of a failure; one that accuses the store is counted, for the launcher's report.
     pub(crate) fn failure(&self, error: &VolumeError) -> Errno {
-        if matches!(
-            error,
-            VolumeError::Integrity { .. }
-                | VolumeError::Rollback { .. }
-                | VolumeError::Format { .. }
-        ) {
+        if accuses_the_store(error) {
             self.counters.note_integrity(error.problem());
         }
         errno(error)
     }
 
+    /// Reads where an inode lies. Of a state that another followed, the writer may have used the room again: ESTALE.
+    pub(crate) fn on<T>(
+        &self,
+        ino: INodeNo,
+        read: impl FnOnce(&Place) -> Result<T, VolumeError>,
+    ) -> Result<T, Errno> {
+        let place = self.generations.at(ino.0).ok_or(Errno::ESTALE)?;
+        read(&place).map_err(|error| {
+            if accuses_the_store(&error) && self.generations.is_replaced(&place) {
+                self.counters.note_stale();
+                return Errno::ESTALE;
+            }
+            self.failure(&error)
+        })
+    }
+
+    /// Answers with a node that was made.
     pub(crate) fn entry(&self, outcome: Result<Attr, VolumeError>, reply: ReplyEntry) {
         match outcome {
             Ok(found) => {
@@ -76,6 +88,34 @@ impl Server {
                 reply.entry(&FOREVER, &self.shown(&found), GENERATION);
             }
             Err(error) => reply.error(self.failure(&error)),
+        }
+    }
+
+    /// What is said of a name in the directory at `place`; also that there is none.
+    pub(crate) fn found(&self, place: &Place, name: &OsStr) -> Result<FileAttr, VolumeError> {
+        match place.volume.lookup(place.ino, name.as_bytes()) {
+            Ok(found) => {
+                let shown = self.placed_at(place, &found);
+                self.generations.known(place);
+                self.known(shown.ino.0);
+                Ok(shown)
+            }
+            Err(VolumeError::NotFound) => Ok(absent()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The attributes of the node at `place`.
+    pub(crate) fn attributes(&self, place: &Place) -> Result<FileAttr, VolumeError> {
+        let found = place.volume.attr(place.ino)?;
+        Ok(self.placed_at(place, &found))
+    }
+
+    /// The attributes of a node, with the number that the kernel knows it by.
+    pub(crate) fn placed_at(&self, place: &Place, found: &Attr) -> FileAttr {
+        FileAttr {
+            ino: INodeNo(place.number(found.ino)),
+            ..self.shown(found)
         }
     }
 
@@ -95,10 +135,16 @@ impl Server {
         self.empty(outcome, reply);
     }
 
-    pub(crate) fn attributes(&self, outcome: Result<Attr, VolumeError>, reply: ReplyAttr) {
-        match outcome {
-            Ok(found) => reply.attr(&FOREVER, &self.shown(&found)),
-            Err(error) => reply.error(self.failure(&error)),
+    /// How the kernel may keep a listing; `None` where it may do without opening any directory.
+    pub(crate) fn listing(&self, ino: INodeNo) -> Option<FopenFlags> {
+        match *self.generations {
+            Generations::Fixed(_) => None,
+            Generations::Following(_) if self.generations.keep(ino.0).is_zero() => {
+                Some(FopenFlags::empty())
+            }
+            Generations::Following(_) => {
+                Some(FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE)
+            }
         }
     }
 
@@ -127,21 +173,21 @@ impl Server {
         self.volume.set_attr(ino.0, change)
     }
 
-    pub(crate) fn read_into<'a>(
+    /// Reads into the first bytes of the buffer, which grows; returns how many.
+    pub(crate) fn read_into(
         &self,
-        ino: INodeNo,
+        place: &Place,
         offset: u64,
         wanted: usize,
-        buffer: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8], VolumeError> {
+        buffer: &mut Vec<u8>,
+    ) -> Result<usize, VolumeError> {
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }
-        let count =
-            self.volume
-                .read(ino.0, offset, buffer.get_mut(..wanted).unwrap_or_default())?;
+        let out = buffer.get_mut(..wanted).unwrap_or_default();
+        let count = place.volume.read(place.ino, offset, out)?;
         self.counters.note_read(count);
-        Ok(buffer.get(..count).unwrap_or_default())
+        Ok(count)
     }
 
     pub(crate) fn write_from(
@@ -159,22 +205,28 @@ impl Server {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// Calls `emit(cookie, name, attributes)` for the entries after `cookie` until it returns false. At most `LISTED` at
-    /// once; attributes are asked for when the directory's lock is free again.
+    /// Calls `emit(cookie, name, attributes)` for the entries after `cookie` until it returns false; the kernel then has
+    /// an inode of all that it took. At most `LISTED` at once; attributes are asked for when the directory's lock is
+    /// free again.
     pub(crate) fn list(
         &self,
-        ino: INodeNo,
+        place: &Place,
         cookie: u64,
         emit: &mut dyn FnMut(u64, &[u8], FileAttr) -> bool,
     ) -> Result<(), VolumeError> {
         let mut names = Vec::new();
-        self.volume.read_dir(ino.0, cookie, &mut |entry| {
+        place.volume.read_dir(place.ino, cookie, &mut |entry| {
             names.push((entry.cookie, entry.ino, entry.name.to_vec()));
             names.len() < LISTED
         })?;
         for (cookie, child, name) in names {
-            match self.volume.attr(child) {
-                Ok(found) if emit(cookie, &name, self.shown(&found)) => {}
+            match place.volume.attr(child) {
+                Ok(found) if emit(cookie, &name, self.placed_at(place, &found)) => {
+                    if name != b"." && name != b".." {
+                        self.generations.known(place);
+                        self.known(place.number(child));
+                    }
+                }
                 Ok(_) => break,
                 Err(VolumeError::NotFound) => {} // removed meanwhile
                 Err(error) => return Err(error),
@@ -267,6 +319,13 @@ impl Server {
     }
 }
 
+fn accuses_the_store(error: &VolumeError) -> bool {
+    matches!(
+        error,
+        VolumeError::Integrity { .. } | VolumeError::Rollback { .. } | VolumeError::Format { .. }
+    )
+}
+
 /// What we ask of the kernel beside asynchronous reads and big requests, which fuser asks for itself. Where nothing
 /// changes, every listing brings the attributes along: that spares a request for each file that is opened later.
 pub(crate) fn wanted(read_only: bool, writeback: bool) -> InitFlags {
@@ -287,40 +346,6 @@ pub(crate) fn wanted(read_only: bool, writeback: bool) -> InitFlags {
     flags
 }
 
-/// Names as listxattr(2) gives them: each ended by a zero byte.
-pub(crate) fn joined(names: &[Vec<u8>]) -> Vec<u8> {
-    names
-        .iter()
-        .flat_map(|name| name.iter().copied().chain([0]))
-        .collect()
-}
-
-/// Asked with size 0 for the length, else for the bytes (`fuse_getxattr_in`).
-pub(crate) fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
-    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    match size {
-        0 => reply.size(length),
-        _ if size < length => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
-    }
-}
-
-pub(crate) fn space_reply(numbers: &StatFs, reply: ReplyStatfs) {
-    let block = 4096;
-    let blocks = numbers.bytes.div_ceil(u64::from(block)) + FREE_BLOCKS;
-    let files = numbers.files + FREE_FILES;
-    reply.statfs(
-        blocks,
-        FREE_BLOCKS,
-        FREE_BLOCKS,
-        files,
-        FREE_FILES,
-        block,
-        numbers.name_max,
-        block,
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,13 +354,5 @@ mod tests {
     fn writeback_is_only_asked_for_when_it_was_chosen() {
         assert!(wanted(false, true).contains(InitFlags::FUSE_WRITEBACK_CACHE));
         assert!(!wanted(false, false).contains(InitFlags::FUSE_WRITEBACK_CACHE));
-    }
-
-    #[test]
-    fn xattr_names_are_each_ended_by_a_zero() {
-        assert_eq!(
-            joined(&[b"user.a".to_vec(), b"user.b".to_vec()]),
-            b"user.a\0user.b\0"
-        );
     }
 }

@@ -19,6 +19,8 @@ pub struct Stats {
     pub integrity_errors: u64,
     /// The last such finding in words; empty if none.
     pub last_integrity_error: String,
+    /// Answers ESTALE: what a state that another one followed has lost, to the writer that goes on or to damage.
+    pub stale_errors: u64,
     /// Why the read-ahead could not be raised; empty if it was.
     pub read_ahead_refused: String,
 }
@@ -30,6 +32,7 @@ pub(crate) struct Counters {
     writes: AtomicU64,
     bytes_written: AtomicU64,
     integrity_errors: AtomicU64,
+    stale_errors: AtomicU64,
     words: Mutex<(String, String)>,
 }
 
@@ -52,6 +55,16 @@ impl Counters {
         }
     }
 
+    pub(crate) fn note_stale(&self) {
+        self.stale_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Another state is shown now: what was missing in the one before may be where the newer one was written.
+    pub(crate) fn note_replaced(&self) {
+        let missed = self.integrity_errors.swap(0, Ordering::Relaxed);
+        self.stale_errors.fetch_add(missed, Ordering::Relaxed);
+    }
+
     pub(crate) fn note_read_ahead(&self, error: &io::Error) {
         if let Ok(mut words) = self.words.lock() {
             words.1 = error.to_string();
@@ -71,6 +84,7 @@ impl Counters {
             bytes_written: self.bytes_written.load(Ordering::Relaxed),
             integrity_errors: self.integrity_errors.load(Ordering::Relaxed),
             last_integrity_error: words.0,
+            stale_errors: self.stale_errors.load(Ordering::Relaxed),
             read_ahead_refused: words.1,
         }
     }

@@ -6,7 +6,7 @@ over this member alone: whether others are who they are is decided by their cert
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from securetf.errors import (
     AppraisalError,
@@ -23,6 +23,7 @@ from securetf.launcher.progress import Progress
 from securetf.launcher.proof import Proof
 from securetf.launcher.stages import Network, Provisioner, offer_of
 from securetf.provisioning import NetworkGrant
+from securetf.wire import VolumeHead
 
 TICK_S = 1.0  # between polls until all members are there; also how often refusals are told
 POLL_S = 5.0  # between polls after that
@@ -43,10 +44,14 @@ class Membership:
         me: tuple[str, int],
         progress: Progress,
         proof: Proof | None = None,
+        follow: Callable[[Mapping[str, VolumeHead]], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """proof: what is kept fresh for clients outside of the session, if there are any."""
+        """proof: what is kept fresh for clients outside of the session, if there are any. follow: is told at
+        each poll where the volumes stand that this member follows.
+        """
         self._provisioner, self._network, self._me = provisioner, network, me
+        self._follow = follow
         self._progress, self._proof, self._clock = progress, proof, clock
         self._lifetime_s = float(grant.lifetime_s)
         self._renew_at = clock() + self._lifetime_s / 2
@@ -170,6 +175,7 @@ class Membership:
         self._network.set_endpoints(endpoints)
         self._missing, self._tf_config = list(view.missing), view.tf_config
         self._ready = view.ready
+        self._follow(view.volumes)
 
     def _renew(self) -> None:
         grant = self._provisioner.renew(offer_of(self._network))

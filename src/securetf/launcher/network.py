@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from securetf.errors import LaunchError, SecuretfError
 from securetf.launcher import netfiles
+from securetf.launcher.follow import Followers
 from securetf.launcher.membership import Membership
 from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.program import Program
@@ -39,6 +40,7 @@ class LaunchNetwork:
         self._deadline_s, self._report = stages.members_deadline_s, report
         self._membership: Membership | None = None
         self._proof: Proof | None = None
+        self.followers = Followers(stages.progress.say)
         self._ended = threading.Event()
         self.revoked: SecuretfError | None = None
 
@@ -80,9 +82,16 @@ class LaunchNetwork:
                 self._proof = Proof(self._plan, provisioner, self._network)
                 undo.callback(self._proof.close)
                 self._proof.begin(provision, grant)
+                self.followers.tell(self._proof)
             me = (self._plan.workload, self._plan.instance)
             self._membership = Membership(
-                provisioner, self._network, grant, me=me, progress=self._progress, proof=self._proof
+                provisioner,
+                self._network,
+                grant,
+                me=me,
+                progress=self._progress,
+                proof=self._proof,
+                follow=self.followers.see,
             )
             undo.callback(self._membership.stop)
 

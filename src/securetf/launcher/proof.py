@@ -18,7 +18,7 @@ from securetf.launcher.identity import DIRECTORY, VARIABLE, IdentityDirectory
 from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.stages import Network, Provisioner
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
-from securetf.wire import encode
+from securetf.wire import VolumeHead, encode
 from securetf.wire.statement import (
     DELEGATION_TYPE,
     Attestation,
@@ -90,6 +90,19 @@ class Proof:
     def install(self, grant: NetworkGrant) -> None:
         """Go on with a new certificate. Raises LaunchError."""
         self._grant = grant
+        self._publish()
+
+    def moving(self, name: str) -> None:
+        """Say nothing of the root of this volume until `moved`. Raises LaunchError."""
+        self._volumes[name] = msgspec.structs.replace(self._volumes[name], root="")
+        self._write_volumes()
+
+    def moved(self, name: str, head: VolumeHead) -> None:
+        """Say that the mount of this volume shows this root from now on. Raises LaunchError."""
+        self._volumes[name] = msgspec.structs.replace(
+            self._volumes[name], epoch=head.epoch, seq=head.seq, root=head.root.hex()
+        )
+        self._write_volumes()
         self._publish()
 
     def close(self) -> None:

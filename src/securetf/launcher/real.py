@@ -157,6 +157,15 @@ class _MountedVolume:
         stats = self._mount.stats()
         return stats.integrity_errors, stats.last_integrity_error
 
+    def newer(self, epoch: int, seq: int, root: bytes) -> Callable[[], None]:
+        opened = self._volume.at(epoch, seq, root)
+
+        def show() -> None:
+            self._mount.follow(opened)
+            self._volume = opened
+
+        return show
+
     def unmount(self) -> None:
         self._mount.unmount()
 

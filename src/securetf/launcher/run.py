@@ -228,6 +228,8 @@ class _Launch:
                     raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
                 grant = grants[one.name]
                 mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
+                if grant.freshness == "follow" and not grant.writable:
+                    self._network.followers.add(one.name, mounted, grant.seq)
                 undo.callback(self._take_down, mounted, one.name)
             else:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755

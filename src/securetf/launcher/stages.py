@@ -68,6 +68,13 @@ class Mounted(Protocol):
         """Return how many answers to the program were integrity errors, and the last one's text."""
         ...
 
+    def newer(self, epoch: int, seq: int, root: bytes) -> Callable[[], None]:
+        """Open a newer state of a volume that is followed; return what shows it from then on.
+
+        Raises VolumeRollbackError, VolumeIntegrityError, …: what is mounted stays.
+        """
+        ...
+
     def unmount(self) -> None:
         """Take it out of the namespace; after this nothing writes it any more."""
         ...

@@ -128,5 +128,5 @@ def _refuse_later_freshness(tree: dict[str, object]) -> None:
         if freshness in ("strict", "async"):
             raise ManifestValueError(
                 f'`{dotted("volumes", name, "freshness")}` is "{freshness}", which is not in this release',
-                'use "group" or "pinned"',
+                'use "group", "follow" or "pinned"',
             )

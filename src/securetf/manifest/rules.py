@@ -121,10 +121,29 @@ def _workload(manifest: Manifest, name: str, workload: Workload) -> None:
         key = dotted(*base, "memory", directory)
         _absolute(directory, key)
         _free(directory, taken, key)
-    _secrets(manifest, workload, base, taken)
+    files = _secrets(manifest, workload, base, taken)
+    _nothing_beneath(manifest, workload, base, {*taken, *map(posixpath.dirname, files)})
 
 
-def _secrets(manifest: Manifest, workload: Workload, base: tuple[str, ...], taken: dict[str, str]) -> None:
+def _nothing_beneath(manifest: Manifest, workload: Workload, base: tuple[str, ...], taken: set[str]) -> None:
+    """A mount beneath a followed one would go with the state in which it was made."""
+    for volume, mount in workload.volumes.items():
+        key = dotted(*base, "volumes", volume)
+        path, writable = split_mount(mount, key)
+        if manifest.volumes[volume].freshness != "follow" or writable:
+            continue
+        beneath = sorted(other for other in taken if other.startswith(f"{path}/"))
+        if beneath:
+            _refuse(
+                f'`{key}` is "{mount}", a volume that is followed, and {beneath[0]} lies in it',
+                f"mount {beneath[0]} elsewhere: the mount point would go with the next version",
+            )
+
+
+def _secrets(
+    manifest: Manifest, workload: Workload, base: tuple[str, ...], taken: dict[str, str]
+) -> set[str]:
+    """Return the files of secrets."""
     files: set[str] = set()
     variables = {*workload.environment, *workload.host_environment}
     for secret, target in workload.secrets.items():
@@ -147,6 +166,7 @@ def _secrets(manifest: Manifest, workload: Workload, base: tuple[str, ...], take
                 "use a directory that holds nothing else, such as file:/run/secrets/NAME",
             )
         files.add(place)
+    return files
 
 
 def split_mount(mount: str, key: str) -> tuple[str, bool]:

@@ -131,7 +131,8 @@ class Secret(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One encrypted directory. `writer`: the workload that may write it; absent = written by owners' packing.
 
-    freshness: `group` (commits are anchored in groups) or `pinned` (never written by a workload).
+    freshness: `group` (commits are anchored in groups), `follow` (as that, and running readers move to newer
+    roots) or `pinned` (never written by a workload).
     root: the one version that may be mounted, only with `pinned`. export: owners' keys that may take out the
     volume key of a volume that a workload writes. per_instance: each instance of a workload has its own,
     known as NAME.INSTANCE.
@@ -139,7 +140,7 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     protection: Literal["encrypted"] = "encrypted"
     writer: Name | None = None
-    freshness: Literal["group", "pinned"] = "group"
+    freshness: Literal["group", "follow", "pinned"] = "group"
     root: Hash | None = None
     export: Annotated[tuple[KeyId, ...], Meta(max_length=MAX_ENTRIES)] = ()
     per_instance: bool = False

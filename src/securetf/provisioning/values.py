@@ -24,7 +24,7 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     seq: int
     root: Bytes32
     writable: bool
-    freshness: Literal["pinned", "group"]
+    freshness: Literal["pinned", "follow", "group"]
     mount_path: str
     chunk_size: int
 

@@ -62,6 +62,7 @@ class Identity:
 
     def volume_of(self, path: Path) -> tuple[str, str, int]:
         """Return name, root (hex) and epoch of the volume in whose mount a path lies; empty and 0 for none.
+        The root is empty while the mount of a volume that is followed moves to the next one.
 
         Raises:
             ReceiptUnavailableError: as `document`.

@@ -136,7 +136,8 @@ class Watcher:
             loaded = engines.load(path, workers=self._options.workers, threads=self._options.threads)
         finally:
             hasher.join()
-        if not hashed or self._volume() != before or not _unchanged(self._options, model, found):
+        moving = before[0] and not before[1]
+        if moving or not hashed or self._volume() != before or not _unchanged(self._options, model, found):
             return None
         warm_up(found.path, loaded)
         return Version(

@@ -36,6 +36,7 @@ from securetf.wire.messages import (
     TokenRequest,
     TokenResponse,
     VersionView,
+    VolumeHead,
     VolumeState,
 )
 from securetf.wire.statement import TokenKey
@@ -74,6 +75,7 @@ __all__ = [
     "TokenRequest",
     "TokenResponse",
     "VersionView",
+    "VolumeHead",
     "VolumeState",
     "decode",
     "encode",

@@ -148,11 +148,19 @@ class MemberView(Message, frozen=True, kw_only=True):
     expires_at: int
 
 
-class MembersView(Message, frozen=True, kw_only=True):
+class VolumeHead(Message, frozen=True, kw_only=True):
+    """Where a volume stands. root: 32 bytes."""
+
+    epoch: Epoch
+    seq: Sequence
+    root: Digest
+
+
+class MembersView(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Members that attested with the current Manifest, also those whose certificate has ended since.
 
     missing: "workload/instance" that the caller's TensorFlow cluster (for an owner: the session) still needs.
-    tf_config: for a member of a cluster, once nobody is missing.
+    tf_config: for a member of a cluster, once nobody is missing. volumes: those that the caller follows.
     """
 
     manifest_hash: str
@@ -160,6 +168,7 @@ class MembersView(Message, frozen=True, kw_only=True):
     ready: bool
     missing: list[str]
     tf_config: str | None
+    volumes: dict[str, VolumeHead] = {}
 
 
 class DenialItem(Message, frozen=True, kw_only=True):

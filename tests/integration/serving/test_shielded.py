@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,59 +12,13 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
 import securetf
-from support.cloud import SECUR_ETF, Cloud, Job
+from support.cloud import SECUR_ETF
 from support.hosts import Hosts
-from support.pair import Run
-from support.service import MODELS, direct
+from support.service import direct
+from support.shielded_service import Service, model
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")]
-REST, GRPC = 8443, 8444
 INPUT = np.array([[0.25, -1.5, 3.0, 7.75]], np.float32)
-
-
-class Service:
-    """A LiteRT model in a volume, `securetf serve` over it on a host of its own, and its customer's files."""
-
-    def __init__(self, directory: Path, hosts: Hosts) -> None:
-        self.directory = directory
-        self.cloud = Cloud(directory, f"{hosts.address}:0")
-        self.job = Job(self.cloud, directory)
-        models = f"{self.job.base}/m"
-        workload = (
-            f'volumes = {{ models = "{models}:ro" }}\nreceipts = true\n'
-            f"[workloads.trainer.outside]\nrest = {{ port = 8501, public = {REST} }}\n"
-            f"grpc = {{ port = 8500, public = {GRPC} }}\n"
-        )
-        source = Path(securetf.__file__).parents[1]  # an installed package, or the checkout
-        serve = [sys.executable, "-m", "securetf", "serve", "--models", models]
-        command = ["/usr/bin/env", f"PYTHONPATH={source}", *serve]
-        self.job.create(self.job.text(command, workload=workload, tables="[volumes.models]\n"))
-        self.root = self.job.pack(
-            "models", {"small/3/model.tflite": (MODELS / "small1.tflite").read_bytes()}
-        ).hex()
-        run = [
-            *SECUR_ETF, "run", "trainer", "--manifest", str(self.job.manifest),
-            "--volumes", str(self.job.volumes), "--cas", str(self.cloud.trust_file),
-            "--insecure-simulation", str(self.cloud.platform),
-        ]  # fmt: skip
-        self.run = Run(hosts.on(0, run), directory / "run.log")
-        self.rest, self.grpc = (f"https://{hosts.addresses[0]}:{port}" for port in (REST, GRPC))
-        self.policy, self.saved = directory / "policy.toml", directory / "saved.json"
-
-    def ready(self) -> None:
-        self.run.wait_for("securetf: ready")
-        print_policy = self.cli("verify", self.rest, "--print-policy", str(self.cloud.trust_file))
-        self.policy.write_text(print_policy.stdout)
-        verified = self.cli("verify", self.rest, "--policy", str(self.policy), "--save", str(self.saved))
-        assert verified.returncode == 0, verified.stdout + verified.stderr
-
-    def cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([*SECUR_ETF, *arguments], capture_output=True, text=True, check=False)
-
-    def stop(self) -> None:
-        self.run.process.terminate()
-        self.run.process.wait(60)
-        self.cloud.stop()
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +26,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Hosts(1) as hosts:
         one = Service(tmp_path_factory.mktemp("inference"), hosts)
         try:
+            one.create("[volumes.models]\n")
+            one.root = one.job.pack("models", {"small/3/model.tflite": model("small1")}).hex()
+            one.start()
             one.ready()
             yield one
         finally:

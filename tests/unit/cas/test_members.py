@@ -21,7 +21,7 @@ from securetf.errors import (
 )
 from securetf.keys import OwnerKey, WorkloadKey
 from securetf.receipt import attested_spki, ear_digest
-from securetf.wire import RenewRequest, RenewResponse
+from securetf.wire import RenewRequest, RenewResponse, VolumeHead
 
 from .conftest import SESSION, Cas, Workload
 
@@ -363,3 +363,26 @@ class TestVolumesOfInstances:
 def noted(token: str) -> dict[str, str]:
     """What the audit log keeps of a token, so that receipts can be traced to it."""
     return {"ear_jti": attested_spki(token)[0], "ear_sha256": ear_digest(token)}
+
+
+def test_members_when_one_reads_a_followed_volume_tells_it_alone_where_that_stands(cas: Cas) -> None:
+    port = 'listen = { grpc = { port = 2222, from = ["server"] } }'
+    dial = 'connect = ["trainer:grpc"]'
+    changes = {
+        "volumes.model": 'writer = "trainer"\nfreshness = "follow"',
+        "volumes.plain": 'writer = "trainer"',
+        "workloads.trainer": f'command = ["true"]\nvolumes = {{ model = "/m:rw", plain = "/p:rw" }}\n{port}',
+        "workloads.server": f'command = ["true"]\nvolumes = {{ model = "/m:ro", plain = "/p:ro" }}\n{dial}',
+    }
+    cas.create(cas.manifest(**changes))
+    writer = cas.attest(network=True)
+    for name in ("model", "plain"):
+        cas.advance(writer.grant(name), writer.tls)
+    server = cas.attest(network=True, named="server")
+    before = server.grant("model")
+    assert before.freshness == "follow"
+    head = VolumeHead(epoch=before.epoch, seq=before.seq, root=before.root)
+    assert cas.members(server, "server").volumes == {"model": head}
+    root = cas.advance(writer.grant("model"), writer.tls, seq=1, root=before.root, new_seq=2)
+    assert cas.members(server, "server").volumes == {"model": structs.replace(head, seq=2, root=root)}
+    assert cas.members(writer).volumes == {}

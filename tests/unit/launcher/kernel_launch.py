@@ -78,6 +78,7 @@ class FixedProvisioner:
         return SimpleNamespace(
             members=[],
             ready=ready,
+            volumes={},
             missing=[] if ready else ["worker-1"],
             tf_config=self.config.get("tf_config"),
         )

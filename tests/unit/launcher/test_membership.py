@@ -25,7 +25,7 @@ class World:
     def __init__(self, lifetime_s: int = 3600) -> None:
         self.now, self.calls, self.said = 0.0, [], []
         self.grant = SimpleNamespace(lifetime_s=lifetime_s)
-        self.view = SimpleNamespace(members=[], ready=True, missing=[], tf_config=None)
+        self.view = SimpleNamespace(members=[], ready=True, missing=[], tf_config=None, volumes={})
         self.fail: dict[str, SecuretfError] = {}
         self.refused, self.reported, self.dropped = [], [], 0
         progress = SimpleNamespace(say=self.said.append, state=lambda *_: None)

@@ -12,13 +12,29 @@ from msgspec.structs import replace
 from securetf.cas.service.access import OwnerRequest, check_window, require_read
 from securetf.cas.service.context import Bucket, Context
 from securetf.cas.service.entries import AuditDraft, record_denials
-from securetf.cas.service.rows import MemberRow, SessionRow, find, member_key, put, rows_of, session_of
+from securetf.cas.service.rows import (
+    MemberRow,
+    SessionRow,
+    find,
+    member_key,
+    put,
+    rows_of,
+    session_of,
+    volume_of,
+)
 from securetf.cas.store import Store, Transaction
 from securetf.errors import FencedError, ManifestHashError, NotFoundError, SecuretfError, UsageError
 from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key
-from securetf.manifest import Manifest, network
-from securetf.wire import AttestRequest, DenialReport, LeaveRequest, MembersView, MemberView
+from securetf.manifest import Manifest, mounts, network, volume_rule
+from securetf.wire import (
+    AttestRequest,
+    DenialReport,
+    LeaveRequest,
+    MembersView,
+    MemberView,
+    VolumeHead,
+)
 
 _DENIALS_PER_S, _DENIAL_BURST = 5.0, 200.0  # entries of the audit log per member
 MAX_REMEMBERED = 10_000  # members whose rate is remembered
@@ -158,7 +174,21 @@ class Members:
             ready=not missing,
             missing=[f"{name}/{number}" for name, number in missing],
             tf_config=config,
+            volumes=_followed(context.store, session, manifest, workload, instance) if workload else {},
         )
+
+
+def _followed(
+    store: Store, session: SessionRow, manifest: Manifest, workload: str, instance: int
+) -> dict[str, VolumeHead]:
+    """Where the volumes stand that this member reads and follows."""
+    found = {}
+    for name, (_, writable) in mounts(manifest, workload, instance).items():
+        rule = volume_rule(manifest, name)
+        if rule is not None and manifest.volumes[rule].freshness == "follow" and not writable:
+            row = volume_of(store, session, name)
+            found[name] = VolumeHead(epoch=row.epoch, seq=row.seq, root=row.root)
+    return found
 
 
 def enter(
