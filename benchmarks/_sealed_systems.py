@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class NotMountedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class System(ABC):
     """One contender. header, block: where block i of a content object lies, in bytes.
 
     mirrored: each file and directory has one of its own in the store, so the host can rename it.
@@ -37,13 +38,13 @@ class System:
         """Where the newest ciphertext lies."""
         return self.area / "store"
 
+    @abstractmethod
     def create(self) -> None:
         """Make an empty file system."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self, store: Path, mounted: Path, *, writable: bool) -> list[str]:
         """Return what serves `store` in the foreground."""
-        raise NotImplementedError
 
     @contextmanager
     def mounted(self, store: Path, *, writable: bool) -> Iterator[Path]:
