@@ -10,7 +10,9 @@ from typing import Literal, final
 
 @final
 class PackStats:
-    """What went into a volume, or came out of it. `bytes` counts the contents of files."""
+    """What went into a volume, or came out of it. `bytes`: contents that were copied; `kept`: files whose
+    contents were there already.
+    """
 
     @property
     def files(self) -> int: ...
@@ -22,6 +24,8 @@ class PackStats:
     def hard_links(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def kept(self) -> int: ...
 
 @final
 class Entry:
@@ -71,6 +75,56 @@ class VolumeStatus:
     def dead_bytes(self) -> int: ...
     @property
     def dirty_bytes(self) -> int: ...
+
+@final
+class Commit:
+    """One state in the chain of roots. `root`: 32 bytes; `time_ns`: of the mount or of the newest change in
+    it, Unix time, None when it has neither; `mount`: a writer began with it; `snapshot`: nothing before it is
+    held.
+    """
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def root(self) -> bytes: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def time_ns(self) -> int | None: ...
+    @property
+    def inodes(self) -> int: ...
+    @property
+    def names(self) -> int: ...
+    @property
+    def journal_bytes(self) -> int: ...
+    @property
+    def mount(self) -> bool: ...
+    @property
+    def snapshot(self) -> bool: ...
+
+@final
+class Compacted:
+    """What compaction did: segments that are gone, and bytes."""
+
+    @property
+    def segments(self) -> int: ...
+    @property
+    def moved_bytes(self) -> int: ...
+    @property
+    def dead_before(self) -> int: ...
+    @property
+    def dead_after(self) -> int: ...
+
+@final
+class Change:
+    """A path that differs between two states; "content" is also another target or kind of thing, "unreadable"
+    contents of the same size that are not held any more, or damaged.
+    """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def kind(self) -> Literal["added", "removed", "content", "attributes", "unreadable"]: ...
 
 @final
 class MountStats:
@@ -141,12 +195,50 @@ class Volume:
         VolumeIoError, NoSpaceError, and what the anchor raises.
         """
 
-    def pack(self, source: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
+    @staticmethod
+    def salvage(
+        directory: str,
+        *,
+        volume_id: bytes,
+        key: bytes,
+        key_version: int,
+        seq: int,
+        root: bytes,
+        chunk_size: int,
+    ) -> tuple[Volume, str | None]:
+        """Open, read-only, (seq, root) or else the newest authentic state that the directory still leads to.
+
+        The text says why it is not (seq, root). Raises as `open` when nothing authentic is left.
+        """
+
+    def salvage_into(
+        self, target: Volume, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[PackStats, list[Finding]]:
+        """Copy what can be read into an empty volume, and commit; the findings are the lost files."""
+
+    def log(self) -> list[Commit]:
+        """The commits from the last snapshot to the anchored state, oldest first."""
+
+    def diff(self, newer: Volume) -> list[Change]:
+        """The paths in which `newer` differs, in order."""
+
+    def compact(self, progress: Callable[[int, int], None] | None = None) -> Compacted:
+        """Give dead space back, also beside readers and writers. progress(0, moved bytes).
+
+        Raises: VolumeIntegrityError, with the file whose chunk is damaged; what was moved stays moved.
+        """
+
+    def stored_bytes(self) -> int:
+        """Bytes of all objects in the directory."""
+
+    def pack(
+        self, source: str, progress: Callable[[int, int], None] | None = None, *, update: bool = False
+    ) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 
-        What the volume held is removed. Keeps modes, owners, times, symlinks, hard links and user xattrs.
-        progress(files, bytes) is called a few times per second. Raises UsageError for sockets, devices and
-        FIFOs, before anything is written.
+        What the volume held is removed; with `update`, files of the same size and time of change stay. Keeps
+        modes, owners, times, symlinks, hard links and user xattrs. progress(files, bytes) is called a few
+        times per second. Raises UsageError for sockets, devices and FIFOs, before anything is written.
         """
 
     def unpack(self, target: str, progress: Callable[[int, int], None] | None = None) -> PackStats:

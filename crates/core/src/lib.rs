@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value)] // arguments arrive from Python by value
 
 mod anchor;
+mod care;
 mod convert;
 mod mount;
 mod network;
@@ -22,6 +23,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<values::Finding>()?;
     module.add_class::<values::VolumeStatus>()?;
     module.add_class::<values::MountStats>()?;
+    module.add_class::<care::Commit>()?;
+    module.add_class::<care::Compacted>()?;
+    module.add_class::<care::Change>()?;
     module.add_class::<network::PyNetworkKey>()?;
     module.add_class::<network::PyNetworkListener>()?;
     module.add_class::<network::PyNetworkShield>()?;

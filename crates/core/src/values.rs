@@ -10,6 +10,7 @@ pub struct PackStats {
     symlinks: u64,
     hard_links: u64,
     bytes: u64,
+    kept: u64,
 }
 
 impl From<volume_pack::Tally> for PackStats {
@@ -20,6 +21,7 @@ impl From<volume_pack::Tally> for PackStats {
             symlinks,
             hard_links,
             bytes,
+            kept,
         } = tally;
         Self {
             files,
@@ -27,6 +29,7 @@ impl From<volume_pack::Tally> for PackStats {
             symlinks,
             hard_links,
             bytes,
+            kept,
         }
     }
 }

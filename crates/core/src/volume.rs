@@ -12,6 +12,7 @@ use volume_pack::{PackError, Tally};
 use zeroize::Zeroize;
 
 use crate::anchor::PyAnchor;
+use crate::care::{Change, Commit, Compacted};
 use crate::convert::{exactly, exception, of_mount, of_pack, of_volume};
 use crate::mount::PyMount;
 use crate::values::{Entry, Finding, PackStats, VolumeStatus};
@@ -72,26 +73,33 @@ impl PyVolume {
         progress: Option<&Py<PyAny>>,
     ) -> PyResult<PackStats> {
         let volume = self.volume()?;
-        let mut raised = None;
-        let outcome = py.detach(|| {
-            work(volume, path, &mut |files, bytes| {
-                let called = Python::attach(|py| {
-                    py.check_signals()?;
-                    progress.map_or(Ok(()), |progress| {
-                        progress.call1(py, (files, bytes)).map(drop)
-                    })
-                });
-                let go_on = called.is_ok();
-                raised = raised.take().or(called.err());
-                go_on
-            })
-        });
-        match (raised, outcome) {
-            (Some(error), _) => Err(error),
-            (None, Ok(tally)) => Ok(tally.into()),
-            (None, Err(error)) => Err(of_pack(py, &error)),
-        }
+        let (raised, outcome) = observing(py, progress, |observe| work(volume, path, observe));
+        raised?;
+        Ok(outcome.map_err(|error| of_pack(py, &error))?.into())
     }
+}
+
+/// Runs `work` without the GIL; what the observer or a signal raised goes before what the work says.
+fn observing<T: Send>(
+    py: Python<'_>,
+    progress: Option<&Py<PyAny>>,
+    work: impl FnOnce(volume_pack::Progress<'_>) -> T + Send,
+) -> (PyResult<()>, T) {
+    let mut raised = None;
+    let outcome = py.detach(|| {
+        work(&mut |files, bytes| {
+            let called = Python::attach(|py| {
+                py.check_signals()?;
+                progress.map_or(Ok(()), |progress| {
+                    progress.call1(py, (files, bytes)).map(drop)
+                })
+            });
+            let go_on = called.is_ok();
+            raised = raised.take().or(called.err());
+            go_on
+        })
+    });
+    (raised.map_or(Ok(()), Err), outcome)
 }
 
 #[pymethods]
@@ -157,14 +165,20 @@ impl PyVolume {
         })
     }
 
-    #[pyo3(signature = (source, progress = None))]
+    #[pyo3(signature = (source, progress = None, *, update = false))]
     fn pack(
         &self,
         py: Python<'_>,
         source: PathBuf,
         progress: Option<Py<PyAny>>,
+        update: bool,
     ) -> PyResult<PackStats> {
-        self.observed(py, volume_pack::pack, &source, progress.as_ref())
+        let work = if update {
+            volume_pack::update
+        } else {
+            volume_pack::pack
+        };
+        self.observed(py, work, &source, progress.as_ref())
     }
 
     #[pyo3(signature = (target, progress = None))]
@@ -202,6 +216,88 @@ impl PyVolume {
             .detach(|| volume.check())
             .map_err(|error| of_volume(py, &error))?;
         Ok(findings.into_iter().map(Finding::from).collect())
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, seq, root, chunk_size))]
+    #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
+    fn salvage(
+        py: Python<'_>,
+        directory: PathBuf,
+        volume_id: &[u8],
+        key: &[u8],
+        key_version: u32,
+        seq: u64,
+        root: &[u8],
+        chunk_size: u32,
+    ) -> PyResult<(Self, Option<String>)> {
+        let grant = Grant {
+            volume_id: exactly(py, "volume_id", volume_id)?,
+            key: volume_key(py, key)?,
+            key_version,
+            epoch: 0,
+            seq,
+            root: exactly(py, "root", root)?,
+            writable: false,
+            chunk_size,
+        };
+        let salvaged = py
+            .detach(|| volume_store::salvage_directory(&directory, &grant))
+            .map_err(|error| of_volume(py, &error))?;
+        let lost = salvaged.lost.map(|error| error.problem());
+        let volume = Self {
+            volume: Some(salvaged.volume),
+            writable: false,
+        };
+        Ok((volume, lost))
+    }
+
+    #[pyo3(signature = (target, progress = None))]
+    fn salvage_into(
+        &self,
+        py: Python<'_>,
+        target: &Self,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(PackStats, Vec<Finding>)> {
+        let (from, to) = (self.volume()?, target.volume()?);
+        let (raised, outcome) = observing(py, progress.as_ref(), |observe| {
+            volume_pack::salvage(from, to, observe)
+        });
+        raised?;
+        let (tally, lost) = outcome.map_err(|error| of_pack(py, &error))?;
+        Ok((tally.into(), lost.into_iter().map(Finding::from).collect()))
+    }
+
+    fn log(&self, py: Python<'_>) -> PyResult<Vec<Commit>> {
+        let volume = self.volume()?;
+        let commits = py
+            .detach(|| volume.history())
+            .map_err(|error| of_volume(py, &error))?;
+        Ok(commits.into_iter().map(Commit::from).collect())
+    }
+
+    fn diff(&self, py: Python<'_>, newer: &Self) -> PyResult<Vec<Change>> {
+        let (old, new) = (self.volume()?, newer.volume()?);
+        let changes = py
+            .detach(|| volume_pack::diff(old, new))
+            .map_err(|error| of_pack(py, &error))?;
+        Ok(changes.into_iter().map(Change::from).collect())
+    }
+
+    #[pyo3(signature = (progress = None))]
+    fn compact(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Compacted> {
+        let volume = self.volume()?;
+        let (raised, outcome) = observing(py, progress.as_ref(), |observe| {
+            volume.compact(&mut |moved| observe(0, moved))
+        });
+        raised?;
+        Ok(outcome.map_err(|error| of_volume(py, &error))?.into())
+    }
+
+    fn stored_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        let volume = self.volume()?;
+        py.detach(|| volume.stored_bytes())
+            .map_err(|error| of_volume(py, &error))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<()> {

@@ -1,14 +1,21 @@
 //! Between a plain directory tree and a volume, without a mount: pack, unpack, list, read.
 #![forbid(unsafe_code)]
 
+mod diff;
 mod error;
 mod pack;
+mod plan;
 mod progress;
+mod salvage;
+mod tree;
 mod unpack;
+mod update;
 mod view;
 
+pub use diff::{Change, Difference, diff};
 pub use error::PackError;
-pub use pack::pack;
+pub use pack::{pack, update};
 pub use progress::{Progress, Tally};
+pub use salvage::salvage;
 pub use unpack::unpack;
 pub use view::{Entry, list, read_file, resolve};

@@ -1,47 +1,25 @@
 //! A plain tree into a volume, on all cores.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, Metadata};
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
-use volume::{Ino, NodeKind, ROOT_INO, SetAttr, SetTime, Volume, VolumeError, XattrMode};
+use volume::{Ino, NodeKind, ROOT_INO, SetAttr, Volume, XattrMode};
 
 use crate::error::PackError;
+use crate::plan::{Leaf, Plan, attributes, scan};
 use crate::progress::{Meter, Progress, Tally};
+use crate::update::{Kept, prune};
 use crate::view::children;
 
 const BUFFER: usize = 1 << 20;
 const XATTR_PREFIX: &[u8] = b"user.";
-
-/// What stands in the source, read before anything is written.
-#[derive(Default)]
-struct Plan {
-    /// Parents before children; the first is the source itself.
-    directories: Vec<Directory>,
-    files: Vec<Leaf>,
-    symlinks: Vec<Leaf>,
-    /// Further names of files with several; the first name is among `files`.
-    links: Vec<Leaf>,
-}
-
-struct Directory {
-    path: PathBuf,
-    parent: usize,
-    name: Vec<u8>,
-    metadata: Metadata,
-}
-
-struct Leaf {
-    directory: usize,
-    name: Vec<u8>,
-    metadata: Metadata,
-}
 
 /// Makes the tree of `volume` equal to the one under the directory `source`, commits and anchors it. What the volume
 /// held before is removed. Keeps modes, owners, times, symbolic links, hard links and `user.` attributes.
@@ -49,8 +27,31 @@ struct Leaf {
 /// # Errors
 /// [`PackError::Usage`] for sockets, devices and FIFOs, before anything is written; else as the source or the volume says.
 pub fn pack(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
+    fill(volume, source, false, progress)
+}
+
+/// As [`pack`], but a file that the volume has with the same size and time of change stays as it is: after an
+/// interruption, or when little has changed.
+///
+/// # Errors
+/// As [`pack`].
+pub fn update(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
+    fill(volume, source, true, progress)
+}
+
+fn fill(
+    volume: &Volume,
+    source: &Path,
+    keep: bool,
+    progress: Progress<'_>,
+) -> Result<Tally, PackError> {
     let plan = scan(source)?;
-    clear(volume, ROOT_INO)?;
+    let kept = if keep {
+        prune(volume, &plan)?
+    } else {
+        clear(volume, ROOT_INO)?;
+        Kept::default()
+    };
     let inodes = make_directories(volume, &plan)?;
     for leaf in &plan.symlinks {
         make_symlink(volume, &plan, &inodes, leaf)?;
@@ -59,6 +60,7 @@ pub fn pack(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Ta
         volume,
         plan: &plan,
         inodes: &inodes,
+        kept: &kept,
         next: AtomicUsize::new(0),
         meter: Meter::default(),
         shared: Mutex::default(),
@@ -93,6 +95,7 @@ pub fn pack(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Ta
         symlinks: plan.symlinks.len() as u64,
         hard_links: plan.links.len() as u64,
         bytes: files.1,
+        kept: kept.len() as u64,
     })
 }
 
@@ -102,76 +105,8 @@ pub(crate) fn workers() -> usize {
         .clamp(2, 16)
 }
 
-fn scan(source: &Path) -> Result<Plan, PackError> {
-    let metadata = fs::metadata(source).map_err(|error| PackError::io("read", source, &error))?;
-    if !metadata.is_dir() {
-        return Err(PackError::usage(
-            format!("{} is not a directory", source.display()),
-            "name a directory to pack",
-        ));
-    }
-    let mut plan = Plan::default();
-    plan.directories.push(Directory {
-        path: source.to_owned(),
-        parent: 0,
-        name: Vec::new(),
-        metadata,
-    });
-    let mut seen = HashSet::new();
-    let mut index = 0;
-    while let Some(path) = plan
-        .directories
-        .get(index)
-        .map(|directory| directory.path.clone())
-    {
-        let failed = |error: io::Error| PackError::io("read", &path, &error);
-        let mut entries: Vec<_> = fs::read_dir(&path)
-            .map_err(failed)?
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let metadata = entry
-                .metadata()
-                .map_err(|error| PackError::io("read", &entry.path(), &error))?;
-            let (kind, name) = (metadata.file_type(), entry.file_name().into_vec());
-            if kind.is_dir() {
-                plan.directories.push(Directory {
-                    path: entry.path(),
-                    parent: index,
-                    name,
-                    metadata,
-                });
-                continue;
-            }
-            let again = metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino()));
-            let leaf = Leaf {
-                directory: index,
-                name,
-                metadata,
-            };
-            match () {
-                () if kind.is_symlink() => plan.symlinks.push(leaf),
-                () if kind.is_file() && again => plan.links.push(leaf),
-                () if kind.is_file() => plan.files.push(leaf),
-                () => {
-                    return Err(PackError::usage(
-                        format!(
-                            "{} is a socket, device or FIFO, which a volume cannot hold",
-                            entry.path().display()
-                        ),
-                        "remove it from the source, or pack a directory without it",
-                    ));
-                }
-            }
-        }
-        index += 1;
-    }
-    Ok(plan)
-}
-
 /// Removes everything below a directory of the volume.
-fn clear(volume: &Volume, directory: Ino) -> Result<(), PackError> {
+pub(crate) fn clear(volume: &Volume, directory: Ino) -> Result<(), PackError> {
     for (name, ino) in children(volume, directory, b"")? {
         let failed = |error| PackError::volume(&name, error);
         if volume.attr(ino).map_err(failed)?.kind == volume::FileType::Dir {
@@ -192,7 +127,8 @@ fn make_directories(volume: &Volume, plan: &Plan) -> Result<Vec<Ino>, PackError>
             continue;
         };
         let made = volume
-            .make_node(parent, &directory.name, NodeKind::Dir, 0o700, 0, 0)
+            .lookup(parent, &directory.name)
+            .or_else(|_| volume.make_node(parent, &directory.name, NodeKind::Dir, 0o700, 0, 0))
             .map_err(|error| PackError::volume(directory.path.as_os_str().as_bytes(), error))?;
         inodes.push(made.ino);
     }
@@ -225,41 +161,12 @@ fn make_symlink(
     Ok(())
 }
 
-impl Plan {
-    fn path(&self, leaf: &Leaf) -> PathBuf {
-        let directory = self
-            .directories
-            .get(leaf.directory)
-            .map(|directory| directory.path.as_path());
-        directory
-            .unwrap_or(Path::new(""))
-            .join(std::ffi::OsStr::from_bytes(&leaf.name))
-    }
-
-    fn failed(&self, leaf: &Leaf, error: VolumeError) -> PackError {
-        PackError::volume(self.path(leaf).as_os_str().as_bytes(), error)
-    }
-}
-
-fn attributes(metadata: &Metadata) -> SetAttr {
-    let time = |seconds: i64, nanoseconds: i64| {
-        SetTime::At(seconds.saturating_mul(1_000_000_000) + nanoseconds)
-    };
-    SetAttr {
-        mode: Some(metadata.mode() & 0o7777),
-        uid: Some(metadata.uid()),
-        gid: Some(metadata.gid()),
-        size: None,
-        atime: Some(time(metadata.atime(), metadata.atime_nsec())),
-        mtime: Some(time(metadata.mtime(), metadata.mtime_nsec())),
-    }
-}
-
 /// The files of a plan, taken one by one by the workers.
 struct Work<'a> {
     volume: &'a Volume,
     plan: &'a Plan,
     inodes: &'a [Ino],
+    kept: &'a Kept,
     next: AtomicUsize,
     meter: Meter,
     /// Inodes of files with several names, by device and inode of the source.
@@ -292,6 +199,9 @@ impl Work<'_> {
     fn file(&self, leaf: &Leaf, buffer: &mut [u8]) -> Result<(), PackError> {
         let failed = |error| self.plan.failed(leaf, error);
         let path = self.plan.path(leaf);
+        if let Some(ino) = self.kept.get(&(leaf.directory, leaf.name.clone())) {
+            return self.refresh(*ino, leaf);
+        }
         let unreadable = |error: io::Error| PackError::io("read", &path, &error);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(
@@ -331,6 +241,20 @@ impl Work<'_> {
         {
             shared.insert((leaf.metadata.dev(), leaf.metadata.ino()), ino);
         }
+        self.meter.add_file();
+        Ok(())
+    }
+
+    /// Sets the attributes of a file whose contents stay.
+    fn refresh(&self, ino: Ino, leaf: &Leaf) -> Result<(), PackError> {
+        let failed = |error| self.plan.failed(leaf, error);
+        for name in self.volume.xattr_list(ino).map_err(failed)? {
+            self.volume.xattr_remove(ino, &name).map_err(failed)?;
+        }
+        copy_xattrs(self.volume, ino, &self.plan.path(leaf))?;
+        self.volume
+            .set_attr(ino, &attributes(&leaf.metadata))
+            .map_err(failed)?;
         self.meter.add_file();
         Ok(())
     }

@@ -17,8 +17,10 @@ pub struct Tally {
     pub symlinks: u64,
     /// Further names of files that were counted already.
     pub hard_links: u64,
-    /// Bytes of contents.
+    /// Bytes of contents that were copied.
     pub bytes: u64,
+    /// Files whose contents were there already.
+    pub kept: u64,
 }
 
 /// Called with (files, bytes) a few times per second on the calling thread; `false` stops the work.

@@ -7,7 +7,7 @@ mod environment;
 use std::path::Path;
 use std::sync::Arc;
 
-use volume::{Anchor, Freshness, Grant, Volume, VolumeError};
+use volume::{Anchor, Environment, Freshness, Grant, Salvaged, Store, Volume, VolumeError};
 
 pub use directory::Directory;
 pub use environment::SystemEnvironment;
@@ -30,4 +30,14 @@ pub fn open_directory(
         grant,
         freshness,
     )
+}
+
+/// Opens what can be opened of the damaged volume in the directory `path`, for reading.
+///
+/// # Errors
+/// Those of [`Volume::salvage`], and `Io` when the directory cannot be used.
+pub fn salvage_directory(path: &Path, grant: &Grant) -> Result<Salvaged, VolumeError> {
+    let store: Arc<dyn Store> = Arc::new(Directory::open(path, false)?);
+    let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+    Volume::salvage(&store, &environment, grant)
 }

@@ -152,6 +152,23 @@ impl Index {
         }
     }
 
+    /// Records with which a chain may begin: with a snapshot, or the very first ones.
+    pub fn beginnings(&self) -> Vec<Place> {
+        let first = |place: &&Place| {
+            place.header.flags & FLAG_SNAPSHOT != 0
+                || (place.header.seq, place.header.prev_root) == (1, [0; 32])
+        };
+        self.by_root.values().filter(first).copied().collect()
+    }
+
+    /// The records that build on this one.
+    pub fn after(&self, place: &Place) -> Vec<Place> {
+        let next = self.by_prev.get(&place.root).into_iter().flatten();
+        next.filter(|next| next.header.seq == place.header.seq.saturating_add(1))
+            .copied()
+            .collect()
+    }
+
     /// The commits after `head`, if they are complete, of an epoch from `head_epoch` to below `epoch`, and authentic:
     /// what a crash left that was not anchored yet.
     pub fn beyond(

@@ -11,8 +11,10 @@ mod check;
 mod chunkmap;
 mod codec;
 mod commit;
+mod compact;
 mod error;
 mod flush;
+mod history;
 mod hot;
 mod inode;
 mod mount;
@@ -21,6 +23,7 @@ mod ops;
 mod read;
 mod record;
 mod rename;
+mod salvage;
 mod seal;
 mod segment;
 mod snapshot;
@@ -33,8 +36,10 @@ mod xattr;
 
 pub use api::{Anchor, Environment, Freshness, Grant, Options, Position, Store, VolumeKey};
 pub use error::{AnchorError, StoreError, VolumeError};
+pub use salvage::Salvaged;
 pub use types::{
-    Attr, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO, RenameFlags, SetAttr,
-    SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
+    Attr, Commit, Compacted, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO,
+    RenameFlags, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX,
+    XattrMode,
 };
 pub use volume::Volume;

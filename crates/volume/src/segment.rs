@@ -17,6 +17,9 @@ pub const PACK_UNIT: u64 = 64;
 /// Files of at least this size get segments of their own.
 const OWN_FROM: u64 = 4 << 20;
 
+/// A segment is emptied when more than this part of it is dead.
+const DEAD_SHARE: u64 = 8;
+
 /// One segment.
 pub struct Segment {
     pub epoch: u32,
@@ -268,6 +271,21 @@ impl Segments {
     /// All segments.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Segment)> {
         self.table.iter().map(|(id, segment)| (*id, segment))
+    }
+
+    /// Segments that are worth emptying: of earlier epochs, or full packs of this one, with an eighth dead or more.
+    /// Free slots of this epoch's other segments are used again anyway.
+    pub fn wasteful(&self) -> BTreeSet<u32> {
+        let filled = |id: u32| !self.current.values().any(|current| *current == id);
+        let movable = |(id, segment): &(&u32, &Segment)| {
+            segment.epoch != self.epoch || (segment.kind == SegmentKind::Pack && filled(**id))
+        };
+        let wasted = |(_, segment): &(&u32, &Segment)| {
+            let used = u64::from(segment.next) * self.unit(segment.kind);
+            used.saturating_sub(segment.live_bytes) > used / DEAD_SHARE
+        };
+        let chosen = self.table.iter().filter(movable).filter(wasted);
+        chosen.map(|(id, _)| *id).collect()
     }
 
     /// Bytes of slots that nothing references.

@@ -166,3 +166,39 @@ pub struct Finding {
     /// What is wrong.
     pub what: String,
 }
+
+/// One state in the chain of roots. Times are nanoseconds since 1970 UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Its sequence.
+    pub seq: u64,
+    /// Its root.
+    pub root: [u8; 32],
+    /// The epoch of its writer.
+    pub epoch: u32,
+    /// Of the mount, or the newest change of an inode in it; none when it has neither.
+    pub time: Option<i64>,
+    /// Inodes that were written or removed.
+    pub inodes: u64,
+    /// Names that were made or removed.
+    pub names: u64,
+    /// Bytes of its records.
+    pub journal_bytes: u64,
+    /// A writer began with it.
+    pub mount: bool,
+    /// Its state is in a snapshot: nothing before it is held.
+    pub snapshot: bool,
+}
+
+/// What `compact` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Segments that were emptied and removed.
+    pub segments: u64,
+    /// Plain bytes that were sealed anew elsewhere.
+    pub moved_bytes: u64,
+    /// Dead bytes before.
+    pub dead_before: u64,
+    /// Dead bytes that remain.
+    pub dead_after: u64,
+}

@@ -16,6 +16,7 @@ COMMANDS = {  # name → (module, one line of help)
     "cas": ("securetf.cli.cas", "Start a CAS, or attest one and pin it."),
     "convert": ("securetf.cli.convert", "Convert Keras models and SavedModels to LiteRT."),
     "demo": ("securetf.cli.demo", "Show the whole path on this machine, in simulation."),
+    "drill": ("securetf.cli.drill", "Try on a copy whether attacks are noticed."),
     "endorsements": ("securetf.cli.endorsements", "Fetch, import and show what vendors say about platforms."),
     "evidence": ("securetf.cli.evidence", "Show, verify or collect Evidence."),
     "explain": ("securetf.cli.explain", "Explain an error code."),

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from securetf._core import (
+    Change,
+    Commit,
+    Compacted,
     Entry,
     Finding,
     Mount,
@@ -27,6 +30,9 @@ from securetf.provisioning import VolumeGrant
 
 __all__ = [
     "Anchor",
+    "Change",
+    "Commit",
+    "Compacted",
     "Entry",
     "Finding",
     "Mount",
@@ -39,6 +45,7 @@ __all__ = [
     "enter_mount_namespace",
     "mount_tmpfs",
     "open_volume",
+    "salvage_volume",
     "unmount",
 ]
 
@@ -85,6 +92,21 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
         else grant.freshness,  # an owner also writes what readers have pinned
         chunk_size=grant.chunk_size,
         anchor=anchor if grant.writable else None,
+    )
+
+
+def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | None]:
+    """Open what a damaged volume still holds; also why it is not the state of the grant, if it is not."""
+    if not directory.is_dir():
+        raise UsageError(f"volume {grant.name} has no directory {directory}", fix="name the damaged copy")
+    return Volume.salvage(
+        str(directory),
+        volume_id=grant.volume_id,
+        key=grant.key,
+        key_version=grant.key_version,
+        seq=grant.seq,
+        root=grant.root,
+        chunk_size=grant.chunk_size,
     )
 
 

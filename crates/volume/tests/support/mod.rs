@@ -8,6 +8,7 @@
 
 pub mod history;
 pub mod model;
+pub mod scene;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -357,4 +358,13 @@ impl Rng {
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
+}
+
+/// For writing, with a journal that stays without a snapshot.
+pub fn open_roomy(store: &Arc<MemoryStore>, anchor: &Arc<TestAnchor>) -> Arc<Volume> {
+    let mut options = options(Freshness::Group);
+    options.snapshot_after = 16 << 20;
+    let (held, anchored) = (Arc::clone(store) as Arc<dyn Store>, Arc::clone(anchor));
+    let (clock, grant) = (TestEnvironment::default(), anchor.grant(true));
+    Volume::open_with(held, Some(anchored), Arc::new(clock), grant, options).unwrap()
 }

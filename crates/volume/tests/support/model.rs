@@ -47,6 +47,7 @@ pub enum Op {
         mode: u32,
     },
     Sync,
+    Compact,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub fn random_op(rng: &mut Rng) -> Op {
         let dir = ["", "", "d0", "d1"][rng.below(4) as usize].to_owned();
         (dir, format!("f{}", rng.below(5)))
     };
-    match rng.below(24) {
+    match rng.below(25) {
         0..=8 => {
             let size = [10, 700, 3000, 4096, 9000, 20_000][rng.below(6) as usize];
             let length = 1 + rng.below(size) as usize;
@@ -117,6 +118,7 @@ pub fn random_op(rng: &mut Rng) -> Op {
             at: place(rng),
             mode: rng.below(0o1000) as u32,
         },
+        22 => Op::Compact,
         _ => Op::Sync,
     }
 }
@@ -184,7 +186,7 @@ impl Model {
                 let id = self.find(at)?;
                 self.nodes.get_mut(&id).unwrap().mode = *mode;
             }
-            Op::Sync => {}
+            Op::Sync | Op::Compact => {}
         }
         Ok(())
     }
@@ -313,11 +315,8 @@ pub fn apply(volume: &Volume, op: &Op) -> Outcome {
             .map(|_| ()),
         Op::RemoveDir(name) => volume.remove_dir(ROOT_INO, name.as_bytes()),
         Op::Rename { from, to, exchange } => {
-            let flags = if *exchange {
-                RenameFlags::Exchange
-            } else {
-                RenameFlags::Replace
-            };
+            let swap = [RenameFlags::Replace, RenameFlags::Exchange];
+            let flags = swap[usize::from(*exchange)];
             find(from)?;
             volume.rename(
                 dir(&from.0)?,
@@ -345,6 +344,7 @@ pub fn apply(volume: &Volume, op: &Op) -> Outcome {
             volume.set_attr(find(at)?, &change).map(|_| ())
         }
         Op::Sync => volume.sync(None),
+        Op::Compact => volume.compact(&mut |_| true).map(|_| ()),
     }
 }
 

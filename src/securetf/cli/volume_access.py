@@ -1,0 +1,144 @@
+"""What the commands on volumes share: options for CAS or trust file, and the opening of a volume."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from securetf.errors import UsageError, VolumeIntegrityError
+from securetf.provisioning import VolumeGrant
+from securetf.shields import filesystem, history
+from securetf.shields.local_trust import LocalTrust
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who says which key and state: a CAS (with session, volume and owner's key), or a local trust file."""
+
+    trust_file: Path | None
+    cas: Path | None
+    session: str | None
+    volume: str | None
+    key: Path | None
+    root: str | None = None  # of an earlier state; None for the anchored one
+
+    @contextmanager
+    def grant(self, *, writable: bool) -> Iterator[tuple[VolumeGrant, filesystem.Anchor]]:
+        """Yield the grant and the anchor that belongs to it."""
+        if self.trust_file is not None:
+            if self.cas or self.session or self.volume or self.key:
+                raise UsageError(
+                    "--trust-file stands without a CAS", "drop --cas, --session, --volume and --key"
+                )
+            local = LocalTrust(self.trust_file)
+            yield local.grant(writable=writable, name=self.trust_file.name), local.advance
+            return
+        if self.cas is None or self.session is None or self.volume is None or self.key is None:
+            raise UsageError(
+                "the volume's key is with a CAS, which needs --cas, --session, --volume and --key",
+                "give all four, or --trust-file for local use without a CAS",
+            )
+        from securetf.cas_client import CasClient, load_trust  # noqa: PLC0415  (TLS is not needed without a CAS)
+        from securetf.keys import load_owner_key  # noqa: PLC0415
+
+        trust = load_trust(self.cas)
+        if trust.simulated:
+            click.echo("securetf: SIMULATION: this CAS proves nothing about its machine", err=True)
+        owner = load_owner_key(self.key)
+        with CasClient(trust) as client:
+            ask = client.packing_grant if writable else client.export_grant
+            grant = ask(self.session, self.volume, owner)
+
+            def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
+                client.advance(
+                    grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root
+                )
+
+            yield grant, advance
+
+    @contextmanager
+    def opened(self, directory: Path, *, writable: bool) -> Iterator[filesystem.Volume]:
+        """Open the volume; at the end close it, with its final commit."""
+        with (
+            self.grant(writable=writable) as (grant, anchor),
+            filesystem.closing(filesystem.open_volume(directory, grant, anchor)) as volume,
+        ):
+            if self.root is None:
+                yield volume
+            else:
+                with earlier(directory, grant, volume, self.root) as then:
+                    yield then
+
+
+@contextmanager
+def earlier(
+    directory: Path, grant: VolumeGrant, volume: filesystem.Volume, root: str
+) -> Iterator[filesystem.Volume]:
+    """Open the state `root` of the open `volume`, read-only: one that its chain of roots leads to."""
+    commit = history.held(volume.log(), root)
+    past = msgspec.structs.replace(
+        grant, seq=commit.seq, root=commit.root, writable=False, freshness="pinned"
+    )
+    with filesystem.closing(filesystem.open_volume(directory, past, None)) as then:
+        try:
+            yield then
+        except VolumeIntegrityError as error:
+            if commit.root == volume.status().root:
+                raise
+            raise VolumeIntegrityError(
+                f"{error.problem}; this is the state of sequence {commit.seq}, and the storage of what was "
+                "replaced or removed since is used again",
+                "`securetf volume check --at` names the files that are not held any more; to keep a state "
+                "whole, unpack it or copy the directory",
+            ) from error
+
+
+def with_access(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name CAS or trust file, as one argument `access`."""
+
+    @functools.wraps(function)  # keeps the options that stand below
+    def wrapper(
+        trust_file: Path | None,
+        cas: Path | None,
+        session: str | None,
+        volume_name: str | None,
+        key: Path | None,
+        **others: Any,
+    ) -> None:
+        function(access=Access(trust_file, cas, session, volume_name, key), **others)
+
+    for option in (
+        click.option("--key", type=FILE, help="The owner's private key (`securetf key new`)."),
+        click.option("--volume", "volume_name", help="The volume's name in the Manifest."),
+        click.option("--session", help="The session, tenant/name."),
+        click.option("--cas", type=FILE, help="The attested CAS (`securetf cas attest`)."),
+        click.option(
+            "--trust-file",
+            type=FILE,
+            help="Instead of a CAS: key and state in a local file; no real rollback guard.",
+        ),
+    ):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def with_past(function: Callable[..., None]) -> Callable[..., None]:
+    """As `with_access`, with `--at` for an earlier state."""
+
+    @functools.wraps(function)
+    def wrapper(access: Access, at: str | None, **others: Any) -> None:
+        function(access=replace(access, root=at), **others)
+
+    option = click.option(
+        "--at", metavar="ROOT", help="An earlier state: the first 8 or more digits of its root, see `log`."
+    )
+    return with_access(option(wrapper))
