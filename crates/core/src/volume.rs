@@ -248,6 +248,7 @@ impl PyVolume {
         let volume = Self {
             volume: Some(salvaged.volume),
             writable: false,
+            followed: None,
         };
         Ok((volume, lost))
     }
