@@ -3,14 +3,12 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from securetf.cli import volume_care
-from securetf.cli.volume_access import DIRECTORY, JSON, Access, with_access, with_past
+from securetf.cli.volume_access import DIRECTORY, JSON, Access, progress, with_access, with_past
 from securetf.errors import UsageError, VolumeIntegrityError
 from securetf.shields import filesystem
 from securetf.shields.local_trust import DEFAULT_CHUNK_SIZE, WARNING, LocalTrust
@@ -62,8 +60,8 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
         raise UsageError(
             f"{directory} lies inside {source}", "keep the volume outside of what is packed into it"
         )
-    with access.opened(directory, writable=True) as volume, _progress("packing") as progress:
-        stats = volume.pack(str(source), progress, update=update)
+    with access.opened(directory, writable=True) as volume, progress("packing") as observe:
+        stats = volume.pack(str(source), observe, update=update)
         status = volume.status()
     _report(as_json, directory, stats, status, "packed")
 
@@ -75,8 +73,8 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
 @JSON
 def unpack(access: Access, directory: Path, target: Path, as_json: bool) -> None:
     """Write the verified contents of the volume in DIRECTORY to TARGET, a new or empty directory."""
-    with access.opened(directory, writable=False) as volume, _progress("unpacking") as progress:
-        stats = volume.unpack(str(target), progress)
+    with access.opened(directory, writable=False) as volume, progress("unpacking") as observe:
+        stats = volume.unpack(str(target), observe)
         status = volume.status()
     _report(as_json, target, stats, status, "unpacked")
 
@@ -202,16 +200,3 @@ def _report(
     click.echo(
         f"{where}: {done} {stats.files} files, {stats.bytes} bytes; sequence {status.seq}, root {root}"
     )
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a counter on a terminal; nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console  # noqa: PLC0415  (costs 50 ms, needed only on terminals)
-
-    console = Console(stderr=True)
-    with console.status(what) as line:
-        yield lambda files, size: line.update(f"{what}: {files} files, {size / 1e6:.0f} MB")

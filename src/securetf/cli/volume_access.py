@@ -1,6 +1,7 @@
 """What the commands on volumes share: options for CAS or trust file, and the opening of a volume."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -142,3 +143,16 @@ def with_past(function: Callable[..., None]) -> Callable[..., None]:
         "--at", metavar="ROOT", help="An earlier state: the first 8 or more digits of its root, see `log`."
     )
     return with_access(option(wrapper))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a counter on a terminal; nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415  (costs 50 ms, needed only on terminals)
+
+    console = Console(stderr=True)
+    with console.status(what) as line:
+        yield lambda files, size: line.update(f"{what}: {files} files, {size / 1e6:.0f} MB")

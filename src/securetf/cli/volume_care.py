@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from securetf.cli.volume_access import DIRECTORY, FILE, JSON, Access, earlier, with_access
+from securetf.cli.volume_access import DIRECTORY, FILE, JSON, Access, earlier, progress, with_access
 from securetf.errors import UsageError, VolumeIntegrityError
 from securetf.shields import filesystem
 from securetf.shields.local_trust import WARNING, LocalTrust
@@ -70,9 +70,9 @@ def compact(access: Access, directory: Path, as_json: bool) -> None:
 
     Can be interrupted at any point. Older states lose what lay there.
     """
-    with access.opened(directory, writable=True) as volume:
+    with access.opened(directory, writable=True) as volume, progress("compacting") as observe:
         before = volume.stored_bytes()
-        done = volume.compact()
+        done = volume.compact(observe)
         after = volume.stored_bytes()
     facts = {
         "segments": done.segments,
@@ -114,8 +114,9 @@ def repair(access: Access, directory: Path, new: Path, new_trust_file: Path, as_
         with (
             filesystem.closing(damaged),
             filesystem.closing(filesystem.open_volume(new, fresh, target.advance)) as volume,
+            progress("copying") as observe,
         ):
-            stats, lost = damaged.salvage_into(volume)
+            stats, lost = damaged.salvage_into(volume, observe)
             state = damaged.status().seq
     if as_json:
         findings = [{"path": finding.path, "what": finding.what} for finding in lost]
