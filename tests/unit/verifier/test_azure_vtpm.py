@@ -14,6 +14,7 @@ from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.errors import (
     BindingError,
     ConfigurationError,
+    EvidenceError,
     MalformedEvidenceError,
     SignatureError,
     UnsupportedPlatformError,
@@ -35,9 +36,12 @@ def machine() -> Machine:
 
 
 def verify(machine: Machine, envelope: dict[str, Any] | None = None) -> VerifiedClaims:
+    return verify_raw(machine, json.dumps(machine.envelope() if envelope is None else envelope).encode())
+
+
+def verify_raw(machine: Machine, raw: bytes) -> VerifiedClaims:
     runtime = hashlib.sha256(json.dumps(machine.runtime()).encode()).digest().ljust(64, b"\0")
     verifier = AzureVtpmVerifier({azure_vtpm.TDX: (tdx_evidence, Hardware(runtime))})
-    raw = json.dumps(machine.envelope() if envelope is None else envelope).encode()
     evidence = Evidence(Platform.AZURE_VTPM, raw)
     return verifier.verify(evidence, expected_report_data=REPORT_DATA, now=NOW)
 
@@ -271,3 +275,22 @@ def test_user_data_when_not_64_bytes_in_hexadecimal_then_refused(machine: Machin
         runtime = json.dumps(machine.runtime(**{"user-data": value})).encode()
         with pytest.raises(MalformedEvidenceError, match=f"user-data .*{reason}|user-data is {reason}"):
             verify(machine, machine.envelope(machine.hcl(runtime)))
+
+
+def test_envelope_when_a_bit_is_flipped_then_refused_unless_in_the_unused_copy_of_the_td_report(
+    machine: Machine,
+) -> None:
+    """Every seventh byte. What counts on TDX is the quote; the HCL report's TDREPORT is not read."""
+    raw = json.dumps(machine.envelope()).encode()
+    start = raw.index(b'"hcl_report": "') + len(b'"hcl_report": "')
+    copy = range(start + 32 * 4 // 3, start + (32 + azure_vtpm.HARDWARE_REPORT_SIZE) * 4 // 3 + 1)
+    td_quote = range(
+        raw.index(b'"td_quote"'), len(raw)
+    )  # the stand-in for the hardware's verifier asserts it
+    for offset in range(0, len(raw), 7):
+        if offset in copy or offset in td_quote:
+            continue
+        changed = bytearray(raw)
+        changed[offset] ^= 1 << offset % 8
+        with pytest.raises(EvidenceError):
+            verify_raw(machine, bytes(changed))

@@ -10,6 +10,7 @@ from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.errors import (
     BindingError,
     ConfigurationError,
+    EvidenceError,
     MalformedEvidenceError,
     SignatureError,
     UnsupportedPlatformError,
@@ -148,3 +149,17 @@ def test_message_when_its_form_is_wrong_then_refused(tpm: Tpm) -> None:
     for size in (31, 33):
         with pytest.raises(MalformedEvidenceError, match="value of PCR 5 that is not 32 bytes"):
             gcp_vtpm.parse(message(tpm, quoted(tpm, values={5: bytes(size)})))
+
+
+def test_message_when_a_bit_is_flipped_then_refused_unless_it_is_free_text_of_the_log(tpm: Tpm) -> None:
+    """Every seventh byte; the key's attributes that no certificate covers are those of TPM 2.0's own test."""
+    raw, log = message(tpm), tcg_event_log.encode(LOG)
+    attributes = range(raw.index(tpm2_public.encode(tpm.public)) + 4, raw.index(log))
+    free = range(raw.index(log), raw.index(log) + len(log))
+    for offset in range(0, len(raw), 7):
+        if offset in attributes[:4] or offset in free:
+            continue
+        changed = bytearray(raw)
+        changed[offset] ^= 1 << offset % 8
+        with pytest.raises(EvidenceError):
+            verify(tpm, bytes(changed))
