@@ -1,11 +1,11 @@
 """What `securetf serve` costs over the bare engine, and LiteRT against TensorFlow: rows 5 and 6 of the
 evaluation.
 
-`python benchmarks/serving.py [--quick] [--json FILE]`, with TensorFlow (to make the models). One 600 kB
-tensor over HTTP and gRPC against the engine in this process, alternating; 64 clients against the engine's own
-throughput; memory over 100,000 requests (--quick: 2,000); 1 to n processes on images of CIFAR-10's size;
-start, first answer, memory and mapped code with LiteRT and with the SavedModel. The network shield is not in
-it: network.py measures it.
+`python benchmarks/serving.py [--quick] [--memory] [--json FILE]`, with TensorFlow (to make the models). One
+600 kB tensor over HTTP and gRPC against the engine in this process, alternating; 64 clients against the
+engine's own throughput; memory over 90 s of requests (--memory: only that, over 100,000 requests); 1 to n
+processes on images of CIFAR-10's size; start, first answer, memory and mapped code with LiteRT and with the
+SavedModel. The network shield is not in it: network.py measures it.
 """
 
 import argparse
@@ -208,15 +208,18 @@ def engines_own(model: str, seconds: float) -> float:
     return sum(counts) / (time.monotonic() - begin)
 
 
-def memory(requests: int) -> list[Row]:
-    """Compare the memory after a tenth of the requests with that after all of them."""
-    _, name = input_of("probe")
-    with service("probe") as served:
-        resident, done = [], 0
-        while done < requests:
-            done += clients(served, "probe", name, 8, 2.0)["answered"]
+def memory(requests: int, limit_s: float) -> list[Row]:
+    """Compare the memory after a tenth of the requests that were done in `limit_s` with that at the end."""
+    _, name = input_of("cifar")
+    with service("cifar") as served:
+        resident, done, until = [], 0, time.monotonic() + limit_s
+        while done < requests and time.monotonic() < until:
+            found = clients(served, "cifar", name, 8, 2.0)
+            if found["others"]:
+                raise SystemExit(f"not answered: {found['others']}")
+            done += found["answered"]
             resident.append((done, status(served)["VmRSS"]))
-    first = next(kb for number, kb in resident if number >= requests / 10)
+    first = next(kb for number, kb in resident if number >= done / 10)
     last = resident[-1][1]
     return [
         Row(
@@ -355,12 +358,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="MobileNetV2, fewer and shorter rounds")
     parser.add_argument("--json", type=Path, help="write rows and machine to this file")
+    parser.add_argument("--memory", action="store_true", help="only the memory, over 100,000 requests")
     options = parser.parse_args()
     quick = options.quick
+    if options.memory:
+        publish("serving, memory", memory(2_000 if quick else 100_000, 3600.0), options.json)
+        return
     model = "MobileNetV2" if quick else "InceptionV3"
     rows = overhead(3 if quick else 20)
     rows += throughput(model, 2.0 if quick else 20.0)
-    rows += memory(2_000 if quick else 100_000)
+    rows += memory(2_000 if quick else 100_000, 90.0)
     rows += scaling(2.0 if quick else 10.0)
     rows += engines(model, 2 if quick else 5)
     publish("serving, against the engine alone and TensorFlow", rows, options.json)
