@@ -376,13 +376,6 @@ def data_and_holes_can_be_sought(root: Path) -> None:
             os.lseek(file.fileno(), 2 << 20, os.SEEK_DATA)
 
 
-def sockets_and_devices_are_refused(root: Path) -> None:
-    with refused(errno.EPERM):
-        os.mkfifo(root / "fifo")
-    with refused(errno.EPERM):
-        os.mknod(root / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
-
-
 if __name__ == "__main__":
     directory = Path(sys.argv[2])
     if len(sys.argv) > 3 and sys.argv[3] == "own":

@@ -18,6 +18,12 @@ def inputs() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((32, 16)).astype("float32")
 
 
+def squares(root: Path, factor: int) -> tf.data.Dataset:
+    """Squares times `factor`, or what the cache in `root` holds."""
+    source = tf.data.Dataset.range(1000).map(lambda number: number * number * factor)
+    return source.cache(str(root / "cache"))
+
+
 def write(root: Path) -> None:
     made = model()
     made.compile("adam", "mse")
@@ -34,6 +40,7 @@ def write(root: Path) -> None:
     with tf.io.TFRecordWriter(str(root / "data.tfrecord")) as records:
         for number in range(5000):
             records.write(str(number).encode() * 20)
+    assert list(squares(root, 1).as_numpy_iterator()) == [number**2 for number in range(1000)]
     with h5py.File(root / "array.h5", "w") as file:
         file["array"] = np.arange(300_000)
     np.save(root / "expected.npy", made(inputs()).numpy())
@@ -53,6 +60,8 @@ def read(root: Path) -> None:
     assert np.array_equal(restored(inputs()).numpy(), expected)
     records = list(tf.data.TFRecordDataset(str(root / "data.tfrecord")).as_numpy_iterator())
     assert records == [str(number).encode() * 20 for number in range(5000)]
+    cached = squares(root, 0)  # zeros, if they did not come from the cache
+    assert list(cached.as_numpy_iterator()) == [number**2 for number in range(1000)]
     with h5py.File(root / "array.h5") as file:
         assert int(file["array"][:].sum()) == 299_999 * 150_000
     assert int(np.load(root / "mapped.npy", mmap_mode="r").sum()) == 99_999 * 50_000

@@ -15,7 +15,7 @@ import pytest
 from securetf.shields.filesystem import closing
 
 pytestmark = pytest.mark.root
-SCRIPTS = ("posix_programs.py", "data_programs.py")
+SCRIPTS = ("posix_programs.py", "node_programs.py", "data_programs.py")
 ACROSS_MOUNTS = {"leave_a_tree_behind", "the_tree_is_still_there"}
 
 

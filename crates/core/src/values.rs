@@ -9,6 +9,7 @@ pub struct PackStats {
     directories: u64,
     symlinks: u64,
     hard_links: u64,
+    specials: u64,
     bytes: u64,
     kept: u64,
 }
@@ -20,6 +21,7 @@ impl From<volume_pack::Tally> for PackStats {
             directories,
             symlinks,
             hard_links,
+            specials,
             bytes,
             kept,
         } = tally;
@@ -28,6 +30,7 @@ impl From<volume_pack::Tally> for PackStats {
             directories,
             symlinks,
             hard_links,
+            specials,
             bytes,
             kept,
         }
@@ -65,6 +68,10 @@ impl From<volume_pack::Entry> for Entry {
                 volume::FileType::File => "file",
                 volume::FileType::Dir => "directory",
                 volume::FileType::Symlink => "symlink",
+                volume::FileType::Fifo => "fifo",
+                volume::FileType::Socket => "socket",
+                volume::FileType::CharDevice => "character device",
+                volume::FileType::BlockDevice => "block device",
             },
             mode: entry.attr.mode,
             uid: entry.attr.uid,

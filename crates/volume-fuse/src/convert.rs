@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyStatfs, ReplyXattr, TimeOrNow};
-use volume::{Attr, FileType, SetTime, StatFs, VolumeError};
+use volume::{Attr, FileType, NodeKind, RenameFlags, SetTime, StatFs, VolumeError, XattrMode};
 
 /// Free space that statfs reports, in blocks of 4 KiB (1 PiB), and free inodes: the format's limits are far away,
 /// and what the store has left is for the untrusted host to say.
@@ -26,6 +26,10 @@ pub(crate) fn file_type(kind: FileType) -> fuser::FileType {
         FileType::File => fuser::FileType::RegularFile,
         FileType::Dir => fuser::FileType::Directory,
         FileType::Symlink => fuser::FileType::Symlink,
+        FileType::Fifo => fuser::FileType::NamedPipe,
+        FileType::Socket => fuser::FileType::Socket,
+        FileType::CharDevice => fuser::FileType::CharDevice,
+        FileType::BlockDevice => fuser::FileType::BlockDevice,
     }
 }
 
@@ -43,7 +47,7 @@ pub(crate) fn attr(attr: &Attr, block_size: u32) -> FileAttr {
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: attr.device,
         blksize: block_size,
         flags: 0,
     }
@@ -67,6 +71,38 @@ pub(crate) fn absent() -> FileAttr {
         rdev: 0,
         blksize: 0,
         flags: 0,
+    }
+}
+
+/// What mknod(2) asks for by its mode; `None` for a type that it does not make.
+pub(crate) fn node_kind(mode: u32, device: u32) -> Option<NodeKind<'static>> {
+    match mode & 0o170_000 {
+        0o100_000 => Some(NodeKind::File),
+        0o010_000 => Some(NodeKind::Fifo),
+        0o140_000 => Some(NodeKind::Socket),
+        0o020_000 => Some(NodeKind::CharDevice(device)),
+        0o060_000 => Some(NodeKind::BlockDevice(device)),
+        _ => None,
+    }
+}
+
+/// The flags of renameat2(2).
+pub(crate) fn rename_flags(flags: fuser::RenameFlags) -> Option<RenameFlags> {
+    match flags {
+        _ if flags.is_empty() => Some(RenameFlags::Replace),
+        fuser::RenameFlags::RENAME_NOREPLACE => Some(RenameFlags::NoReplace),
+        fuser::RenameFlags::RENAME_EXCHANGE => Some(RenameFlags::Exchange),
+        _ => None,
+    }
+}
+
+/// The flags of setxattr(2).
+pub(crate) fn xattr_mode(flags: i32) -> Option<XattrMode> {
+    match flags {
+        0 => Some(XattrMode::Set),
+        1 => Some(XattrMode::Create),
+        2 => Some(XattrMode::Replace),
+        _ => None,
     }
 }
 
@@ -138,6 +174,15 @@ pub(crate) fn space_reply(numbers: &StatFs, reply: ReplyStatfs) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mknod_makes_each_type_but_directories() {
+        assert_eq!(node_kind(0o010_644, 7), Some(NodeKind::Fifo));
+        assert_eq!(node_kind(0o140_644, 7), Some(NodeKind::Socket));
+        assert_eq!(node_kind(0o020_644, 7), Some(NodeKind::CharDevice(7)));
+        assert_eq!(node_kind(0o060_644, 7), Some(NodeKind::BlockDevice(7)));
+        assert_eq!(node_kind(0o040_755, 0), None);
+    }
 
     #[test]
     fn now_stays_now_because_the_engine_has_the_clock() {

@@ -8,11 +8,14 @@ mod convert;
 mod device;
 mod error;
 mod generations;
+mod listing;
 mod mount;
 mod namespace;
 mod prefetch;
+mod removed;
 mod server;
 mod service;
+mod sparse;
 mod stats;
 
 pub use error::MountError;

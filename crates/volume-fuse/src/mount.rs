@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Notifier, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::SigSet;
@@ -20,6 +20,7 @@ use crate::generations::Generations;
 use crate::namespace::{Namespace, leave_for_main, unmount};
 use crate::prefetch::{self, Prefetch};
 use crate::service::Server;
+use crate::sparse;
 use crate::stats::{Counters, Stats};
 
 /// How long a mount that is still in use may take before it is detached, and a server to end after that.
@@ -80,7 +81,13 @@ impl Mount {
         ));
         let (prefetch, wanted) = Prefetch::new();
         let unchanging = read_only && !options.following;
-        let ahead = unchanging.then(|| (Arc::clone(&volume), wanted));
+        let (seeks, asked) = channel();
+        let aside = Arc::clone(&volume);
+        let helper: Helper = if unchanging {
+            Box::new(move |notifier| prefetch::serve(&aside, notifier, &wanted))
+        } else {
+            Box::new(move |notifier| sparse::serve(&aside, notifier, &asked))
+        };
         let server = Server::new(
             volume,
             Arc::clone(&generations),
@@ -88,9 +95,10 @@ impl Mount {
             options.writeback && !read_only,
             Arc::clone(&counters),
             unchanging.then_some(prefetch),
+            (!read_only).then_some(seeks),
         );
         let threads =
-            serve(server, fd, options.threads, ahead).inspect_err(|_| drop(unmount(&path)))?;
+            serve(server, fd, options.threads, helper).inspect_err(|_| drop(unmount(&path)))?;
         let mount = Self {
             path,
             namespace,
@@ -178,15 +186,16 @@ fn unmount_patiently(path: &Path) -> Result<(), Errno> {
     }
 }
 
-/// What the thread needs that gives small files unasked.
-type Ahead = (Arc<Volume>, Receiver<(u64, u64)>);
+/// What a thread of its own does beside the server until that is gone: it may wait for the kernel, which may wait for
+/// the server.
+type Helper = Box<dyn FnOnce(&Notifier) + Send>;
 
 /// Answers INIT on the calling thread, then serves on threads of their own.
 fn serve(
     server: Server,
     fd: OwnedFd,
     threads: usize,
-    ahead: Option<Ahead>,
+    helper: Helper,
 ) -> Result<JoinHandle<io::Result<()>>, MountError> {
     let failed = |error: io::Error| MountError::FuseUnavailable {
         problem: format!("the kernel did not start the FUSE connection: {error}"),
@@ -201,12 +210,10 @@ fn serve(
         .spawn(move || {
             let _ = SigSet::all().thread_block(); // signals are the launcher's
             leave_for_main();
-            let giver = ahead.map(|(volume, wanted)| {
-                let notifier = session.notifier();
-                std::thread::spawn(move || prefetch::serve(&volume, &notifier, &wanted))
-            });
-            let outcome = session.run(); // drops the server, which ends the giver
-            let _ = giver.map(JoinHandle::join);
+            let notifier = session.notifier();
+            let helper = std::thread::spawn(move || helper(&notifier));
+            let outcome = session.run(); // drops the server, which ends the helper
+            let _ = helper.join();
             outcome
         })
         .map_err(failed)

@@ -10,19 +10,17 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, KernelConfig, LockOwner,
     OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
-use volume::{NAME_MAX, NodeKind, SetAttr, XattrMode};
+use volume::{NAME_MAX, NodeKind, SetAttr, Volume};
 
-use crate::convert::{FOREVER, GENERATION, file_type, joined, set_time, space_reply, xattr_reply};
+use crate::convert::{
+    FOREVER, GENERATION, joined, node_kind, rename_flags, set_time, space_reply, xattr_mode,
+    xattr_reply,
+};
 use crate::device::MAX_REQUEST;
-use crate::service::{Server, wanted};
-
-const S_IFMT: u32 = 0o170_000;
-const S_IFREG: u32 = 0o100_000;
-const XATTR_CREATE: i32 = 1;
-const XATTR_REPLACE: i32 = 2;
+use crate::service::Server;
 
 thread_local! {
     /// The plaintext of one read reply, kept by each server thread between requests.
@@ -32,13 +30,7 @@ thread_local! {
 /// FLUSH and IOCTL are left to fuser's answer ENOSYS: close(2) has nothing to wait for, and the kernel makes ENOTTY of it.
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let flags = wanted(self.read_only, self.writeback) & config.capabilities();
-        let refused = || io::Error::from_raw_os_error(Errno::EPROTO.code());
-        config.add_capabilities(flags).map_err(|_| refused())?;
-        config.set_max_write(MAX_REQUEST).map_err(|_| refused())?;
-        let _ = config.set_max_background(64); // read-ahead stops at the congestion threshold
-        let _ = config.set_congestion_threshold(64);
-        Ok(())
+        self.agree(config)
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -51,7 +43,12 @@ impl Filesystem for Server {
         }
     }
 
+    fn destroy(&mut self) {
+        self.removed.release_all(&self.volume);
+    }
+
     fn forget(&self, _: &Request, ino: INodeNo, times: u64) {
+        self.removed.forget(&self.volume, ino.0);
         self.generations.forgotten(ino.0, times);
         if let Some(prefetch) = &self.prefetch {
             prefetch.forgotten(ino.0);
@@ -111,16 +108,13 @@ impl Filesystem for Server {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
-        if mode & S_IFMT != S_IFREG {
-            return reply.error(Errno::EPERM); // no sockets, FIFOs and devices in format 1
-        }
-        self.entry(
-            self.make(request, parent, name, NodeKind::File, mode),
-            reply,
-        );
+        let Some(kind) = node_kind(mode, rdev) else {
+            return reply.error(Errno::EPERM);
+        };
+        self.entry(self.make(request, parent, name, kind, mode), reply);
     }
 
     fn mkdir(
@@ -136,11 +130,11 @@ impl Filesystem for Server {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(self.volume.remove_file(parent.0, name.as_bytes()), reply);
+        self.remove(parent, name, Volume::remove_file, reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(self.volume.remove_dir(parent.0, name.as_bytes()), reply);
+        self.remove(parent, name, Volume::remove_dir, reply);
     }
 
     fn symlink(
@@ -165,19 +159,13 @@ impl Filesystem for Server {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let how = match flags {
-            _ if flags.is_empty() => volume::RenameFlags::Replace,
-            RenameFlags::RENAME_NOREPLACE => volume::RenameFlags::NoReplace,
-            RenameFlags::RENAME_EXCHANGE => volume::RenameFlags::Exchange,
-            _ => return reply.error(Errno::EINVAL),
+        let Some(how) = rename_flags(flags) else {
+            return reply.error(Errno::EINVAL);
         };
-        let outcome = self.volume.rename(
-            parent.0,
-            name.as_bytes(),
-            new_parent.0,
-            new_name.as_bytes(),
-            how,
-        );
+        let (from, to) = (name.as_bytes(), new_name.as_bytes());
+        let rename = || self.volume.rename(parent.0, from, new_parent.0, to, how);
+        let above = new_parent.0;
+        let outcome = self.removed.keep(&self.volume, above, new_name, rename);
         self.empty(outcome, reply);
     }
 
@@ -195,12 +183,15 @@ impl Filesystem for Server {
         );
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if self.read_only {
             return reply.error(Errno::ENOSYS); // FUSE_NO_OPEN_SUPPORT: the kernel never asks again, and keeps its cache
         }
-        match self.open_existing(ino, flags) {
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+        match self.open_existing(request.uid(), ino, flags) {
+            Ok(()) => {
+                let handle = self.writers.opened(ino.0, flags);
+                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE);
+            }
             Err(error) => reply.error(self.failure(&error)),
         }
     }
@@ -218,7 +209,8 @@ impl Filesystem for Server {
         match self.create_or_open(request, parent, name, mode, flags) {
             Ok(node) => {
                 let (found, cache) = (self.shown(&node), FopenFlags::FOPEN_KEEP_CACHE);
-                reply.created(&FOREVER, &found, GENERATION, FileHandle(0), cache);
+                let handle = self.writers.opened(node.ino, OpenFlags(flags));
+                reply.created(&FOREVER, &found, GENERATION, handle, cache);
             }
             Err(error) => reply.error(self.failure(&error)),
         }
@@ -270,12 +262,13 @@ impl Filesystem for Server {
         &self,
         _: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.writers.closed(ino.0, handle);
         self.volume.release(ino.0);
         reply.ok();
     }
@@ -310,17 +303,7 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let outcome = self.on(ino, |place| {
-            place.volume.read_dir(place.ino, offset, &mut |entry| {
-                !reply.add(
-                    INodeNo(place.number(entry.ino)),
-                    entry.cookie,
-                    file_type(entry.kind),
-                    OsStr::from_bytes(entry.name),
-                )
-            })
-        });
-        match outcome {
+        match self.names(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
@@ -334,17 +317,38 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let keep = self.generations.keep(ino.0);
-        let outcome = self.on(ino, |place| {
-            self.list(place, offset, &mut |cookie, name, found| {
-                let name = OsStr::from_bytes(name);
-                !reply.add(found.ino, cookie, name, &keep, &found, GENERATION)
-            })
-        });
-        match outcome {
+        match self.names_and_attributes(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        match self.reserve(ino, offset, length, mode) {
+            Some(outcome) => self.empty(outcome, reply),
+            None => reply.error(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.find(ino, offset, whence, reply);
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -364,11 +368,8 @@ impl Filesystem for Server {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let mode = match flags {
-            0 => XattrMode::Set,
-            XATTR_CREATE => XattrMode::Create,
-            XATTR_REPLACE => XattrMode::Replace,
-            _ => return reply.error(Errno::EINVAL),
+        let Some(mode) = xattr_mode(flags) else {
+            return reply.error(Errno::EINVAL);
         };
         self.empty(
             self.volume.xattr_set(ino.0, name.as_bytes(), value, mode),

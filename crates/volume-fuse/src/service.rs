@@ -1,26 +1,30 @@
 //! What the server does with the engine, without the kernel's signatures.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use fuser::{
-    Errno, FileAttr, FopenFlags, INodeNo, InitFlags, OpenAccMode, OpenFlags, ReplyEmpty,
-    ReplyEntry, Request,
+    Errno, FileAttr, FopenFlags, INodeNo, InitFlags, KernelConfig, OpenAccMode, OpenFlags,
+    ReplyEmpty, ReplyEntry, Request,
 };
-use volume::{Attr, NodeKind, SetAttr, Volume, VolumeError};
+use volume::{Attr, FileType, NodeKind, SetAttr, Volume, VolumeError};
 
 use crate::convert::{FOREVER, GENERATION, absent, attr, errno};
+use crate::device::MAX_REQUEST;
 use crate::generations::{Generations, Place};
 use crate::prefetch::Prefetch;
+use crate::removed::Removed;
+use crate::sparse::{Ask, Writers};
 use crate::stats::Counters;
 
-const SUID_SGID: u32 = 0o6000;
+const SUID: u32 = 0o4000;
+const SGID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o010;
 const O_TRUNC: i32 = 0o1000;
 const O_EXCL: i32 = 0o200;
-
-/// Entries looked at for one answer: more than fit into 32 KiB, which is what readdir(3) asks for.
-const LISTED: usize = 256;
 
 /// Serves one volume.
 pub(crate) struct Server {
@@ -29,6 +33,11 @@ pub(crate) struct Server {
     pub(crate) generations: Arc<Generations>,
     pub(crate) read_only: bool,
     pub(crate) writeback: bool,
+    /// Files without a name that the kernel still has.
+    pub(crate) removed: Removed,
+    /// Files of which the kernel may have pages that it did not write yet.
+    pub(crate) writers: Writers,
+    pub(crate) seeks: Option<Sender<Ask>>,
     block_size: u32,
     counters: Arc<Counters>,
     /// For read-only mounts: where nothing changes, content may be given at any time.
@@ -43,6 +52,7 @@ impl Server {
         writeback: bool,
         counters: Arc<Counters>,
         prefetch: Option<Prefetch>,
+        seeks: Option<Sender<Ask>>,
     ) -> Self {
         let block_size = volume.statfs().map_or(4096, |numbers| numbers.block_size);
         Self {
@@ -50,10 +60,24 @@ impl Server {
             generations,
             read_only,
             writeback,
+            removed: Removed::default(),
+            writers: Writers::new(writeback),
+            seeks,
             block_size,
             counters,
             prefetch,
         }
+    }
+
+    /// Agrees with the kernel on how they talk.
+    pub(crate) fn agree(&self, config: &mut KernelConfig) -> io::Result<()> {
+        let flags = wanted(self.read_only, self.writeback) & config.capabilities();
+        let refused = || io::Error::from_raw_os_error(Errno::EPROTO.code());
+        config.add_capabilities(flags).map_err(|_| refused())?;
+        config.set_max_write(MAX_REQUEST).map_err(|_| refused())?;
+        let _ = config.set_max_background(64); // read-ahead stops at the congestion threshold
+        let _ = config.set_congestion_threshold(64);
+        Ok(())
     }
 
     /// The errno of a failure; one that accuses the store is counted, for the launcher's report.
@@ -159,14 +183,15 @@ impl Server {
         attr(found, self.block_size)
     }
 
-    /// Changes attributes for `user`; 0 keeps the set-id bits when it truncates.
+    /// Changes attributes for `user`; 0 keeps the set-id bits when it truncates. A change of nothing is chown(-1, -1).
     pub(crate) fn change(
         &self,
         user: u32,
         ino: INodeNo,
         change: &SetAttr,
     ) -> Result<Attr, VolumeError> {
-        let owned = change.uid.is_some() || change.gid.is_some();
+        let nothing = *change == SetAttr::default();
+        let owned = change.uid.is_some() || change.gid.is_some() || nothing;
         if change.mode.is_none() && (owned || (change.size.is_some() && user != 0)) {
             self.drop_privilege_bits(ino)?;
         }
@@ -205,59 +230,33 @@ impl Server {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// Calls `emit(cookie, name, attributes)` for the entries after `cookie` until it returns false; the kernel then has
-    /// an inode of all that it took. At most `LISTED` at once; attributes are asked for when the directory's lock is
-    /// free again.
-    pub(crate) fn list(
-        &self,
-        place: &Place,
-        cookie: u64,
-        emit: &mut dyn FnMut(u64, &[u8], FileAttr) -> bool,
-    ) -> Result<(), VolumeError> {
-        let mut names = Vec::new();
-        place.volume.read_dir(place.ino, cookie, &mut |entry| {
-            names.push((entry.cookie, entry.ino, entry.name.to_vec()));
-            names.len() < LISTED
-        })?;
-        for (cookie, child, name) in names {
-            match place.volume.attr(child) {
-                Ok(found) if emit(cookie, &name, self.placed_at(place, &found)) => {
-                    if name != b"." && name != b".." {
-                        self.generations.known(place);
-                        self.known(place.number(child));
-                    }
-                }
-                Ok(_) => break,
-                Err(VolumeError::NotFound) => {} // removed meanwhile
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// The set-user-id and set-group-id bits do not survive a write by an unprivileged user.
+    /// The set-user-id and set-group-id bits of a program do not survive a write by an unprivileged user, or a new owner.
     fn drop_privilege_bits(&self, ino: INodeNo) -> Result<(), VolumeError> {
-        let mode = self.volume.attr(ino.0)?.mode;
-        if mode & SUID_SGID != 0 {
-            self.volume.set_attr(
-                ino.0,
-                &SetAttr {
-                    mode: Some(mode & !SUID_SGID),
-                    ..SetAttr::default()
-                },
-            )?;
+        let found = self.volume.attr(ino.0)?;
+        let kept = unprivileged(found.kind, found.mode);
+        if kept != found.mode {
+            let change = SetAttr {
+                mode: Some(kept),
+                ..SetAttr::default()
+            };
+            self.volume.set_attr(ino.0, &change)?;
         }
         Ok(())
     }
 
-    pub(crate) fn open_existing(&self, ino: INodeNo, flags: OpenFlags) -> Result<(), VolumeError> {
+    pub(crate) fn open_existing(
+        &self,
+        user: u32,
+        ino: INodeNo,
+        flags: OpenFlags,
+    ) -> Result<(), VolumeError> {
         self.volume.open_file(ino.0)?;
         if flags.0 & O_TRUNC != 0 && flags.acc_mode() != OpenAccMode::O_RDONLY {
             let cut = SetAttr {
                 size: Some(0),
                 ..SetAttr::default()
             };
-            if let Err(error) = self.volume.set_attr(ino.0, &cut) {
+            if let Err(error) = self.change(user, ino, &cut) {
                 self.volume.release(ino.0);
                 return Err(error);
             }
@@ -276,7 +275,7 @@ impl Server {
         match self.make(request, parent, name, NodeKind::File, mode) {
             Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
                 let found = self.volume.lookup(parent.0, name.as_bytes())?;
-                self.open_existing(INodeNo(found.ino), OpenFlags(flags))?;
+                self.open_existing(request.uid(), INodeNo(found.ino), OpenFlags(flags))?;
                 self.volume.attr(found.ino)
             }
             Ok(node) => {
@@ -319,6 +318,16 @@ impl Server {
     }
 }
 
+/// A mode without the bits that make a program run as another. Directories have none, and set-group-id without the
+/// group's right to execute is none either (`setattr_should_drop_sgid`).
+fn unprivileged(kind: FileType, mode: u32) -> u32 {
+    match kind {
+        FileType::Dir => mode,
+        _ if mode & GROUP_EXECUTE != 0 => mode & !(SUID | SGID),
+        _ => mode & !SUID,
+    }
+}
+
 fn accuses_the_store(error: &VolumeError) -> bool {
     matches!(
         error,
@@ -349,6 +358,13 @@ pub(crate) fn wanted(read_only: bool, writeback: bool) -> InitFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn privileges_are_dropped_from_programs_only() {
+        assert_eq!(unprivileged(FileType::File, 0o6755), 0o755);
+        assert_eq!(unprivileged(FileType::File, 0o6644), 0o2644);
+        assert_eq!(unprivileged(FileType::Dir, 0o2775), 0o2775);
+    }
 
     #[test]
     fn writeback_is_only_asked_for_when_it_was_chosen() {

@@ -67,7 +67,8 @@ fn compare(
         && match one.kind {
             FileType::File => old.same_content(one.ino, new, two.ino)?,
             FileType::Symlink => old.read_link(one.ino)? == new.read_link(two.ino)?,
-            FileType::Dir => true,
+            FileType::CharDevice | FileType::BlockDevice => one.device == two.device,
+            FileType::Dir | FileType::Fifo | FileType::Socket => true,
         };
     if !same {
         return Ok(Some(Difference::Content));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ const XATTR_PREFIX: &[u8] = b"user.";
 /// held before is removed. Keeps modes, owners, times, symbolic links, hard links and `user.` attributes.
 ///
 /// # Errors
-/// [`PackError::Usage`] for sockets, devices and FIFOs, before anything is written; else as the source or the volume says.
+/// [`PackError::Usage`] for devices, before anything is written; else as the source or the volume says.
 pub fn pack(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
     fill(volume, source, false, progress)
 }
@@ -63,7 +63,7 @@ fn fill(
         kept: &kept,
         next: AtomicUsize::new(0),
         meter: Meter::default(),
-        shared: Mutex::default(),
+        shared: Mutex::new(make_specials(volume, &plan, &inodes)?),
         failure: Mutex::default(),
     };
     work.meter.watch(workers(), &|| work.run(), progress);
@@ -94,6 +94,7 @@ fn fill(
         directories: plan.directories.len().saturating_sub(1) as u64,
         symlinks: plan.symlinks.len() as u64,
         hard_links: plan.links.len() as u64,
+        specials: plan.specials.len() as u64,
         bytes: files.1,
         kept: kept.len() as u64,
     })
@@ -159,6 +160,27 @@ fn make_symlink(
         })
         .map_err(|error| plan.failed(leaf, error))?;
     Ok(())
+}
+
+/// Makes FIFOs and sockets; returns those with several names.
+fn make_specials(volume: &Volume, plan: &Plan, inodes: &[Ino]) -> Result<Linked, PackError> {
+    let mut linked = Linked::new();
+    for leaf in &plan.specials {
+        let kind = if leaf.metadata.file_type().is_fifo() {
+            NodeKind::Fifo
+        } else {
+            NodeKind::Socket
+        };
+        let parent = inodes.get(leaf.directory).copied().unwrap_or_default();
+        let made = volume
+            .make_node(parent, &leaf.name, kind, 0o600, 0, 0)
+            .and_then(|made| volume.set_attr(made.ino, &attributes(&leaf.metadata)))
+            .map_err(|error| plan.failed(leaf, error))?;
+        if leaf.metadata.nlink() > 1 {
+            linked.insert((leaf.metadata.dev(), leaf.metadata.ino()), made.ino);
+        }
+    }
+    Ok(linked)
 }
 
 /// The files of a plan, taken one by one by the workers.

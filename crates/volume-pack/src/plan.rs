@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use volume::{SetAttr, SetTime, VolumeError};
@@ -18,7 +18,9 @@ pub(crate) struct Plan {
     pub directories: Vec<Directory>,
     pub files: Vec<Leaf>,
     pub symlinks: Vec<Leaf>,
-    /// Further names of files with several; the first name is among `files`.
+    /// FIFOs and sockets.
+    pub specials: Vec<Leaf>,
+    /// Further names of files, FIFOs and sockets with several; the first name is among those.
     pub links: Vec<Leaf>,
 }
 
@@ -85,17 +87,18 @@ pub(crate) fn scan(source: &Path) -> Result<Plan, PackError> {
             };
             match () {
                 () if kind.is_symlink() => plan.symlinks.push(leaf),
-                () if kind.is_file() && again => plan.links.push(leaf),
-                () if kind.is_file() => plan.files.push(leaf),
-                () => {
+                () if kind.is_block_device() || kind.is_char_device() => {
                     return Err(PackError::usage(
                         format!(
-                            "{} is a socket, device or FIFO, which a volume cannot hold",
+                            "{} is a device, which is not packed",
                             entry.path().display()
                         ),
                         "remove it from the source, or pack a directory without it",
                     ));
                 }
+                () if again => plan.links.push(leaf),
+                () if kind.is_file() => plan.files.push(leaf),
+                () => plan.specials.push(leaf),
             }
         }
         index += 1;

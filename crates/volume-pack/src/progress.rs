@@ -17,6 +17,8 @@ pub struct Tally {
     pub symlinks: u64,
     /// Further names of files that were counted already.
     pub hard_links: u64,
+    /// FIFOs and names of sockets.
+    pub specials: u64,
     /// Bytes of contents that were copied.
     pub bytes: u64,
     /// Files whose contents were there already.

@@ -96,6 +96,9 @@ impl Work<'_> {
                 made.map_err(failed)?;
                 self.tally.symlinks += 1;
             }
+            FileType::Fifo | FileType::Socket | FileType::CharDevice | FileType::BlockDevice => {
+                self.special(path, parent, name, attr)?;
+            }
             FileType::File => match self.copies.get(&attr.ino).copied() {
                 Some(Some(copy)) => {
                     self.to.link(copy, parent, name).map_err(failed)?;
@@ -105,6 +108,31 @@ impl Work<'_> {
                 None => self.file(path, parent, name, attr)?,
             },
         }
+        Ok(())
+    }
+
+    fn special(
+        &mut self,
+        path: &[u8],
+        parent: Ino,
+        name: &[u8],
+        attr: &Attr,
+    ) -> Result<(), PackError> {
+        let failed = |error| PackError::volume(path, error);
+        if let Some(Some(copy)) = self.copies.get(&attr.ino).copied() {
+            self.to.link(copy, parent, name).map_err(failed)?;
+            self.tally.hard_links += 1;
+            return Ok(());
+        }
+        let kind = match attr.kind {
+            FileType::Fifo => NodeKind::Fifo,
+            FileType::CharDevice => NodeKind::CharDevice(attr.device),
+            FileType::BlockDevice => NodeKind::BlockDevice(attr.device),
+            _ => NodeKind::Socket,
+        };
+        let ino = self.make(parent, name, kind, attr).map_err(failed)?;
+        self.copies.insert(attr.ino, Some(ino));
+        self.tally.specials += 1;
         Ok(())
     }
 

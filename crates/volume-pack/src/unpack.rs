@@ -152,22 +152,59 @@ impl<'a> Plan<'a> {
                     self.tally.symlinks += 1;
                 }
                 FileType::File => self.file(below, attr),
+                FileType::Fifo | FileType::Socket => {
+                    if !self.has_first_name(&below, &attr) {
+                        self.make_special(at, &name, &attr, &below)?;
+                        self.tally.specials += 1;
+                    }
+                }
+                FileType::CharDevice | FileType::BlockDevice => return Err(device(&below)),
             }
         }
         Ok(())
     }
 
     fn file(&mut self, path: PathBuf, attr: Attr) {
-        if attr.nlink > 1 {
-            if let Some(first) = self.first_names.get(&attr.ino) {
-                self.tally.hard_links += 1;
-                self.links.push((path, first.clone()));
-                return;
-            }
-            self.first_names.insert(attr.ino, path.clone());
+        if !self.has_first_name(&path, &attr) {
+            self.tally.files += 1;
+            self.files.push(Leaf { path, attr });
         }
-        self.tally.files += 1;
-        self.files.push(Leaf { path, attr });
+    }
+
+    /// Whether another name of the same node came before; then this one becomes a link to it.
+    fn has_first_name(&mut self, path: &Path, attr: &Attr) -> bool {
+        if attr.nlink < 2 {
+            return false;
+        }
+        if let Some(first) = self.first_names.get(&attr.ino) {
+            self.tally.hard_links += 1;
+            self.links.push((path.to_owned(), first.clone()));
+            return true;
+        }
+        self.first_names.insert(attr.ino, path.to_owned());
+        false
+    }
+
+    fn make_special(
+        &self,
+        at: &OwnedFd,
+        name: &[u8],
+        attr: &Attr,
+        path: &Path,
+    ) -> Result<(), PackError> {
+        let kind = if attr.kind == FileType::Fifo {
+            rustix::fs::FileType::Fifo
+        } else {
+            rustix::fs::FileType::Socket
+        };
+        rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, 0)
+            .and_then(|()| own(at, name, attr))
+            .and_then(|()| {
+                let mode = Mode::from_raw_mode(attr.mode & 0o1777);
+                rustix::fs::chmodat(at, name, mode, AtFlags::empty())
+            })
+            .and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(|errno| PackError::io("make", &self.target.join(path), &errno.into()))
     }
 
     fn make_directory(&self, at: &OwnedFd, name: &[u8], path: &Path) -> Result<OwnedFd, PackError> {
@@ -192,12 +229,9 @@ impl<'a> Plan<'a> {
     ) -> Result<(), PackError> {
         let failed = |error| PackError::volume(path.as_os_str().as_bytes(), error);
         let target = self.volume.read_link(attr.ino).map_err(failed)?;
-        let mut made = rustix::fs::symlinkat(target.as_slice(), at, name);
-        if made.is_ok() && rustix::process::geteuid().is_root() {
-            let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
-            made = rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-        }
-        made.and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
+        rustix::fs::symlinkat(target.as_slice(), at, name)
+            .and_then(|()| own(at, name, attr))
+            .and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|errno| PackError::io("make", &self.target.join(path), &errno.into()))
     }
 }
@@ -276,6 +310,25 @@ fn times(attr: &Attr) -> Timestamps {
         last_access: time(attr.atime),
         last_modification: time(attr.mtime),
     }
+}
+
+/// Gives what was made to its owner, when we are root.
+fn own(at: &OwnedFd, name: &[u8], attr: &Attr) -> rustix::io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
+    rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn device(path: &Path) -> PackError {
+    PackError::usage(
+        format!(
+            "the volume holds a device, /{}, which opens nothing there",
+            path.display()
+        ),
+        "remove it through a mount: unpack makes no devices, for outside of a volume they open hardware",
+    )
 }
 
 fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr) -> io::Result<()> {

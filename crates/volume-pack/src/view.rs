@@ -64,7 +64,7 @@ fn entry(volume: &Volume, path: &[u8], name: Vec<u8>, attr: Attr) -> Result<Entr
                 .read_link(attr.ino)
                 .map_err(|error| PackError::volume(path, error))?,
         ),
-        FileType::File | FileType::Dir => None,
+        _ => None,
     };
     Ok(Entry { name, attr, target })
 }
@@ -101,6 +101,12 @@ pub fn read_file(volume: &Volume, path: &[u8]) -> Result<Vec<u8>, PackError> {
             return Err(PackError::usage(
                 format!("{} is a symbolic link", String::from_utf8_lossy(path)),
                 "name its target",
+            ));
+        }
+        _ => {
+            return Err(PackError::usage(
+                format!("{} is a special file", String::from_utf8_lossy(path)),
+                "name a regular file",
             ));
         }
     }

@@ -113,6 +113,22 @@ impl ChunkMap {
         }
     }
 
+    /// Indices of the present entries from `first` on, in order.
+    pub fn from(&self, first: u64) -> impl Iterator<Item = u64> + '_ {
+        let key = first / FANOUT;
+        let head = (key == 0).then_some((0, &self.first));
+        let rest = self
+            .rest
+            .range(key.max(1)..)
+            .map(|(key, leaf)| (*key, leaf));
+        head.into_iter().chain(rest).flat_map(move |(key, leaf)| {
+            let entries = (key * FANOUT..).zip(leaf);
+            entries.filter_map(move |(index, entry)| {
+                (index >= first && is_present(entry)).then_some(index)
+            })
+        })
+    }
+
     /// All present entries in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, Entry)> + '_ {
         let rest = self.rest.iter().map(|(key, leaf)| (*key, leaf));

@@ -69,7 +69,16 @@ pub enum VolumeError {
     /// No such extended attribute.
     #[error("no such extended attribute")]
     NoData,
-    /// A file, attribute or link count above the format's limit.
+    /// No data (or hole) follows in the file.
+    #[error("nothing follows before the end of the file")]
+    NoMore,
+    /// A file has the most hard links that it may have.
+    #[error("too many hard links")]
+    TooManyLinks,
+    /// The extended attributes of one inode are above their limit together.
+    #[error("no room for more extended attributes on this file: 64 KiB each, 256 KiB together")]
+    AttributesFull,
+    /// A file or a number above the format's limit.
     #[error("larger than the format allows")]
     TooBig,
     /// Another process has this volume directory open for writing.
@@ -133,11 +142,13 @@ impl VolumeError {
             Self::ReadOnly => 30,
             Self::NoData => 61,
             Self::TooBig => 27,
+            Self::NoMore => 6,
+            Self::TooManyLinks => 31,
             Self::Busy => 16,
             Self::Format { .. } | Self::Rollback { .. } => 117,
             Self::Integrity { .. } => 74,
             Self::Key(_) => 126,
-            Self::NoSpace => 28,
+            Self::NoSpace | Self::AttributesFull => 28,
             Self::Io(_) | Self::Anchor(_) | Self::LeaseLost => 5,
         }
     }
@@ -156,7 +167,10 @@ impl VolumeError {
             Self::Exists => "choose another name or remove the old one first",
             Self::NotEmpty => "remove the entries of the directory first",
             Self::NameTooLong => "use names of at most 255 bytes",
-            Self::Invalid(_) | Self::NoData | Self::TooBig => "correct the call",
+            Self::Invalid(_) | Self::NoData | Self::NoMore | Self::TooBig | Self::TooManyLinks => {
+                "correct the call"
+            }
+            Self::AttributesFull => "remove attributes of the file, or keep the values in files",
             Self::ReadOnly => "open the volume with a grant for writing, or write elsewhere",
             Self::Busy => "end the other process that uses this volume directory",
             Self::Format { fix, .. } => fix,

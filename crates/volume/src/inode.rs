@@ -8,13 +8,18 @@ use crate::chunkmap::ChunkMap;
 use crate::ops::InodeRecord;
 use crate::types::{Attr, FileType, Ino};
 
-/// One file, directory or symbolic link.
+/// The attribute in which Linux keeps the capabilities of a program.
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// One file, directory, symbolic link or special file.
 pub struct Node {
     pub ino: Ino,
     pub file_id: [u8; 16],
     pub kind: FileType,
     pub key_version: u32,
     pub chunk_log2: u8,
+    /// Number of a device; 0 for anything else.
+    pub device: u32,
     pub meta: Mutex<Meta>,
     /// Content of a regular file, target of a symbolic link.
     pub data: RwLock<FileData>,
@@ -64,6 +69,7 @@ impl Node {
             nlink,
             key_version,
             chunk_log2,
+            device,
             size,
             ..
         } = record;
@@ -92,6 +98,7 @@ impl Node {
             kind,
             key_version,
             chunk_log2,
+            device,
             meta: Mutex::new(meta),
             data,
         }
@@ -110,6 +117,7 @@ impl Node {
             nlink: meta.nlink,
             key_version: self.key_version,
             chunk_log2: self.chunk_log2,
+            device: self.device,
             size: meta.size,
             atime: meta.atime,
             mtime: meta.mtime,
@@ -128,6 +136,7 @@ impl Node {
             uid: meta.uid,
             gid: meta.gid,
             nlink: meta.nlink,
+            device: self.device,
             size: if self.kind == FileType::Dir {
                 4096
             } else {
@@ -147,6 +156,15 @@ impl Node {
         let inline = u64::from(data.inline.is_some() && self.kind == FileType::File);
         let most = meta.size.div_ceil(4096) * 8;
         meta.blocks = (chunks.saturating_mul(u64::from(chunk_size)) / 512 + inline * 8).min(most);
+    }
+}
+
+impl Meta {
+    /// Capabilities of a program do not survive a change of its content or owner.
+    pub fn drop_capabilities(&mut self) {
+        if !self.xattrs.is_empty() {
+            self.xattrs.remove(CAPABILITY);
+        }
     }
 }
 

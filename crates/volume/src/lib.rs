@@ -15,6 +15,7 @@ mod compact;
 mod error;
 mod flush;
 mod history;
+mod holes;
 mod hot;
 mod inode;
 mod mount;
@@ -39,7 +40,7 @@ pub use error::{AnchorError, StoreError, VolumeError};
 pub use salvage::Salvaged;
 pub use types::{
     Attr, Commit, Compacted, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO,
-    RenameFlags, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX,
-    XattrMode,
+    RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX,
+    XATTR_VALUE_MAX, XattrMode,
 };
 pub use volume::Volume;

@@ -315,6 +315,7 @@ impl Volume {
             nlink: 2,
             key_version: self.keys.key_version,
             chunk_log2: self.chunk_log2(),
+            device: 0,
             size: 0,
             atime: now,
             mtime: now,

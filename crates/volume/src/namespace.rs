@@ -62,6 +62,9 @@ impl Volume {
             meta.mode = change.mode.map_or(meta.mode, |mode| mode & 0o7777);
             meta.uid = change.uid.unwrap_or(meta.uid);
             meta.gid = change.gid.unwrap_or(meta.gid);
+            if change.uid.is_some() || change.gid.is_some() {
+                meta.drop_capabilities();
+            }
             meta.atime = change.atime.map_or(meta.atime, time);
             meta.mtime = change.mtime.map_or(meta.mtime, time);
             meta.ctime = now;
@@ -83,7 +86,7 @@ impl Volume {
         }
     }
 
-    /// Makes a file, directory or symbolic link.
+    /// Makes a file, directory, symbolic link or special file.
     ///
     /// # Errors
     /// `Exists`, `NotFound`, `NotDirectory`, `NameTooLong`, `Invalid`, `ReadOnly`.
@@ -98,14 +101,7 @@ impl Volume {
     ) -> Result<Attr> {
         self.require_writable()?;
         check_name(name)?;
-        let (kind, body) = match kind {
-            NodeKind::File => (FileType::File, Some(Vec::new())),
-            NodeKind::Dir => (FileType::Dir, None),
-            NodeKind::Symlink(target) if target.len() > TARGET_MAX => {
-                return Err(VolumeError::NameTooLong);
-            }
-            NodeKind::Symlink(target) => (FileType::Symlink, Some(target.to_vec())),
-        };
+        let (kind, body, device) = contents(kind)?;
         let now = self.now();
         let mut file_id = [0; 16];
         self.environment.random(&mut file_id);
@@ -122,6 +118,7 @@ impl Volume {
             nlink: if kind == FileType::Dir { 2 } else { 1 },
             key_version: self.keys.key_version,
             chunk_log2: self.chunk_log2(),
+            device,
             size: body.as_ref().map_or(0, |body| body.len() as u64),
             atime: now,
             mtime: now,
@@ -174,7 +171,7 @@ impl Volume {
     /// Gives a file another name.
     ///
     /// # Errors
-    /// `Exists`, `NotFound`, `NotDirectory`, `IsDirectory`, `NameTooLong`, `TooBig` (too many links), `ReadOnly`.
+    /// `Exists`, `NotFound`, `NotDirectory`, `IsDirectory`, `NameTooLong`, `TooManyLinks`, `ReadOnly`.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         self.require_writable()?;
         check_name(name)?;
@@ -187,7 +184,7 @@ impl Volume {
         {
             let mut meta = node.meta.lock();
             if meta.nlink >= LINK_MAX {
-                return Err(VolumeError::TooBig);
+                return Err(VolumeError::TooManyLinks);
             }
             meta.nlink += 1;
             meta.ctime = self.now();
@@ -339,6 +336,22 @@ impl Volume {
         }
         self.mark(ino);
     }
+}
+
+/// Type, inline content and device number of a new node.
+fn contents(kind: NodeKind<'_>) -> Result<(FileType, Option<Vec<u8>>, u32)> {
+    Ok(match kind {
+        NodeKind::File => (FileType::File, Some(Vec::new()), 0),
+        NodeKind::Dir => (FileType::Dir, None, 0),
+        NodeKind::Symlink(target) if target.len() > TARGET_MAX => {
+            return Err(VolumeError::NameTooLong);
+        }
+        NodeKind::Symlink(target) => (FileType::Symlink, Some(target.to_vec()), 0),
+        NodeKind::Fifo => (FileType::Fifo, None, 0),
+        NodeKind::Socket => (FileType::Socket, None, 0),
+        NodeKind::CharDevice(number) => (FileType::CharDevice, None, number),
+        NodeKind::BlockDevice(number) => (FileType::BlockDevice, None, number),
+    })
 }
 
 pub(crate) fn change_links(tree: &Tree, ino: Ino, by: i32) {

@@ -30,12 +30,14 @@ pub struct InodeRecord {
     pub key_version: u32,
     /// Binary logarithm of the chunk size.
     pub chunk_log2: u8,
+    /// Number of a device; 0 for anything else.
+    pub device: u32,
     pub size: u64,
     pub atime: i64,
     pub mtime: i64,
     pub ctime: i64,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Target of a symlink, content of an inline file; `None`: chunks.
+    /// Target of a symlink, content of an inline file; `None`: chunks, or nothing.
     pub body: Option<Vec<u8>>,
 }
 
@@ -261,6 +263,10 @@ impl InodeRecord {
             FileType::File => 1,
             FileType::Dir => 2,
             FileType::Symlink => 3,
+            FileType::Fifo => 4,
+            FileType::Socket => 5,
+            FileType::CharDevice => 6,
+            FileType::BlockDevice => 7,
         });
         out.extend_from_slice(&[PROTECTION_ENCRYPTED, self.chunk_log2]);
         for field in [self.mode, self.uid, self.gid, self.nlink, self.key_version] {
@@ -280,6 +286,10 @@ impl InodeRecord {
             put_bytes(out, value);
         }
         match &self.body {
+            None if is_device(self.kind) => {
+                out.push(2);
+                out.extend_from_slice(&self.device.to_be_bytes());
+            }
             None => out.push(0),
             Some(body) => {
                 out.push(1);
@@ -294,6 +304,10 @@ impl InodeRecord {
             1 => FileType::File,
             2 => FileType::Dir,
             3 => FileType::Symlink,
+            4 => FileType::Fifo,
+            5 => FileType::Socket,
+            6 => FileType::CharDevice,
+            7 => FileType::BlockDevice,
             _ => return Err(reader.bad("unknown type of inode")),
         };
         if reader.u8()? != PROTECTION_ENCRYPTED {
@@ -304,14 +318,20 @@ impl InodeRecord {
         let (nlink, key_version, size) = (reader.u32()?, reader.u32()?, reader.u64()?);
         let (atime, mtime, ctime) = (reader.i64()?, reader.i64()?, reader.i64()?);
         let xattrs = decode_xattrs(reader)?;
+        let mut device = 0;
         let body = match (reader.u8()?, kind) {
-            (0, FileType::File | FileType::Dir) => None,
+            (0, FileType::File | FileType::Dir | FileType::Fifo | FileType::Socket) => None,
+            (2, kind) if is_device(kind) => {
+                device = reader.u32()?;
+                None
+            }
             (1, FileType::File) => Some(reader.bytes(INLINE_MAX)?.to_vec()),
             (1, FileType::Symlink) => Some(reader.bytes(TARGET_MAX)?.to_vec()),
             _ => return Err(reader.bad("a body that does not fit the inode")),
         };
-        if ino == 0 || mode > 0o7777 || body.as_ref().is_some_and(|body| body.len() as u64 != size)
-        {
+        let has_size = matches!(kind, FileType::File | FileType::Dir | FileType::Symlink);
+        let fits = body.as_ref().is_none_or(|body| body.len() as u64 == size);
+        if ino == 0 || mode > 0o7777 || !fits || (!has_size && size != 0) {
             return Err(reader.bad("an inode that contradicts itself"));
         }
         Ok(Self {
@@ -324,6 +344,7 @@ impl InodeRecord {
             nlink,
             key_version,
             chunk_log2,
+            device,
             size,
             atime,
             mtime,
@@ -332,6 +353,10 @@ impl InodeRecord {
             body,
         })
     }
+}
+
+fn is_device(kind: FileType) -> bool {
+    matches!(kind, FileType::CharDevice | FileType::BlockDevice)
 }
 
 fn decode_xattrs(reader: &mut Reader<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, VolumeError> {

@@ -23,6 +23,14 @@ pub enum FileType {
     Dir,
     /// A symbolic link.
     Symlink,
+    /// A named pipe: the kernel's, a volume keeps its name and attributes.
+    Fifo,
+    /// The name of a UNIX socket.
+    Socket,
+    /// A character device; the mount lets nobody open it.
+    CharDevice,
+    /// A block device; the mount lets nobody open it.
+    BlockDevice,
 }
 
 /// What to make.
@@ -34,6 +42,23 @@ pub enum NodeKind<'a> {
     Dir,
     /// A symbolic link to this target.
     Symlink(&'a [u8]),
+    /// A named pipe.
+    Fifo,
+    /// The name of a UNIX socket.
+    Socket,
+    /// A character device of this number (as Linux encodes it in 32 bits).
+    CharDevice(u32),
+    /// A block device of this number.
+    BlockDevice(u32),
+}
+
+/// What the content of a file is asked for at an offset (`SEEK_DATA`, `SEEK_HOLE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// The next byte that may be other than zero.
+    Data,
+    /// The next hole; the end of the file counts as one.
+    Hole,
 }
 
 /// Attributes of an inode. Times are nanoseconds since 1970 UTC.
@@ -51,6 +76,8 @@ pub struct Attr {
     pub gid: u32,
     /// Hard links.
     pub nlink: u32,
+    /// Number of a device, as Linux encodes it in 32 bits; 0 for anything else.
+    pub device: u32,
     /// Size in bytes.
     pub size: u64,
     /// Occupied 512-byte blocks.

@@ -221,6 +221,9 @@ impl Volume {
             FileType::File => Ok(node),
             FileType::Dir => Err(VolumeError::IsDirectory),
             FileType::Symlink => Err(VolumeError::Invalid("a symbolic link has no content")),
+            _ => Err(VolumeError::Invalid(
+                "a special file has no content of its own",
+            )),
         }
     }
 

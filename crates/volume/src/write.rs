@@ -107,7 +107,7 @@ impl Volume {
     }
 
     /// Changes a piece of a chunk in memory.
-    fn write_piece(
+    pub(crate) fn write_piece(
         &self,
         node: &Node,
         data: &mut FileData,
@@ -170,11 +170,12 @@ impl Volume {
     }
 
     /// Sets size, blocks and times after a change of content.
-    fn touch(&self, node: &Node, data: &FileData, size: u64) {
+    pub(crate) fn touch(&self, node: &Node, data: &FileData, size: u64) {
         let now = self.now();
         {
             let mut meta = node.meta.lock();
             (meta.size, meta.mtime, meta.ctime) = (size, now, now);
+            meta.drop_capabilities();
         }
         node.count_blocks(data, self.chunk_size);
     }

@@ -18,7 +18,7 @@ impl Volume {
     /// Sets an attribute.
     ///
     /// # Errors
-    /// `Exists` (`Create`), `NoData` (`Replace`), `TooBig`, `NameTooLong`, `NotFound`, `ReadOnly`.
+    /// `Exists` (`Create`), `NoData` (`Replace`), `AttributesFull`, `NameTooLong`, `NotFound`, `ReadOnly`.
     pub fn xattr_set(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         self.require_writable()?;
         if name.is_empty() || name.len() > NAME_MAX {
@@ -38,7 +38,7 @@ impl Volume {
             .filter(|(other, _)| other.as_slice() != name);
         let total: usize = others.map(|(other, value)| other.len() + value.len()).sum();
         if value.len() > XATTR_VALUE_MAX || total + name.len() + value.len() > XATTR_TOTAL_MAX {
-            return Err(VolumeError::TooBig);
+            return Err(VolumeError::AttributesFull);
         }
         meta.xattrs.insert(name.to_vec(), value.to_vec());
         meta.ctime = self.now();

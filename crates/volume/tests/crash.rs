@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use securetf_volume::{NodeKind, Position, ROOT_INO, VolumeError};
-use support::model::{self, Model, Op, View, random_op};
+use support::model::{self, Model, Op, View};
+use support::program::random_op;
 use support::{Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, write_into};
 
 /// What the disk has kept of what was not synced.

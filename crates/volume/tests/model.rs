@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use securetf_volume::{NodeKind, ROOT_INO};
-use support::model::{self, Model, random_op};
+use support::model::{self, Model};
+use support::program::random_op;
 use support::{MemoryStore, Rng, TestAnchor, open};
 
 fn run(seed: u64, steps: usize) {

@@ -13,6 +13,15 @@ from securetf.errors import UsageError, VolumeIntegrityError
 from securetf.shields import filesystem
 from securetf.shields.local_trust import DEFAULT_CHUNK_SIZE, WARNING, LocalTrust
 
+_LETTERS = {
+    "file": "f",
+    "directory": "d",
+    "symlink": "s",
+    "fifo": "p",
+    "socket": "u",
+    "character device": "c",
+    "block device": "b",
+}
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -97,7 +106,7 @@ def ls(access: Access, directory: Path, path: str, as_json: bool) -> None:
     for entry in entries:
         arrow = f" -> {entry.target}" if entry.target is not None else ""
         owner = f"{entry.uid:>5} {entry.gid:>5}"
-        click.echo(f"{entry.kind[0]} {entry.mode:04o} {owner} {entry.size:>12} {entry.name}{arrow}")
+        click.echo(f"{_LETTERS[entry.kind]} {entry.mode:04o} {owner} {entry.size:>12} {entry.name}{arrow}")
 
 
 @command.command()
@@ -191,7 +200,7 @@ def _facts(status: filesystem.VolumeStatus) -> dict[str, int | str]:
 def _report(
     as_json: bool, where: Path, stats: filesystem.PackStats, status: filesystem.VolumeStatus, done: str
 ) -> None:
-    names = ("files", "directories", "symlinks", "hard_links", "bytes", "kept")
+    names = ("files", "directories", "symlinks", "hard_links", "specials", "bytes", "kept")
     facts = {name: getattr(stats, name) for name in names}
     root = f"sha256:{status.root.hex()}"
     if as_json:

@@ -8,7 +8,9 @@
 
 pub mod history;
 pub mod model;
+pub mod program;
 pub mod scene;
+pub mod view;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -6,54 +6,15 @@ use securetf_volume::{
     FileType, Ino, NodeKind, ROOT_INO, RenameFlags, SetAttr, Volume, VolumeError, XattrMode,
 };
 
-use super::Rng;
-
-/// A path: directory and name. Directory "" is the root.
-pub type Place = (String, String);
-
-#[derive(Clone, Debug)]
-pub enum Op {
-    Write {
-        at: Place,
-        offset: u64,
-        data: Vec<u8>,
-    },
-    Truncate {
-        at: Place,
-        size: u64,
-    },
-    Unlink(Place),
-    MakeDir(String),
-    RemoveDir(String),
-    Rename {
-        from: Place,
-        to: Place,
-        exchange: bool,
-    },
-    Link {
-        from: Place,
-        to: Place,
-    },
-    Symlink {
-        at: Place,
-        target: Vec<u8>,
-    },
-    Xattr {
-        at: Place,
-        value: Vec<u8>,
-    },
-    Mode {
-        at: Place,
-        mode: u32,
-    },
-    Sync,
-    Compact,
-}
+pub use super::program::{Op, Place};
+pub use super::view::{read_all, view};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelNode {
     pub content: Vec<u8>,
     pub symlink: bool,
+    /// FIFO, socket or device, and its number.
+    pub special: Option<(FileType, u32)>,
     pub mode: u32,
     pub xattr: Option<Vec<u8>>,
     pub nlink: u32,
@@ -68,59 +29,6 @@ pub struct Model {
     nodes: BTreeMap<u64, ModelNode>,
     dirs: Vec<String>,
     next: u64,
-}
-
-pub fn random_op(rng: &mut Rng) -> Op {
-    let place = |rng: &mut Rng| {
-        let dir = ["", "", "d0", "d1"][rng.below(4) as usize].to_owned();
-        (dir, format!("f{}", rng.below(5)))
-    };
-    match rng.below(25) {
-        0..=8 => {
-            let size = [10, 700, 3000, 4096, 9000, 20_000][rng.below(6) as usize];
-            let length = 1 + rng.below(size) as usize;
-            let offset = [0, 0, 100, 4096, 5000, 12_288, 40_000][rng.below(7) as usize];
-            let seed = rng.next();
-            let data = (0..length)
-                .map(|i| (seed.rotate_left((i % 61) as u32) as u8) ^ (i as u8))
-                .collect();
-            Op::Write {
-                at: place(rng),
-                offset,
-                data,
-            }
-        }
-        9..=11 => Op::Truncate {
-            at: place(rng),
-            size: [0, 5, 2048, 4096, 4097, 10_000, 30_000][rng.below(7) as usize],
-        },
-        12..=13 => Op::Unlink(place(rng)),
-        14 => Op::MakeDir(format!("d{}", rng.below(2))),
-        15 => Op::RemoveDir(format!("d{}", rng.below(2))),
-        16..=17 => Op::Rename {
-            from: place(rng),
-            to: place(rng),
-            exchange: rng.below(4) == 0,
-        },
-        18 => Op::Link {
-            from: place(rng),
-            to: place(rng),
-        },
-        19 => Op::Symlink {
-            at: place(rng),
-            target: format!("../t{}", rng.below(9)).into_bytes(),
-        },
-        20 => Op::Xattr {
-            at: place(rng),
-            value: vec![rng.next() as u8; rng.below(200) as usize],
-        },
-        21 => Op::Mode {
-            at: place(rng),
-            mode: rng.below(0o1000) as u32,
-        },
-        22 => Op::Compact,
-        _ => Op::Sync,
-    }
 }
 
 type Outcome = Result<(), VolumeError>;
@@ -145,6 +53,32 @@ impl Model {
                     .unwrap()
                     .content
                     .resize(*size as usize, 0);
+            }
+            Op::Zero {
+                at,
+                offset,
+                length,
+                grow,
+            } => {
+                let id = self.file_or_new(at)?;
+                let content = &mut self.nodes.get_mut(&id).unwrap().content;
+                let (from, to) = (*offset as usize, (offset + length) as usize);
+                if *grow && content.len() < to {
+                    content.resize(to, 0);
+                }
+                let to = to.min(content.len());
+                content[from.min(to)..to].fill(0);
+            }
+            Op::Special { at, kind, device } => {
+                self.check_free(at)?;
+                let number = if numbered(*kind) { *device } else { 0 };
+                let node = ModelNode {
+                    special: Some((*kind, number)),
+                    mode: 0o640,
+                    nlink: 1,
+                    ..ModelNode::default()
+                };
+                self.insert(at, node);
             }
             Op::Unlink(at) => {
                 let id = self.find(at)?;
@@ -173,8 +107,8 @@ impl Model {
                     content: target.clone(),
                     symlink: true,
                     mode: 0o777,
-                    xattr: None,
                     nlink: 1,
+                    ..ModelNode::default()
                 };
                 self.insert(at, node);
             }
@@ -237,6 +171,9 @@ impl Model {
             Ok(id) if self.nodes[&id].symlink => {
                 Err(VolumeError::Invalid("a symbolic link has no content"))
             }
+            Ok(id) if self.nodes[&id].special.is_some() => Err(VolumeError::Invalid(
+                "a special file has no content of its own",
+            )),
             Ok(id) => Ok(id),
             Err(_) => {
                 self.check_dir(&at.0)?;
@@ -276,7 +213,7 @@ impl Model {
     }
 }
 
-fn join(dir: &str, name: &str) -> String {
+pub fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() {
         name.to_owned()
     } else {
@@ -308,6 +245,23 @@ pub fn apply(volume: &Volume, op: &Op) -> Outcome {
                 ..SetAttr::default()
             };
             volume.set_attr(file(at)?, &change).map(|_| ())
+        }
+        Op::Zero {
+            at,
+            offset,
+            length,
+            grow,
+        } => volume.zero(file(at)?, *offset, *length, !grow),
+        Op::Special { at, kind, device } => {
+            let kind = match kind {
+                FileType::Fifo => NodeKind::Fifo,
+                FileType::Socket => NodeKind::Socket,
+                FileType::CharDevice => NodeKind::CharDevice(*device),
+                _ => NodeKind::BlockDevice(*device),
+            };
+            volume
+                .make_node(dir(&at.0)?, at.1.as_bytes(), kind, 0o640, 0, 0)
+                .map(|_| ())
         }
         Op::Unlink(at) => volume.remove_file(dir(&at.0)?, at.1.as_bytes()),
         Op::MakeDir(name) => volume
@@ -343,55 +297,11 @@ pub fn apply(volume: &Volume, op: &Op) -> Outcome {
             };
             volume.set_attr(find(at)?, &change).map(|_| ())
         }
-        Op::Sync => volume.sync(None),
         Op::Compact => volume.compact(&mut |_| true).map(|_| ()),
+        Op::Sync => volume.sync(None),
     }
 }
 
-/// Reads everything that a program can see.
-pub fn view(volume: &Volume) -> Result<View, VolumeError> {
-    let mut view = View::new();
-    let mut todo = vec![(ROOT_INO, String::new())];
-    while let Some((dir, path)) = todo.pop() {
-        let mut names = Vec::new();
-        volume.read_dir(dir, 2, &mut |entry| {
-            names.push(entry.name.to_vec());
-            true
-        })?;
-        for name in names {
-            let attr = volume.lookup(dir, &name)?;
-            let path = join(&path, &String::from_utf8(name).unwrap());
-            if attr.kind == FileType::Dir {
-                todo.push((attr.ino, path.clone()));
-                view.insert(path, None);
-                continue;
-            }
-            let symlink = attr.kind == FileType::Symlink;
-            let content = if symlink {
-                volume.read_link(attr.ino)?
-            } else {
-                read_all(volume, attr.ino, attr.size)?
-            };
-            let xattr = volume.xattr_get(attr.ino, b"user.x").ok();
-            view.insert(
-                path,
-                Some(ModelNode {
-                    content,
-                    symlink,
-                    mode: attr.mode,
-                    xattr,
-                    nlink: attr.nlink,
-                }),
-            );
-        }
-    }
-    Ok(view)
-}
-
-pub fn read_all(volume: &Volume, ino: Ino, size: u64) -> Result<Vec<u8>, VolumeError> {
-    let mut content = vec![0xee; size as usize + 1];
-    let got = volume.read(ino, 0, &mut content)?;
-    assert_eq!(got as u64, size);
-    content.truncate(got);
-    Ok(content)
+fn numbered(kind: FileType) -> bool {
+    matches!(kind, FileType::CharDevice | FileType::BlockDevice)
 }
