@@ -7,7 +7,7 @@ import gzip
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -21,6 +21,7 @@ from securetf.serving.models import Version
 from securetf.serving.service import Service
 
 _TIMEOUT_HEADER = "x-request-timeout"
+_LINGER_S = 1.0
 _GZIP_FROM = 1024  # bytes; below, it costs more than it saves
 _LARGEST_TIMEOUT_S = 86_400.0
 
@@ -129,6 +130,7 @@ async def _body(service: Service, request: Request, held: ExitStack) -> bytes:
     announced = request.headers.get("content-length")
     if announced is not None and announced.isdigit():
         if int(announced) > most:
+            await _linger(request, most)
             raise _too_large(most)
         held.enter_context(service.reserve(int(announced)))
     parts: list[bytes] = []
@@ -136,6 +138,7 @@ async def _body(service: Service, request: Request, held: ExitStack) -> bytes:
     async for part in request.stream():
         size += len(part)
         if size > most:
+            await _linger(request, most)
             raise _too_large(most)
         if announced is None:
             held.enter_context(service.reserve(len(part)))
@@ -149,6 +152,17 @@ async def _body(service: Service, request: Request, held: ExitStack) -> bytes:
     elif encoding != "identity":
         invalid("the body has a content-encoding that is not read", "send gzip, deflate or none")
     return body
+
+
+async def _linger(request: Request, most: int) -> None:
+    """Drop a bounded rest of a body that is too large: who is cut off while sending may miss the answer."""
+    dropped = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            async for part in request.stream():
+                dropped += len(part)
+                if dropped > 2 * most:
+                    return
 
 
 def _unpacked(body: bytes, encoding: str, most: int) -> bytes:
