@@ -154,7 +154,7 @@ def _parse_v0(found: Mapping[str, Any]) -> AzureEvidence:
 
 def _parse_later(found: Mapping[str, Any]) -> AzureEvidence:
     form = found["version"]
-    if form not in {1, 2} or type(form) is not int:
+    if type(form) is not int or form not in {1, 2}:
         _refuse(f"Azure Evidence has version {form!r}, expected 1, 2 or none")
     hardware = "td_quote" if "td_quote" in found else "vcek"
     _names(found, {"version", "tpm_quote", "hcl_report", hardware})
