@@ -16,6 +16,11 @@ from pathlib import Path
 from posix_programs import LIBC, refused
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT = 1, 2, 8, 16, 32
+NOBODY = 0xFFFFFFFF
+ACCESS_LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 6, who)
+    for tag, who in ((1, NOBODY), (2, 7), (4, NOBODY), (16, NOBODY), (32, NOBODY))
+)
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 EXECUTABLE_CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 
@@ -232,8 +237,10 @@ def attributes_have_limits_and_name_spaces(root: Path) -> None:
         os.setxattr(path, "user.3", bytes(65536))
     with refused(errno.ERANGE):
         os.setxattr(path, "user." + "n" * 251, b"")
-    with refused(errno.EOPNOTSUPP):
-        os.setxattr(path, "system.posix_acl_access", bytes(4))
+    with refused(errno.EOPNOTSUPP):  # one for user 7 that would be kept and enforced by nobody
+        os.setxattr(path, "system.posix_acl_access", ACCESS_LIST)
+    with refused(errno.ENODATA):
+        os.getxattr(path, "system.posix_acl_access")
 
 
 if __name__ == "__main__":
