@@ -166,6 +166,24 @@ def what_somebody_holds_outlives_its_name(root: Path) -> None:
     assert os.listdir(root) == ["over"]
 
 
+def a_file_handle_opens_its_file_until_that_is_gone(root: Path) -> None:
+    (root / "file").write_bytes(b"content")
+    handle = ctypes.create_string_buffer(struct.pack("<Ii", 128, 0) + bytes(128))
+    mount = ctypes.c_int()
+    named = LIBC.name_to_handle_at(-100, os.fsencode(root / "file"), handle, ctypes.byref(mount), 0)
+    assert named == 0, os.strerror(ctypes.get_errno())
+    at = os.open(root, os.O_RDONLY)
+    Path("/proc/sys/vm/drop_caches").write_text("2")  # so that the kernel asks again
+    found = LIBC.open_by_handle_at(at, handle, os.O_RDONLY)
+    assert found >= 0, os.strerror(ctypes.get_errno())
+    assert os.read(found, 100) == b"content"
+    os.close(found)
+    (root / "file").unlink()
+    assert LIBC.open_by_handle_at(at, handle, os.O_RDONLY) == -1
+    assert ctypes.get_errno() == errno.ESTALE
+    os.close(at)
+
+
 def files_without_a_name_are_refused(root: Path) -> None:
     with refused(errno.EOPNOTSUPP):
         os.open(root, os.O_TMPFILE | os.O_RDWR, 0o600)

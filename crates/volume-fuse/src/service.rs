@@ -340,6 +340,7 @@ fn accuses_the_store(error: &VolumeError) -> bool {
 pub(crate) fn wanted(read_only: bool, writeback: bool) -> InitFlags {
     let mut flags = InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_EXPORT_SUPPORT // file handles: "." of an inode is asked for
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2 // else each write is preceded by a GETXATTR of security.capability
         | InitFlags::FUSE_CACHE_SYMLINKS

@@ -72,6 +72,18 @@ fn test_special_files_are_the_same_when_the_volume_is_opened_again() {
 }
 
 #[test]
+fn test_an_inode_is_found_by_its_number_until_its_last_name_is_gone() {
+    let (_, _, volume) = volume();
+    let ino = make(&volume, "file", b"content");
+    assert_eq!(volume.lookup(ino, b".").unwrap(), volume.attr(ino).unwrap());
+    assert_eq!(volume.lookup(ino, b".."), Err(VolumeError::NotDirectory));
+    volume.open_file(ino).unwrap(); // still there, without a name
+    volume.remove_file(ROOT_INO, b"file").unwrap();
+    assert_eq!(volume.attr(ino).unwrap().nlink, 0);
+    assert_eq!(volume.lookup(ino, b"."), Err(VolumeError::NotFound));
+}
+
+#[test]
 fn test_a_punched_hole_frees_its_chunks_and_stays_a_hole_when_the_volume_is_opened_again() {
     let (store, anchor, volume) = volume();
     let ino = make(&volume, "file", &[7; 10 * 4096 + 100]);
