@@ -16,6 +16,11 @@ from pathlib import Path
 from posix_programs import LIBC, refused
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT = 1, 2, 8, 16, 32
+NOBODY = 0xFFFFFFFF
+ACCESS_LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 6, who)
+    for tag, who in ((1, NOBODY), (2, 7), (4, NOBODY), (16, NOBODY), (32, NOBODY))
+)
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 EXECUTABLE_CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 
@@ -161,6 +166,24 @@ def what_somebody_holds_outlives_its_name(root: Path) -> None:
     assert os.listdir(root) == ["over"]
 
 
+def a_file_handle_opens_its_file_until_that_is_gone(root: Path) -> None:
+    (root / "file").write_bytes(b"content")
+    handle = ctypes.create_string_buffer(struct.pack("<Ii", 128, 0) + bytes(128))
+    mount = ctypes.c_int()
+    named = LIBC.name_to_handle_at(-100, os.fsencode(root / "file"), handle, ctypes.byref(mount), 0)
+    assert named == 0, os.strerror(ctypes.get_errno())
+    at = os.open(root, os.O_RDONLY)
+    Path("/proc/sys/vm/drop_caches").write_text("2")  # so that the kernel asks again
+    found = LIBC.open_by_handle_at(at, handle, os.O_RDONLY)
+    assert found >= 0, os.strerror(ctypes.get_errno())
+    assert os.read(found, 100) == b"content"
+    os.close(found)
+    (root / "file").unlink()
+    assert LIBC.open_by_handle_at(at, handle, os.O_RDONLY) == -1
+    assert ctypes.get_errno() == errno.ESTALE
+    os.close(at)
+
+
 def files_without_a_name_are_refused(root: Path) -> None:
     with refused(errno.EOPNOTSUPP):
         os.open(root, os.O_TMPFILE | os.O_RDWR, 0o600)
@@ -232,8 +255,10 @@ def attributes_have_limits_and_name_spaces(root: Path) -> None:
         os.setxattr(path, "user.3", bytes(65536))
     with refused(errno.ERANGE):
         os.setxattr(path, "user." + "n" * 251, b"")
-    with refused(errno.EOPNOTSUPP):
-        os.setxattr(path, "system.posix_acl_access", bytes(4))
+    with refused(errno.EOPNOTSUPP):  # one for user 7 that would be kept and enforced by nobody
+        os.setxattr(path, "system.posix_acl_access", ACCESS_LIST)
+    with refused(errno.ENODATA):
+        os.getxattr(path, "system.posix_acl_access")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 //! Between the values of the engine and those of the kernel.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyStatfs, ReplyXattr, TimeOrNow};
@@ -96,13 +98,16 @@ pub(crate) fn rename_flags(flags: fuser::RenameFlags) -> Option<RenameFlags> {
     }
 }
 
-/// The flags of setxattr(2).
-pub(crate) fn xattr_mode(flags: i32) -> Option<XattrMode> {
+/// The flags of setxattr(2). POSIX ACLs are refused: the kernel would keep them and not hold anybody to them.
+pub(crate) fn xattr_mode(name: &OsStr, flags: i32) -> Result<XattrMode, Errno> {
+    if name.as_bytes().starts_with(b"system.posix_acl_") {
+        return Err(Errno::EOPNOTSUPP);
+    }
     match flags {
-        0 => Some(XattrMode::Set),
-        1 => Some(XattrMode::Create),
-        2 => Some(XattrMode::Replace),
-        _ => None,
+        0 => Ok(XattrMode::Set),
+        1 => Ok(XattrMode::Create),
+        2 => Ok(XattrMode::Replace),
+        _ => Err(Errno::EINVAL),
     }
 }
 

@@ -162,9 +162,8 @@ impl Filesystem for Server {
         let Some(how) = rename_flags(flags) else {
             return reply.error(Errno::EINVAL);
         };
-        let (from, to) = (name.as_bytes(), new_name.as_bytes());
-        let rename = || self.volume.rename(parent.0, from, new_parent.0, to, how);
-        let above = new_parent.0;
+        let (from, to, above) = (name.as_bytes(), new_name.as_bytes(), new_parent.0);
+        let rename = || self.volume.rename(parent.0, from, above, to, how);
         let outcome = self.removed.keep(&self.volume, above, new_name, rename);
         self.empty(outcome, reply);
     }
@@ -368,8 +367,9 @@ impl Filesystem for Server {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let Some(mode) = xattr_mode(flags) else {
-            return reply.error(Errno::EINVAL);
+        let mode = match xattr_mode(name, flags) {
+            Ok(mode) => mode,
+            Err(errno) => return reply.error(errno),
         };
         self.empty(
             self.volume.xattr_set(ino.0, name.as_bytes(), value, mode),

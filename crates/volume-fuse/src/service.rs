@@ -183,17 +183,18 @@ impl Server {
         attr(found, self.block_size)
     }
 
-    /// Changes attributes for `user`; 0 keeps the set-id bits when it truncates. A change of nothing is chown(-1, -1).
+    /// Changes attributes for `user`; 0 keeps the set-id bits when it truncates. A change of nothing
+    /// is chown(-1, -1), or precedes a change of content.
     pub(crate) fn change(
         &self,
         user: u32,
         ino: INodeNo,
         change: &SetAttr,
     ) -> Result<Attr, VolumeError> {
-        let nothing = *change == SetAttr::default();
-        let owned = change.uid.is_some() || change.gid.is_some() || nothing;
+        let chosen = change.uid.is_some() || change.gid.is_some();
+        let owned = chosen || *change == SetAttr::default();
         if change.mode.is_none() && (owned || (change.size.is_some() && user != 0)) {
-            self.drop_privilege_bits(ino)?;
+            self.drop_privilege_bits(ino, user != 0 && !chosen)?;
         }
         self.volume.set_attr(ino.0, change)
     }
@@ -223,7 +224,7 @@ impl Server {
         kill: bool,
     ) -> Result<u32, VolumeError> {
         if kill {
-            self.drop_privilege_bits(ino)?;
+            self.drop_privilege_bits(ino, true)?;
         }
         let count = self.volume.write(ino.0, offset, data)?;
         self.counters.note_write(count);
@@ -231,9 +232,9 @@ impl Server {
     }
 
     /// The set-user-id and set-group-id bits of a program do not survive a write by an unprivileged user, or a new owner.
-    fn drop_privilege_bits(&self, ino: INodeNo) -> Result<(), VolumeError> {
+    fn drop_privilege_bits(&self, ino: INodeNo, both: bool) -> Result<(), VolumeError> {
         let found = self.volume.attr(ino.0)?;
-        let kept = unprivileged(found.kind, found.mode);
+        let kept = unprivileged(found.kind, found.mode, both);
         if kept != found.mode {
             let change = SetAttr {
                 mode: Some(kept),
@@ -318,12 +319,13 @@ impl Server {
     }
 }
 
-/// A mode without the bits that make a program run as another. Directories have none, and set-group-id without the
-/// group's right to execute is none either (`setattr_should_drop_sgid`).
-fn unprivileged(kind: FileType, mode: u32) -> u32 {
+/// A mode without the bits that make a program run as another. Directories have none. Set-group-id without the group's
+/// right to execute is none either, but falls with `both`, when who writes may not be in the group
+/// (`setattr_should_drop_sgid`).
+fn unprivileged(kind: FileType, mode: u32, both: bool) -> u32 {
     match kind {
         FileType::Dir => mode,
-        _ if mode & GROUP_EXECUTE != 0 => mode & !(SUID | SGID),
+        _ if both || mode & GROUP_EXECUTE != 0 => mode & !(SUID | SGID),
         _ => mode & !SUID,
     }
 }
@@ -340,6 +342,7 @@ fn accuses_the_store(error: &VolumeError) -> bool {
 pub(crate) fn wanted(read_only: bool, writeback: bool) -> InitFlags {
     let mut flags = InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_EXPORT_SUPPORT // file handles: "." of an inode is asked for
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2 // else each write is preceded by a GETXATTR of security.capability
         | InitFlags::FUSE_CACHE_SYMLINKS
@@ -361,9 +364,10 @@ mod tests {
 
     #[test]
     fn privileges_are_dropped_from_programs_only() {
-        assert_eq!(unprivileged(FileType::File, 0o6755), 0o755);
-        assert_eq!(unprivileged(FileType::File, 0o6644), 0o2644);
-        assert_eq!(unprivileged(FileType::Dir, 0o2775), 0o2775);
+        assert_eq!(unprivileged(FileType::File, 0o6755, false), 0o755);
+        assert_eq!(unprivileged(FileType::File, 0o6644, false), 0o2644);
+        assert_eq!(unprivileged(FileType::File, 0o6644, true), 0o644);
+        assert_eq!(unprivileged(FileType::Dir, 0o2775, true), 0o2775);
     }
 
     #[test]

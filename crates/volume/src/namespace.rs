@@ -16,15 +16,22 @@ use crate::volume::{Result, Volume};
 const LINK_MAX: u32 = 65_000;
 
 impl Volume {
-    /// The inode behind a name.
+    /// The inode behind a name; "." of any inode that has one is itself.
     ///
     /// # Errors
     /// `NotFound`, `NotDirectory`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         let tree = self.tree.read();
+        if name == b"." {
+            let found = tree.node(parent)?.attr();
+            return if found.nlink == 0 {
+                Err(VolumeError::NotFound)
+            } else {
+                Ok(found)
+            };
+        }
         let dir = tree.dir(parent)?;
         let ino = match name {
-            b"." => parent,
             b".." => dir.parent,
             _ => dir.get(name).ok_or(VolumeError::NotFound)?,
         };

@@ -44,8 +44,12 @@ impl Volume {
                     if let Some(target) = target {
                         self.replace_target(&mut tree, source, to_parent, to, target)?;
                     }
+                    let place = tree.dir(from_parent)?.cookie(from);
                     self.remove_name(&mut tree, from_parent, from)?;
                     self.place_name(&mut tree, from_parent, to_parent, to, source)?;
+                    if let Some(place) = place.filter(|_| from_parent == to_parent) {
+                        tree.dir_mut(to_parent)?.move_to(to, place);
+                    }
                     target.is_some()
                 }
             }

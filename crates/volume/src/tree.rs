@@ -17,7 +17,8 @@ pub struct Tree {
     pub next_ino: Ino,
 }
 
-/// The entries of one directory. Cookies grow with each insertion, so a listing stays stable under changes.
+/// The entries of one directory. A cookie stays with its entry, and new ones are
+/// higher, so a listing is stable under changes.
 pub struct Dir {
     pub parent: Ino,
     names: HashMap<Arc<[u8]>, (Ino, u64)>,
@@ -42,15 +43,31 @@ impl Dir {
         self.names.get(name).map(|(ino, _)| *ino)
     }
 
-    /// Inserts or replaces an entry; returns its name for the set of changes.
+    /// Inserts an entry at the end, or replaces one in its place; returns its name for the set of changes.
     pub fn insert(&mut self, name: &[u8], ino: Ino) -> Arc<[u8]> {
+        let kept = self.cookie(name);
         self.remove(name);
+        let cookie = kept.unwrap_or(self.next_cookie);
+        self.next_cookie = self.next_cookie.max(cookie + 1);
+        self.put(name, ino, cookie)
+    }
+
+    /// Moves an entry to the place of one that was removed: a listing that goes on meets a renamed file once.
+    pub fn move_to(&mut self, name: &[u8], cookie: u64) {
+        if let Some(ino) = self.remove(name) {
+            self.put(name, ino, cookie);
+        }
+    }
+
+    /// The place of a name in listings.
+    pub fn cookie(&self, name: &[u8]) -> Option<u64> {
+        self.names.get(name).map(|(_, cookie)| *cookie)
+    }
+
+    fn put(&mut self, name: &[u8], ino: Ino, cookie: u64) -> Arc<[u8]> {
         let name: Arc<[u8]> = Arc::from(name);
-        self.names
-            .insert(Arc::clone(&name), (ino, self.next_cookie));
-        self.order
-            .insert(self.next_cookie, (Arc::clone(&name), ino));
-        self.next_cookie += 1;
+        self.names.insert(Arc::clone(&name), (ino, cookie));
+        self.order.insert(cookie, (Arc::clone(&name), ino));
         name
     }
 

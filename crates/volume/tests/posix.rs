@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use securetf_volume::{
-    FileType, NodeKind, ROOT_INO, Seek, SetAttr, Volume, VolumeError, XattrMode,
+    FileType, NodeKind, ROOT_INO, RenameFlags, Seek, SetAttr, Volume, VolumeError, XattrMode,
 };
 use support::history::make;
 use support::{MemoryStore, TestAnchor, open};
@@ -69,6 +69,18 @@ fn test_special_files_are_the_same_when_the_volume_is_opened_again() {
         );
     }
     assert_eq!(reader.check().unwrap(), []);
+}
+
+#[test]
+fn test_an_inode_is_found_by_its_number_until_its_last_name_is_gone() {
+    let (_, _, volume) = volume();
+    let ino = make(&volume, "file", b"content");
+    assert_eq!(volume.lookup(ino, b".").unwrap(), volume.attr(ino).unwrap());
+    assert_eq!(volume.lookup(ino, b".."), Err(VolumeError::NotDirectory));
+    volume.open_file(ino).unwrap(); // still there, without a name
+    volume.remove_file(ROOT_INO, b"file").unwrap();
+    assert_eq!(volume.attr(ino).unwrap().nlink, 0);
+    assert_eq!(volume.lookup(ino, b"."), Err(VolumeError::NotFound));
 }
 
 #[test]
@@ -194,6 +206,40 @@ fn test_content_or_owner_that_change_take_the_capabilities_of_a_program() {
         change();
         assert_eq!(volume.xattr_get(ino, name), Err(VolumeError::NoData));
     }
+}
+
+#[test]
+fn test_a_listing_during_which_each_name_is_renamed_away_and_back_or_swapped_ends() {
+    let (_, _, volume) = volume();
+    for number in 0..50 {
+        make(&volume, &format!("{number}"), b"");
+    }
+    let other = make(&volume, "zzz", b"");
+    let (mut cookie, mut seen) = (2, Vec::new());
+    loop {
+        let mut next = None;
+        volume
+            .read_dir(ROOT_INO, cookie, &mut |entry| {
+                next = Some((entry.cookie, entry.name.to_vec()));
+                false
+            })
+            .unwrap();
+        let Some((place, name)) = next else { break };
+        cookie = place;
+        let rename = |from: &[u8], to: &[u8], flags| {
+            volume.rename(ROOT_INO, from, ROOT_INO, to, flags).unwrap();
+        };
+        rename(&name, b"away", RenameFlags::NoReplace);
+        rename(b"away", &name, RenameFlags::Replace);
+        if name != b"zzz" {
+            rename(&name, b"zzz", RenameFlags::Exchange);
+            rename(b"zzz", &name, RenameFlags::Exchange);
+        }
+        seen.push(name);
+        assert!(seen.len() <= 51, "{seen:?}");
+    }
+    assert_eq!(seen.len(), 51);
+    assert_eq!(volume.lookup(ROOT_INO, b"zzz").unwrap().ino, other);
 }
 
 /// What an answer costs does not grow with the directory: it looks at the entries that it gives and at no other.
