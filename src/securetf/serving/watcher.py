@@ -66,11 +66,11 @@ class Watcher:
         }
 
     def _model(self, model: str, versions: dict[int, Found]) -> None:
-        served, highest = self._models.served(model), self._models.highest(model)
+        served = self._models.served(model)
         wanted = repository.aspired(
             versions,
             served=served,
-            highest=highest,
+            highest=self._models.highest(model),
             keep=self._options.versions,
             allow_lower=self._options.allow_lower_versions,
         )
@@ -82,12 +82,11 @@ class Watcher:
         if wanted <= now.keys():  # never fewer than before because a new one could not be loaded
             for number in now.keys() - wanted:
                 self._retire(now[number])
-        self._note_lower(model, versions, now, highest)
+        self._note_lower(model, versions)
 
-    def _note_lower(
-        self, model: str, versions: dict[int, Found], now: dict[int, Version], highest: int
-    ) -> None:
+    def _note_lower(self, model: str, versions: dict[int, Found]) -> None:
         """Say of what is served that its directory has gone, and of a lower version that it is refused."""
+        now, highest = self._models.served(model), self._models.highest(model)
         gone = highest in now and max(versions, default=-1) < highest
         problem = "its directory has gone or was rolled back: this version stays served" if gone else ""
         if highest in now:
