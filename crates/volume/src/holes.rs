@@ -28,10 +28,10 @@ impl Volume {
         }
         drop(guard);
         result.map_err(|error| self.name_file(error, ino))?;
-        if keep_size || end <= size {
+        if keep_size {
             return Ok(());
         }
-        self.resize(&node, end)
+        self.grow(&node, end)
             .map_err(|error| self.name_file(error, ino))
     }
 
@@ -44,10 +44,10 @@ impl Volume {
         self.require_writable()?;
         let node = self.file_node(ino)?;
         let end = range_end(offset, length)?;
-        if keep_size || end <= node.meta.lock().size {
+        if keep_size {
             return Ok(());
         }
-        self.resize(&node, end)
+        self.grow(&node, end)
             .map_err(|error| self.name_file(error, ino))
     }
 

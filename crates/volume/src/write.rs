@@ -182,14 +182,27 @@ impl Volume {
 
     /// Cuts or extends a file.
     pub(crate) fn resize(&self, node: &Node, target: u64) -> Result<()> {
-        if target > FILE_SIZE_MAX {
-            return Err(VolumeError::TooBig);
-        }
+        self.reach(node, |_| Some(target))
+    }
+
+    /// Extends a file to a size that it may have already: what another thread writes beyond it meanwhile stays.
+    pub(crate) fn grow(&self, node: &Node, target: u64) -> Result<()> {
+        self.reach(node, |size| (target > size).then_some(target))
+    }
+
+    /// Gives a file the size that follows from the one it has, if one does; nothing else writes it in between.
+    fn reach(&self, node: &Node, target: impl FnOnce(u64) -> Option<u64>) -> Result<()> {
         let mut guard = node.data.write();
         let data = &mut *guard;
         let before = data.dirty_bytes();
-        self.mark(node.ino);
         let size = node.meta.lock().size;
+        let Some(target) = target(size) else {
+            return Ok(());
+        };
+        if target > FILE_SIZE_MAX {
+            return Err(VolumeError::TooBig);
+        }
+        self.mark(node.ino);
         let result = self.resize_locked(node, data, size, target);
         if result.is_ok() {
             self.touch(node, data, target);

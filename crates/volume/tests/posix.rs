@@ -128,6 +128,33 @@ fn test_a_punched_hole_frees_its_chunks_and_stays_a_hole_when_the_volume_is_open
 }
 
 #[test]
+fn test_growing_a_file_never_cuts_what_another_thread_writes_beyond_it() {
+    let (_, _, volume) = volume();
+    for round in 0..300_u64 {
+        let ino = make(&volume, &format!("file {round}"), b"");
+        let gate = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            let wait = |work: fn(&Volume, u64) -> Result<(), VolumeError>| {
+                let (gate, volume) = (&gate, &volume);
+                scope.spawn(move || {
+                    gate.wait();
+                    work(volume, ino).unwrap();
+                });
+            };
+            wait(|volume, ino| volume.allocate(ino, 0, 3 * 4096, false));
+            wait(|volume, ino| volume.zero(ino, 0, 2 * 4096, false));
+            wait(|volume, ino| volume.write(ino, 5 * 4096, b"beyond").map(|_| ()));
+        });
+        let mut found = [0; 6];
+        volume.read(ino, 5 * 4096, &mut found).unwrap();
+        assert_eq!(
+            (&found, volume.attr(ino).unwrap().size),
+            (b"beyond", 5 * 4096 + 6)
+        );
+    }
+}
+
+#[test]
 fn test_ranges_that_no_file_has_are_refused() {
     let (_, _, volume) = volume();
     let ino = make(&volume, "file", b"content");
