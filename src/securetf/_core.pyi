@@ -242,7 +242,7 @@ class Volume:
 
         What the volume held is removed; with `update`, files of the same size and time of change stay. Keeps
         modes, owners, times, symlinks, hard links and user xattrs. progress(files, bytes) is called a few
-        times per second. Raises UsageError for sockets, devices and FIFOs, before anything is written.
+        times per second. Raises UsageError for devices, before anything is written.
         """
 
     def unpack(self, target: str, progress: Callable[[int, int], None] | None = None) -> PackStats:

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use volume_fuse::Mount;
 
-use crate::convert::of_mount;
+use crate::convert::{exception, of_mount};
 use crate::values::MountStats;
 use crate::volume::PyVolume;
 
@@ -47,8 +47,16 @@ impl PyMount {
     fn follow(&self, py: Python<'_>, volume: &PyVolume) -> PyResult<()> {
         let volume = volume.shared()?;
         let outcome = py.detach(|| self.with(|mount| mount.follow(volume)));
+        let gone = || {
+            exception(
+                py,
+                "UsageError",
+                "the volume is not mounted any more",
+                "mount it again",
+            )
+        };
         outcome
-            .unwrap_or(Ok(()))
+            .ok_or_else(gone)?
             .map_err(|error| of_mount(py, &error))
     }
 

@@ -75,9 +75,8 @@ class Followers:
             return
         if self._told is not None:
             self._told.moving(name)
-        one.untold = head
         show()
-        one.seq, one.trouble = head.seq, ""
+        one.seq, one.trouble, one.untold = head.seq, "", head
         self._say(f"volume {name} moved to sequence {head.seq}, root {head.root.hex()}")
 
     def _trouble(self, one: _Followed, text: str) -> None:

@@ -40,7 +40,8 @@ class LaunchNetwork:
         self._deadline_s, self._report = stages.members_deadline_s, report
         self._membership: Membership | None = None
         self._proof: Proof | None = None
-        self.followers = Followers(stages.progress.say)
+        self.say = stages.progress.say
+        self.followers = Followers(self.say)
         self._ended = threading.Event()
         self.revoked: SecuretfError | None = None
 

@@ -157,6 +157,9 @@ class _MountedVolume:
         stats = self._mount.stats()
         return stats.integrity_errors, stats.last_integrity_error
 
+    def stale_errors(self) -> int:
+        return self._mount.stats().stale_errors
+
     def newer(self, epoch: int, seq: int, root: bytes) -> Callable[[], None]:
         opened = self._volume.at(epoch, seq, root)
 

@@ -19,6 +19,7 @@ class Report:
         self.facts: dict[str, object] = {"version": VERSION}
         self._steps: list[dict[str, object]] = []
         self._memory: dict[str, int] = {}
+        self._stale: dict[str, int] = {}
         self._inner = 0.0  # seconds that steps inside the current one took
 
     def add_start_of_process(self) -> None:
@@ -49,6 +50,10 @@ class Report:
         self._memory["at_end_bytes"] = _status_bytes("VmRSS")
         self._memory["peak_bytes"] = _status_bytes("VmHWM")
 
+    def stale(self, volume: str, count: int) -> None:
+        """Note how many reads of states that are followed no more failed."""
+        self._stale[volume] = count
+
     def failed(self, error: SecuretfError) -> None:
         """Note why the run failed."""
         self.facts["error"] = {"code": error.code, "problem": error.problem}
@@ -56,6 +61,7 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the JSON form. Raises EnvironmentUnfitError if the file cannot be written."""
         whole = {**self.facts, "steps": self._steps, "resident_memory": self._memory}
+        whole |= {"stale_errors": self._stale} if self._stale else {}
         try:
             path.write_text(json.dumps(whole, indent=1) + "\n")
         except OSError as error:

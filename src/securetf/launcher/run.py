@@ -288,6 +288,11 @@ class _Launch:
         count, last = mounted.integrity_errors()
         if count:
             self._outcome.problems.append(_tampered(name, count, last))
+        if stale := mounted.stale_errors():
+            self._network.say(
+                f"volume {name}: {stale} reads of older states failed: they were overwritten, or damaged"
+            )
+            self._report.stale(name, stale)
         for action in (mounted.unmount, mounted.close):
             try:
                 action()

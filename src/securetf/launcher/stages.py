@@ -68,6 +68,10 @@ class Mounted(Protocol):
         """Return how many answers to the program were integrity errors, and the last one's text."""
         ...
 
+    def stale_errors(self) -> int:
+        """Return how many answers were errors because a state that is followed no more could not be read."""
+        ...
+
     def newer(self, epoch: int, seq: int, root: bytes) -> Callable[[], None]:
         """Open a newer state of a volume that is followed; return what shows it from then on.
 

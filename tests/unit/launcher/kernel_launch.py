@@ -143,6 +143,9 @@ class BindMount:
     def integrity_errors(self) -> tuple[int, str]:
         return config.get("integrity_errors", 0), "chunk 7 of /file"
 
+    def stale_errors(self) -> int:
+        return config.get("stale_errors", 0)
+
     def unmount(self) -> None:
         done(LIBC.umount2(self.path.encode(), 0))  # not detached: fails if a process was left in it
         event(f"unmount {self.path}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from securetf.errors import LaunchError, VolumeRollbackError
+from securetf.errors import LaunchError, VolumeIntegrityError, VolumeRollbackError
 from securetf.launcher.follow import Followers
 from securetf.wire import VolumeHead
 
@@ -15,7 +15,7 @@ class World:
     def __init__(self) -> None:
         self.events: list[tuple[object, ...]] = []
         self.said: list[str] = []
-        self.rolled_back = self.unwritable = False
+        self.rolled_back = self.unwritable = self.stuck = False
         self.followers = Followers(self.said.append)
         self.followers.add("models", self, 5)
         self.followers.tell(self)
@@ -23,7 +23,13 @@ class World:
     def newer(self, epoch: int, seq: int, root: bytes) -> Callable[[], None]:
         if self.rolled_back:
             raise VolumeRollbackError(f"the store ends before {seq}", "put the files back")
-        return lambda: self.events.append(("shown", epoch, seq, root))
+
+        def show() -> None:
+            if self.stuck:
+                raise VolumeIntegrityError("the tree is damaged", "put the files back")
+            self.events.append(("shown", epoch, seq, root))
+
+        return show
 
     def moving(self, name: str) -> None:
         self.events.append(("moving", name))
@@ -76,3 +82,17 @@ def test_see_when_it_could_not_tell_of_a_move_tells_at_the_next_poll() -> None:
     world.see(7)
     assert world.events[-1] == ("moved", "models", 7)
     assert world.events.count(("moving", "models")) == 1
+
+
+def test_see_when_a_root_could_not_be_shown_is_never_told_as_the_one_that_is_mounted() -> None:
+    world = World()
+    world.stuck = True
+    with pytest.raises(VolumeIntegrityError):
+        world.see(7)
+    world.rolled_back = True
+    world.see(8)
+    assert world.events == [("moving", "models")]
+    world.stuck = world.rolled_back = False
+    world.see(8)
+    assert world.events == [("moving", "models"), ("moving", "models"), ("shown", 2, 8, b"\10" * 32),
+                            ("moved", "models", 8)]  # fmt: skip

@@ -239,3 +239,12 @@ def test_run_when_a_volume_refused_data_the_end_says_so_and_is_never_zero(
     assert result.returncode == status
     assert "volume a: the program got 3 errors instead of data that does not authenticate" in result.stderr
     assert "chunk 7 of /file" in result.stderr
+
+
+def test_run_when_reads_of_followed_states_failed_the_end_and_the_report_say_so(launch: Launch) -> None:
+    launch.config |= {"volumes": {"a": str(launch.directory)}, "stale_errors": 2}
+    launch.shell("exit 0", "[volumes.a]\n", volumes=f'{{ a = "{launch.base}/a:ro" }}')
+    result = launch.run()
+    assert result.returncode == 0, result.stderr
+    assert "volume a: 2 reads of older states failed: they were overwritten, or damaged" in result.stderr
+    assert launch.report["stale_errors"] == {"a": 2}
