@@ -238,6 +238,7 @@ def test_values_of_the_native_module_show_what_they_are(scene: Scene) -> None:
 def test_packing_again_with_update_copies_only_what_changed_and_ends_equal(scene: Scene) -> None:
     (scene.source / "below").mkdir()
     (scene.source / "below" / "fresh").write_text("fresh")
+    os.setxattr(scene.source / "below", "user.label", b"old")
     (scene.source / "kept").chmod(0o640)
     (scene.source / "new").write_text("forth")  # the same size, another time
     (scene.source / "link").symlink_to("kept")
@@ -248,6 +249,11 @@ def test_packing_again_with_update_copies_only_what_changed_and_ends_equal(scene
     assert subprocess.run(["diff", "-r", scene.source, out], check=False).returncode == 0
     assert (out / "kept").stat().st_mode & 0o777 == 0o640
     assert (out / "link").is_symlink()
+    assert os.getxattr(out / "below", "user.label") == b"old"
+    os.removexattr(scene.source / "below", "user.label")
+    securetf("volume", "pack", scene.source, *scene.where, "--update")
+    securetf("volume", "unpack", scene.directory, scene.area / "again", *scene.where[1:])
+    assert os.listxattr(scene.area / "again" / "below") == []
     (scene.source / "new").unlink()
     (scene.source / "below" / "fresh").unlink()
     (scene.source / "below").rmdir()

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
-use volume::{Ino, NodeKind, ROOT_INO, SetAttr, Volume, XattrMode};
+use volume::{Ino, NodeKind, ROOT_INO, SetAttr, Volume, VolumeError, XattrMode};
 
 use crate::error::PackError;
 use crate::plan::{Leaf, Plan, attributes, scan};
@@ -81,7 +81,7 @@ fn fill(
     }
     for (directory, ino) in plan.directories.iter().zip(&inodes).rev() {
         let failed = |error| PackError::volume(directory.path.as_os_str().as_bytes(), error);
-        copy_xattrs(volume, *ino, &directory.path)?;
+        replace_xattrs(volume, *ino, &directory.path)?;
         volume
             .set_attr(*ino, &attributes(&directory.metadata))
             .map_err(failed)?;
@@ -129,7 +129,12 @@ fn make_directories(volume: &Volume, plan: &Plan) -> Result<Vec<Ino>, PackError>
         };
         let made = volume
             .lookup(parent, &directory.name)
-            .or_else(|_| volume.make_node(parent, &directory.name, NodeKind::Dir, 0o700, 0, 0))
+            .or_else(|error| match error {
+                VolumeError::NotFound => {
+                    volume.make_node(parent, &directory.name, NodeKind::Dir, 0o700, 0, 0)
+                }
+                other => Err(other),
+            })
             .map_err(|error| PackError::volume(directory.path.as_os_str().as_bytes(), error))?;
         inodes.push(made.ino);
     }
@@ -270,10 +275,7 @@ impl Work<'_> {
     /// Sets the attributes of a file whose contents stay.
     fn refresh(&self, ino: Ino, leaf: &Leaf) -> Result<(), PackError> {
         let failed = |error| self.plan.failed(leaf, error);
-        for name in self.volume.xattr_list(ino).map_err(failed)? {
-            self.volume.xattr_remove(ino, &name).map_err(failed)?;
-        }
-        copy_xattrs(self.volume, ino, &self.plan.path(leaf))?;
+        replace_xattrs(self.volume, ino, &self.plan.path(leaf))?;
         self.volume
             .set_attr(ino, &attributes(&leaf.metadata))
             .map_err(failed)?;
@@ -305,6 +307,15 @@ fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+/// Gives what may be an older inode the attributes of the source, and no others.
+fn replace_xattrs(volume: &Volume, ino: Ino, path: &Path) -> Result<(), PackError> {
+    let failed = |error| PackError::volume(path.as_os_str().as_bytes(), error);
+    for name in volume.xattr_list(ino).map_err(failed)? {
+        volume.xattr_remove(ino, &name).map_err(failed)?;
+    }
+    copy_xattrs(volume, ino, path)
 }
 
 fn copy_xattrs(volume: &Volume, ino: Ino, path: &Path) -> Result<(), PackError> {
