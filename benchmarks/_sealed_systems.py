@@ -65,12 +65,12 @@ class System(ABC):
                 yield where
             finally:
                 if os.path.ismount(where):
-                    ending = signal.SIGTERM if self.name == "securetf" else None
-                    if ending is None:
-                        subprocess.run(["umount", str(where)], check=True)
-                    else:
-                        process.send_signal(ending)
+                    self.end(process, where)
                 process.wait(SECONDS)
+
+    def end(self, process: subprocess.Popen[bytes], mounted: Path) -> None:  # noqa: ARG002
+        """Unmount; the process ends by itself then."""
+        subprocess.run(["umount", str(mounted)], check=True)
 
     @staticmethod
     def _wait(process: subprocess.Popen[bytes], where: Path, log: Path) -> None:
@@ -80,7 +80,7 @@ class System(ABC):
                 raise NotMountedError(log.read_text().strip().splitlines()[0])
             if time.monotonic() > deadline:
                 process.terminate()
-                raise NotMountedError(f"no mount after {SECONDS} s")
+                raise SystemExit(f"attacks: no mount after {SECONDS} s, and no refusal: nothing was shown")
             time.sleep(0.02)
 
 
@@ -95,6 +95,10 @@ class Securetf(System):
         """Return the command of the user."""
         begin = [sys.executable, "-m", "securetf", "volume", "mount", str(store), str(mounted)]
         return [*begin, "--trust-file", str(self.area / "trust"), *(["--writable"] if writable else [])]
+
+    def end(self, process: subprocess.Popen[bytes], mounted: Path) -> None:  # noqa: ARG002
+        """Ask it to commit and to unmount."""
+        process.send_signal(signal.SIGTERM)
 
 
 class Gocryptfs(System):
