@@ -46,7 +46,10 @@ VOLUMES_ONLY = Path(__file__).with_name("_volumes_only.py")
 
 @dataclass
 class Experiment:
-    """One kind of cluster with a number of workers. steps: median ms of a step, by variant and round."""
+    """One kind of cluster with a number of workers. steps: median ms of a step, by variant and round.
+
+    shield_cpu: processor seconds of all launchers, volumes and relays while their programs ran, by round.
+    """
 
     kind: str
     workers: int
@@ -55,6 +58,7 @@ class Experiment:
     variants: tuple[str, ...] = VARIANTS
     steps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    shield_cpu: list[float] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
 
     @property
@@ -155,6 +159,8 @@ def run_shielded(hosts: Hosts, cloud: Cloud, one: Experiment, area: Path) -> tup
                 task.succeeded(PATIENCE_S)
     finally:
         end(job.tasks)
+    used = [job.report_of(member)["processor_seconds"]["beside_program"] for member in one.members]
+    one.shield_cpu.append(sum(used))
     return job.tasks[-1].said, job.read(one.members[0], "digits.weights.h5")
 
 
@@ -206,6 +212,8 @@ def rows_of(one: Experiment, alone: Experiment | None) -> list[Row]:
                 target=STEP_TARGET, met=ratio <= STEP_TARGET,
             )
         )  # fmt: skip
+    used = statistics.median(one.shield_cpu)
+    rows.append(Row(name=f"{one.title}: shields' processor time", value=used, unit="s/job"))
     if alone is not None and alone is not one:
         # A mirrored step of n workers takes n batches; a step of parameter servers one, whoever does it.
         batches = one.workers if one.kind == "mirrored" else 1
@@ -274,7 +282,10 @@ def main() -> None:
             cloud.stop()
     alone = {one.kind: one for one in found if one.workers == 1}
     rows = [row for one in found for row in rows_of(one, alone.get(one.kind))]
-    raw = {one.title: {"step_ms": one.steps, "job_s": one.seconds} for one in found}
+    raw = {
+        one.title: {"step_ms": one.steps, "job_s": one.seconds, "shield_cpu_s": one.shield_cpu}
+        for one in found
+    }
     publish(f"distributed training, medians of {rounds}", rows, options.json, {"rounds": raw})
     medians = {
         one.title: {variant: statistics.median(each) for variant, each in one.steps.items()} for one in found

@@ -1,7 +1,8 @@
-"""Times of the launcher's steps and its resident memory, for `--report`."""
+"""Times of the launcher's steps, its resident memory and processor time, for `--report`."""
 
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ class Report:
         self.facts: dict[str, object] = {"version": VERSION}
         self._steps: list[dict[str, object]] = []
         self._memory: dict[str, int] = {}
+        self._processor: dict[str, float] = {}
         self._stale: dict[str, int] = {}
         self._inner = 0.0  # seconds that steps inside the current one took
 
@@ -43,12 +45,16 @@ class Report:
         """Note that the program runs now: what was before is the launcher's overhead."""
         self.facts["until_program_seconds"] = round(sum(_seconds(step) for step in self._steps), 4)
         self._memory["at_start_bytes"] = _status_bytes("VmRSS")
+        self._processor["until_program"] = _processor_s(resource.RUSAGE_SELF)
 
     def ended(self, status: int) -> None:
         """Note the program's exit status (128 + signal when a signal ended it)."""
         self.facts["exit_status"] = status
         self._memory["at_end_bytes"] = _status_bytes("VmRSS")
         self._memory["peak_bytes"] = _status_bytes("VmHWM")
+        beside = _processor_s(resource.RUSAGE_SELF) - self._processor["until_program"]
+        self._processor["beside_program"] = round(beside, 4)
+        self._processor["program"] = _processor_s(resource.RUSAGE_CHILDREN)
 
     def stale(self, volume: str, count: int) -> None:
         """Note how many reads of states that are followed no more failed."""
@@ -61,6 +67,7 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the JSON form. Raises EnvironmentUnfitError if the file cannot be written."""
         whole = {**self.facts, "steps": self._steps, "resident_memory": self._memory}
+        whole["processor_seconds"] = self._processor
         whole |= {"stale_errors": self._stale} if self._stale else {}
         try:
             path.write_text(json.dumps(whole, indent=1) + "\n")
@@ -74,6 +81,11 @@ class Report:
 def _seconds(step: dict[str, object]) -> float:
     seconds = step["seconds"]
     return seconds if isinstance(seconds, float) else 0.0
+
+
+def _processor_s(whose: int) -> float:
+    used = resource.getrusage(whose)
+    return round(used.ru_utime + used.ru_stime, 4)
 
 
 def _status_bytes(key: str) -> int:

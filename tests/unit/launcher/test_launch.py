@@ -23,6 +23,14 @@ def test_run_when_the_program_ends_keeps_its_status(launch: Launch, script: str,
     assert launch.report["exit_status"] == status
 
 
+def test_report_tells_the_processor_time_of_the_program_from_the_launchers(launch: Launch) -> None:
+    launch.shell("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done").run()
+    used = launch.report["processor_seconds"]
+    assert used["program"] > 0.05
+    assert 0 < used["until_program"] < 20
+    assert 0 <= used["beside_program"] < 20
+
+
 def test_run_when_the_host_has_variables_passes_only_those_that_the_manifest_names(launch: Launch) -> None:
     launch.environment |= {"RANK": "3", "WORLD": "9", "LD_PRELOAD": "", "SECRET_OF_HOST": "x"}
     launch.write(
