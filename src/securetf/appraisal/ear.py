@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -36,6 +36,19 @@ class Binding(StrEnum):
 
     KEY = "key"
     SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The CAS's token key, made ready once for all tokens. kid: its RFC 7638 thumbprint."""
+
+    kid: str
+    jwk: ECKey = field(repr=False)
+
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePrivateKey) -> "SigningKey":
+        """Take a P-256 key. Raises TokenError: another curve."""
+        return cls(key_id(key.public_key()), ECKey.import_key(key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +94,7 @@ def confirmation_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 def issue(  # noqa: PLR0913 - one argument per claim
     result: AttestationResult,
     *,
-    key: ec.EllipticCurvePrivateKey,
+    key: SigningKey,
     issuer: str,
     audience: str,
     subject: str,
@@ -99,7 +112,7 @@ def issue(  # noqa: PLR0913 - one argument per claim
     others: of the TPMs beside the machine; each is a submodule of its platform's name.
 
     Raises:
-        TokenError: nonce or key of the wrong size.
+        TokenError: a nonce of the wrong size.
     """
     if len(nonce) != _NONCE_SIZE:
         raise TokenError(f"the nonce has {len(nonce)} bytes, expected {_NONCE_SIZE}", _ATTEST_AGAIN)
@@ -128,9 +141,9 @@ def issue(  # noqa: PLR0913 - one argument per claim
     }
     if claims.simulated:
         payload[_PREFIX]["notice"] = "INSECURE SIMULATION: proves nothing about any machine"
-    header = {"alg": "ES256", "typ": _TYPE, "kid": key_id(key.public_key())}
+    header = {"alg": "ES256", "typ": _TYPE, "kid": key.kid}
     text = json.dumps(payload, separators=(",", ":"))
-    return jws.serialize_compact(header, text, ECKey.import_key(key), algorithms=["ES256"])
+    return jws.serialize_compact(header, text, key.jwk, algorithms=["ES256"])
 
 
 def _submodule(result: AttestationResult) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import stat
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +60,14 @@ def _digest(path: Path) -> bytes:
 
 
 def _shared_interpreter() -> list[Path]:
-    """Return libpython as this process has it mapped; Debian's interpreter, for one, is built without."""
-    name = str(sysconfig.get_config_var("INSTSONAME"))
+    """Return libpython as this process has it mapped; Debian's interpreter, for one, is built without.
+
+    By the version's name, not `sysconfig`'s: what that has read is incomplete for a moment in other threads.
+    """
+    prefix = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
     maps = Path("/proc/self/maps").read_text().splitlines()
-    mapped = {line.split(maxsplit=5)[5] for line in maps if line.endswith(f"/{name}")}
-    return [Path(path) for path in sorted(mapped)]
+    mapped = {Path(fields[5]) for line in maps if len(fields := line.split(maxsplit=5)) == 6}
+    return sorted(path for path in mapped if path.name.startswith(prefix))
 
 
 def _files(directory: Path) -> Iterator[Path]:

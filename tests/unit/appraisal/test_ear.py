@@ -35,7 +35,7 @@ def result(claims: VerifiedClaims, policy: Any, now: datetime) -> AttestationRes
 def issue(result: AttestationResult, now: datetime) -> Issue:
     def make(result: AttestationResult = result, **changes: Any) -> str:
         arguments: dict[str, Any] = {
-            "key": KEY,
+            "key": ear.SigningKey.of(KEY),
             "issuer": "cas",
             "audience": "spiffe://example/cas",
             "subject": "spiffe://example/acme/mnist/trainer/0",
@@ -235,7 +235,7 @@ def test_issue_when_nonce_or_key_is_wrong_then_refused(issue: Issue) -> None:
         issue(nonce=bytes(31))
     other_curve = ec.generate_private_key(ec.SECP384R1())
     with pytest.raises(TokenError, match="secp384r1, expected P-256"):
-        issue(key=other_curve)
+        ear.SigningKey.of(other_curve)
     with pytest.raises(TokenError, match="secp384r1, expected P-256"):
         ear.confirmation_jwk(other_curve.public_key())
 

@@ -185,7 +185,7 @@ def test_token_when_about_a_guest_then_says_its_registers_and_properties() -> No
     result = appraise(claims_of(), policy=POLICY, rtmr3=bytes(48), now=NOW)
     token = ear.issue(
         result,
-        key=key,
+        key=ear.SigningKey.of(key),
         issuer="cas",
         audience="all",
         subject="spiffe://example/acme/mnist/trainer/0",

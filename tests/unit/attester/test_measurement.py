@@ -1,6 +1,7 @@
 """The software measurement: every byte of the package and the interpreter counts."""
 
 import hashlib
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -113,3 +114,20 @@ def test_measurement_when_a_file_is_missing_then_names_it(package: Path, tmp_pat
         software_measurement(package, tmp_path / "absent")
     with pytest.raises(AttesterError, match="cannot measure"):
         software_measurement(tmp_path / "absent", Path(sys.executable))
+
+
+def test_measurement_when_the_first_ones_of_a_process_are_made_at_once_then_all_are_equal(
+    package: Path, interpreter: Path
+) -> None:
+    program = (
+        "import sys, threading, pathlib;"
+        "from securetf.attester.measurement import software_measurement as of;"
+        "sys.setswitchinterval(1e-6);"  # so that they meet in whatever is read at the first use
+        "paths = [pathlib.Path(one) for one in sys.argv[1:]]; found = set();"
+        "threads = [threading.Thread(target=lambda: found.add(of(*paths))) for _ in range(8)];"
+        "[one.start() for one in threads]; [one.join() for one in threads];"
+        "print(*[one.hex() for one in found])"
+    )
+    command = [sys.executable, "-c", program, str(package), str(interpreter)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [software_measurement(package, interpreter).hex()]

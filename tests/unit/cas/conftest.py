@@ -48,6 +48,7 @@ from securetf.wire import (
     RenewResponse,
     SessionView,
 )
+from support.waiting import HERE, waited
 
 SESSION = "acme/digits"
 STORE_ID = b"test store id 16"
@@ -254,7 +255,9 @@ class Cas:
         return self.send(workload, request)
 
     def send(self, workload: Workload, request: AttestRequest) -> Workload:
-        workload.response = self.service.attestation.attest(request, AuditDraft(action="attest"))
+        workload.response = waited(
+            self.service.attestation.attest(request, AuditDraft(action="attest"), HERE)
+        )
         transcript = binding.transcript(
             role=binding.Role.WORKLOAD,
             nonce=request.nonce,
@@ -272,7 +275,7 @@ class Cas:
         request = self.attest_request(workload, **changes)
         request = RenewRequest(**structs.asdict(request))
         signed = self.signed(signer or workload.tls)
-        return self.service.attestation.renew(signed, request, AuditDraft(action="renew"))
+        return waited(self.service.attestation.renew(signed, request, AuditDraft(action="renew"), HERE))
 
     def members(self, workload: Workload, name: str = "trainer", instance: int = 0) -> MembersView:
         draft = AuditDraft(action="members")

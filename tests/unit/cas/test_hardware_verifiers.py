@@ -37,6 +37,7 @@ from securetf.verifier.needs import needs_of
 from securetf.wire import AttestRequest, CasEvidenceRequest, ChallengeRequest, decode, encode
 from support.authority import Authority, issue
 from support.shared_vectors import NEEDED, VECTORS, entries
+from support.waiting import HERE, waited
 
 from .conftest import SESSION, Cas, Workload
 
@@ -130,8 +131,10 @@ def test_workload_when_it_names_another_tenants_session_then_its_manifest_is_not
     nonce = hardware.service.attestation.challenge(challenge).nonce
     request = hardware.attest_request(Workload(), nonce=nonce)
     with pytest.raises(ManifestHashError, match="current in rival/digits is"):
-        hardware.service.attestation.attest(
-            structs.replace(request, session="rival/digits"), AuditDraft(action="attest")
+        waited(
+            hardware.service.attestation.attest(
+                structs.replace(request, session="rival/digits"), AuditDraft(action="attest"), HERE
+            )
         )
 
 

@@ -22,6 +22,7 @@ from securetf.errors import (
 from securetf.keys import OwnerKey, WorkloadKey
 from securetf.receipt import attested_spki, ear_digest
 from securetf.wire import RenewRequest, RenewResponse, VolumeHead
+from support.waiting import HERE, waited
 
 from .conftest import SESSION, Cas, Workload
 
@@ -216,8 +217,9 @@ class TestRenew:
         request = cluster.attest_request(workload)
         cluster.send(workload, request)
         again = RenewRequest(**structs.asdict(request))
+        signed, draft = cluster.signed(workload.tls), AuditDraft(action="renew")
         with pytest.raises(NonceError, match="used before"):
-            cluster.service.attestation.renew(cluster.signed(workload.tls), again, AuditDraft(action="renew"))
+            waited(cluster.service.attestation.renew(signed, again, draft, HERE))
 
     def test_after_an_update_of_the_manifest_it_is_refused_and_recorded(self, cluster: Cas) -> None:
         workload, old = cluster.attest(network=True), cluster.read().manifest
@@ -234,14 +236,15 @@ class TestRenew:
         attestation = cluster.service.attestation
         prove = attestation._prove
 
-        def slow(*arguments: object) -> object:
-            found = prove(*arguments)
+        async def slow(*arguments: object) -> object:
+            found = await prove(*arguments)
             cluster.update(**tables(lifetime_s=50))
             return found
 
         attestation._prove = slow
+        signed, draft = cluster.signed(workload.tls), AuditDraft(action="renew")
         with pytest.raises(ManifestHashError, match="was replaced while"):
-            attestation.renew(cluster.signed(workload.tls), request, AuditDraft(action="renew"))
+            waited(attestation.renew(signed, request, draft, HERE))
 
 
 class TestMembers:

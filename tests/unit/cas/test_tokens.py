@@ -10,6 +10,7 @@ from securetf.cas.service import AuditDraft
 from securetf.errors import FencedError, ManifestHashError, UsageError
 from securetf.wire import TokenRequest
 from securetf.wire.statement import check_token_key
+from support.waiting import HERE, waited
 
 from .conftest import SESSION, Cas, Workload
 from .test_members import tables
@@ -66,7 +67,8 @@ def refresh(cluster: Cas, workload: Workload, *, keep: bool = False) -> str:
     request = TokenRequest(**structs.asdict(cluster.attest_request(workload)))
     workload.network = network
     draft = AuditDraft(action="token")
-    return cluster.service.attestation.refresh(cluster.signed(workload.tls), request, draft).token
+    signed = cluster.signed(workload.tls)
+    return waited(cluster.service.attestation.refresh(signed, request, draft, HERE)).token
 
 
 def checked(cluster: Cas, token: str) -> ear.EarClaims:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from securetf.cas.http.calls import CALLS
 from securetf.cas.http.limits import RateLimit
 from securetf.cas.http.openapi import document
 from securetf.cas.http.tpm_calls import TPM_CALLS
+from securetf.cas.http.waiting import LoopWaits
 from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.context import settled
 from securetf.errors import (
@@ -61,14 +63,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
     """Return the application. workers: threads in which calls that verify or write are carried out."""
-    limit = RateLimit()
+    limit, waits = RateLimit(), LoopWaits(workers)
     text = document()
 
     async def openapi(_: Request) -> Response:
         return Response(text, media_type=_JSON)
 
     routes = [
-        Route(call.path, _endpoint(call, service, limit, workers), methods=[call.method])
+        Route(call.path, _endpoint(call, service, limit, waits), methods=[call.method])
         for call in (*CALLS, *TPM_CALLS)
     ]
     routes.append(Route("/v1/openapi.json", openapi, methods=["GET"]))
@@ -77,14 +79,14 @@ def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
     return app
 
 
-def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: ThreadPoolExecutor) -> Endpoint:
+def _endpoint(call: Call, service: CasService, limit: RateLimit, waits: LoopWaits) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             address = request.client.host if request.client else ""
             limit.take(address, service.context.clock.monotonic_s())
             body = await _body(request)
             incoming = _incoming(call, service, request, body)
-            answer = await _answer(call, incoming, workers)
+            answer = await _answer(call, incoming, waits)
         except ClientDisconnect:
             return Response(status_code=400)
         except SecuretfError as error:
@@ -95,7 +97,11 @@ def _endpoint(call: Call, service: CasService, limit: RateLimit, workers: Thread
     return endpoint
 
 
-async def _answer(call: Call, incoming: Incoming, workers: ThreadPoolExecutor) -> Message:
+async def _answer(call: Call, incoming: Incoming, waits: LoopWaits) -> Message:
+    if call.steps is not None:
+        return await call.steps(incoming, waits)
+    if call.handler is None:
+        raise AssertionError("the table has a handler or steps for each call")
     if call.inline:
         return call.handler(incoming)
     if call.begin is not None:
@@ -104,9 +110,9 @@ async def _answer(call: Call, incoming: Incoming, workers: ThreadPoolExecutor) -
         except SecuretfError:
             pass  # the handler below refuses it again, and records that
         else:
-            settled(await asyncio.wrap_future(begun))
+            settled(await waits.done(begun))
             return Done()
-    return await asyncio.get_running_loop().run_in_executor(workers, call.handler, incoming)
+    return await waits.elsewhere(partial(call.handler, incoming))
 
 
 def _incoming(call: Call, service: CasService, request: Request, body: bytes) -> Incoming:

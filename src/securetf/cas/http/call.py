@@ -1,6 +1,6 @@
 """What one call of `/v1` is: its row in the table, and one request of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +9,7 @@ from typing import TypeVar
 from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.access import OwnerRequest
 from securetf.cas.service.context import Refused
+from securetf.cas.service.waiting import Waits
 from securetf.keys.signature import SignedRequest
 from securetf.wire.messages import Message
 
@@ -50,8 +51,9 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. `inline`: answers from memory at once, so that it needs no thread.
+    """One call: either a `handler`, in a thread of its own, or quick `steps` that wait without one.
 
+    inline: the handler answers from memory at once, so that it needs no thread.
     begin: hands a frequent call in without a thread that waits for the disk; when it raises, the handler is
     asked, which records the refusal.
     """
@@ -61,7 +63,8 @@ class Call:
     path: str
     summary: str
     response: type[Message]
-    handler: Callable[[Incoming], Message]
+    handler: Callable[[Incoming], Message] | None = None
+    steps: Callable[[Incoming, Waits], Awaitable[Message]] | None = None
     request: type[Message] | None = None
     signed: Signed = Signed.NOBODY
     inline: bool = False

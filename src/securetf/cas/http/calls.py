@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from securetf.cas.http.call import Call, Incoming, Signed, message_of
 from securetf.cas.service import AuditDraft
 from securetf.cas.service.context import Refused
+from securetf.cas.service.waiting import Waits
 from securetf.errors import UsageError
 from securetf.keys.signature import SignedRequest, is_owner_key_id
 from securetf.wire import (
@@ -51,18 +52,20 @@ def _challenge(incoming: Incoming) -> Message:
     return incoming.service.attestation.challenge(message_of(incoming, ChallengeRequest))
 
 
-def _attest(incoming: Incoming) -> Message:
-    return incoming.service.attestation.attest(message_of(incoming, AttestRequest), incoming.draft)
+async def _attest(incoming: Incoming, waits: Waits) -> Message:
+    return await incoming.service.attestation.attest(
+        message_of(incoming, AttestRequest), incoming.draft, waits
+    )
 
 
-def _renew(incoming: Incoming) -> Message:
+async def _renew(incoming: Incoming, waits: Waits) -> Message:
     request = message_of(incoming, RenewRequest)
-    return incoming.service.attestation.renew(_signature(incoming), request, incoming.draft)
+    return await incoming.service.attestation.renew(_signature(incoming), request, incoming.draft, waits)
 
 
-def _token(incoming: Incoming) -> Message:
+async def _token(incoming: Incoming, waits: Waits) -> Message:
     request = message_of(incoming, TokenRequest)
-    return incoming.service.attestation.refresh(_signature(incoming), request, incoming.draft)
+    return await incoming.service.attestation.refresh(_signature(incoming), request, incoming.draft, waits)
 
 
 def _keys(incoming: Incoming) -> Message:
@@ -217,7 +220,7 @@ CALLS = (
         summary="Evidence in, attestation token and sealed Provision out.",
         request=AttestRequest,
         response=AttestResponse,
-        handler=_attest,
+        steps=_attest,
     ),
     Call(
         action="renew",
@@ -226,7 +229,7 @@ CALLS = (
         summary="Evidence in, the member's next certificate out.",
         request=RenewRequest,
         response=RenewResponse,
-        handler=_renew,
+        steps=_renew,
         signed=Signed.MEMBER,
     ),
     Call(
@@ -236,7 +239,7 @@ CALLS = (
         summary="Evidence in, the member's next attestation token out.",
         request=TokenRequest,
         response=TokenResponse,
-        handler=_token,
+        steps=_token,
         signed=Signed.MEMBER,
     ),
     Call(

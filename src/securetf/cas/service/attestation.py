@@ -5,17 +5,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
 from securetf import manifest as manifests
-from securetf.appraisal import AttestationResult, appraise_all
+from securetf.appraisal import AttestationResult, appraise_all, ear
 from securetf.cas.service import certificates
 from securetf.cas.service.access import check_window
 from securetf.cas.service.challenges import LIFETIME_S, Challenges
 from securetf.cas.service.checks import Checked, check, platform_of
-from securetf.cas.service.context import Context
+from securetf.cas.service.context import Context, settled
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.members import check_member, enter, renewed
 from securetf.cas.service.rows import (
@@ -31,6 +32,7 @@ from securetf.cas.service.rows import (
 )
 from securetf.cas.service.tokens import issue_token
 from securetf.cas.service.volumes import raise_epoch, reach, read_grant
+from securetf.cas.service.waiting import Waits
 from securetf.cas.store import Transaction
 from securetf.claims import Evidence, code_register
 from securetf.errors import (
@@ -66,18 +68,19 @@ class _Entered:
 
 
 class Attestation:
-    """What workloads do."""
+    """What workloads do. `waits`: how the caller waits for what takes long; nothing else of it is slow."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._challenges = Challenges(context.clock)
+        self._token_key = ear.SigningKey.of(context.identity.token_key)
 
     def challenge(self, request: ChallengeRequest) -> ChallengeResponse:
         """Return a nonce; says nothing about whether the session exists."""
         nonce = self._challenges.issue(request.session, request.workload, request.instance)
         return ChallengeResponse(nonce=nonce, expires_in_s=LIFETIME_S)
 
-    def attest(self, request: AttestRequest, draft: AuditDraft) -> AttestResponse:
+    async def attest(self, request: AttestRequest, draft: AuditDraft, waits: Waits) -> AttestResponse:
         """Check cheaply, take the nonce, verify, appraise, and release; the first that fails decides.
 
         Raises:
@@ -90,12 +93,12 @@ class Attestation:
         try:
             checked = check(self._context, request)
             draft.actor = f"p256:{thumbprint(checked.tls_key)}"
-            verified, results = self._prove(request, checked, draft)
+            verified, results = await self._prove(request, checked, draft, waits)
         except SecuretfError as error:
-            self._context.record_refusal(draft, error)
+            await waits.elsewhere(partial(self._context.record_refusal, draft, error))
             raise
         appraised = time.perf_counter_ns()
-        response = self._release(request, checked, results, draft)
+        response = await self._release(request, checked, results, draft, waits)
         released = time.perf_counter_ns()
         response.timings_us.update(
             verify=(verified - started) // 1000,
@@ -104,13 +107,15 @@ class Attestation:
         )
         return response
 
-    def renew(self, signed: SignedRequest, request: RenewRequest, draft: AuditDraft) -> RenewResponse:
+    async def renew(
+        self, signed: SignedRequest, request: RenewRequest, draft: AuditDraft, waits: Waits
+    ) -> RenewResponse:
         """Attest a member again for its next certificate; nothing else is released, no epoch is raised.
 
         Raises:
             As `attest`. NotFoundError, FencedError, NotAuthorisedError: not the current member's request.
         """
-        checked, _ = self._again(signed, request, draft, certificate=True)
+        checked, _ = await self._again(signed, request, draft, waits, certificate=True)
         now = self._context.clock.now()
 
         def operation(transaction: Transaction) -> _Entered:
@@ -121,18 +126,21 @@ class Attestation:
             draft.details["generation"] = str(row.generation)
             return _Entered(row, authority)
 
-        grant = self._certificate(checked, self._context.decide(draft, operation), now)
+        entered = settled(await waits.done(self._context.begin(draft, operation)))
+        grant = self._certificate(checked, entered, now)
         return RenewResponse(**msgspec.structs.asdict(grant))
 
-    def refresh(self, signed: SignedRequest, request: TokenRequest, draft: AuditDraft) -> TokenResponse:
+    async def refresh(
+        self, signed: SignedRequest, request: TokenRequest, draft: AuditDraft, waits: Waits
+    ) -> TokenResponse:
         """Attest a member again for its next token; nothing is released, its certificate stays.
 
         Raises:
             As `renew`.
         """
-        checked, results = self._again(signed, request, draft, certificate=False)
+        checked, results = await self._again(signed, request, draft, waits, certificate=False)
         now = self._context.clock.now()
-        token = issue_token(self._context.identity, request, results, checked.tls_key)
+        token = issue_token(self._context.identity, self._token_key, request, results, checked.tls_key)
 
         def operation(transaction: Transaction) -> MemberRow:
             session = _still_current(transaction, checked)
@@ -142,11 +150,17 @@ class Attestation:
             token.note(draft)
             return row
 
-        self._context.decide(draft, operation)
+        settled(await waits.done(self._context.begin(draft, operation)))
         return TokenResponse(token=token.text)
 
-    def _again(
-        self, signed: SignedRequest, request: AttestRequest, draft: AuditDraft, *, certificate: bool
+    async def _again(
+        self,
+        signed: SignedRequest,
+        request: AttestRequest,
+        draft: AuditDraft,
+        waits: Waits,
+        *,
+        certificate: bool,
     ) -> tuple[Checked, Sequence[AttestationResult]]:
         """Check a member's request, and what it proves, once more; refusals are recorded."""
         _describe(draft, request)
@@ -163,13 +177,13 @@ class Attestation:
                 member_key(request.session, request.workload, request.instance),
             )
             check_member(checked.session, member, signed, request.workload, request.instance)
-            return checked, self._prove(request, checked, draft)[1]
+            return checked, (await self._prove(request, checked, draft, waits))[1]
         except SecuretfError as error:
-            self._context.record_refusal(draft, error)
+            await waits.elsewhere(partial(self._context.record_refusal, draft, error))
             raise
 
-    def _prove(
-        self, request: AttestRequest, checked: Checked, draft: AuditDraft
+    async def _prove(
+        self, request: AttestRequest, checked: Checked, draft: AuditDraft, waits: Waits
     ) -> tuple[int, Sequence[AttestationResult]]:
         self._challenges.consume(request.nonce, request.session, request.workload, request.instance)
         now = self._context.clock.now()
@@ -177,11 +191,14 @@ class Attestation:
         others = tuple(
             Evidence(platform_of(self._context, name), raw) for name, raw in request.submods.items()
         )
-        claims = verify_composite(
-            Evidence(checked.platform, request.evidence, others),
-            verifiers=self._context.verifiers,
-            expected_report_data=expected,
-            now=now,
+        claims = await waits.elsewhere(
+            partial(
+                verify_composite,
+                Evidence(checked.platform, request.evidence, others),
+                verifiers=self._context.verifiers,
+                expected_report_data=expected,
+                now=now,
+            )
         )
         verified = time.perf_counter_ns()
         draft.measurement = claims[0].measurement.hex()
@@ -195,12 +212,13 @@ class Attestation:
         )
         return verified, results
 
-    def _release(
+    async def _release(
         self,
         request: AttestRequest,
         checked: Checked,
         results: Sequence[AttestationResult],
         draft: AuditDraft,
+        waits: Waits,
     ) -> AttestResponse:
         context = self._context
         now = context.clock.now()
@@ -209,7 +227,7 @@ class Attestation:
             spki=request.tls_spki,
             holder=f"workload {request.workload}/{request.instance} {draft.actor}",
         )
-        token = issue_token(context.identity, request, results, checked.tls_key)
+        token = issue_token(context.identity, self._token_key, request, results, checked.tls_key)
 
         def operation(transaction: Transaction) -> tuple[Provision, _Entered]:
             session = _still_current(transaction, checked)
@@ -224,7 +242,7 @@ class Attestation:
             token.note(draft)
             return provision, _Entered(row, authority)
 
-        provision, entered = context.decide(draft, operation)
+        provision, entered = settled(await waits.done(context.begin(draft, operation)))
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
         sealed = seal(provision, request.hpke_public_key, self._transcript(request))

@@ -29,18 +29,21 @@ class IssuedToken:
 
 def issue_token(
     identity: CasIdentity,
+    key: ear.SigningKey,
     request: AttestRequest,
     results: Sequence[AttestationResult],
     tls_key: EllipticCurvePublicKey,
 ) -> IssuedToken:
     """Return the token about `request`, whose Evidence was appraised as `results` and binds `tls_key`.
 
+    key: the identity's token key, ready to sign.
+
     It counts for nothing until the caller's decision has handed it out.
     """
     domain, token_id = identity.spki_sha256, os.urandom(16).hex()
     text = ear.issue(
         results[0],
-        key=identity.token_key,
+        key=key,
         issuer=f"securetf-cas:{domain}",
         audience=f"securetf-session:{request.session}",
         subject=str(SpiffeId(domain, request.session, request.workload, request.instance)),
