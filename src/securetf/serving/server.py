@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from securetf.errors import UsageError
 from securetf.listening import bind, in_use, split
+from securetf.serving import memory
 from securetf.serving.identity import Identity
 from securetf.serving.models import Models
 from securetf.serving.options import Options
@@ -45,6 +46,7 @@ def run(options: Options, *, listening: Callable[[Addresses], None], ready: Call
         )
     if not (options.rest or options.grpc):
         raise UsageError("neither REST nor gRPC is to be served", "leave at least one of --rest and --grpc")
+    memory.keep_freed()
     identity = Identity.from_environment()
     signer = Signer(identity) if identity else None
     models = Models(options)
@@ -52,7 +54,9 @@ def run(options: Options, *, listening: Callable[[Addresses], None], ready: Call
     service = Service(options, models, watcher, signer)
     watcher.start()  # the engines' imports and the servers' go on at once
     try:
-        asyncio.run(_serve(service, listening, ready))
+        import uvloop  # noqa: PLC0415  (after the watcher has begun)
+
+        uvloop.run(_serve(service, listening, ready))
     finally:
         watcher.stop()
 
@@ -142,6 +146,7 @@ async def _start_grpc(service: Service) -> tuple[Callable[[], asyncio.Future[Non
             ("grpc.max_concurrent_streams", options.max_connections),
             ("grpc.http2.max_frame_size", 1 << 20),
             ("grpc.http2.lookahead_bytes", 4 << 20),
+            ("grpc.http2.bdp_probe", 0),  # windows are wide already
             ("grpc.so_reuseport", 0),
             ("grpc.max_connection_idle_ms", int(options.idle_timeout_s * 1000)),
             ("grpc.server_handshake_timeout_ms", int(options.header_timeout_s * 1000)),

@@ -51,13 +51,15 @@ def _requests(directory: Path, signatures: Mapping[str, Signature]) -> Iterator[
 
 
 def _recorded(file: Path, signatures: Mapping[str, Signature]) -> Iterator[tuple[str, dict[str, Array]]]:
-    from securetf.serving.grpc_api.tensor_proto import to_array  # noqa: PLC0415  (only for such a file)
+    from google.protobuf.message import DecodeError  # noqa: PLC0415  (only for such a file)
+
+    from securetf.serving.grpc_api.tensor_proto import to_array  # noqa: PLC0415
     from securetf.serving.protocols import message  # noqa: PLC0415
 
     for record in _records(file):
         try:
             log = message("tfs.PredictionLog").FromString(record)
-        except ValueError:
+        except DecodeError:
             raise _malformed() from None
         if log.WhichOneof("log_type") != "predict_log":
             continue  # classify and regress compute with the same graph

@@ -121,3 +121,18 @@ def test_grpc_health_when_asked_says_that_it_serves(served) -> None:
         watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
         assert message("oip.HealthCheckResponse").FromString(next(watch)).status == 1
         watch.cancel()
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("inference.GRPCInferenceService/ModelInfer", "ModelInferRequest"),
+        ("tensorflow.serving.PredictionService/Predict", "PredictRequest"),
+    ],
+)
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_grpc_when_the_message_is_malformed_answers_invalid_argument(served, method, name, size) -> None:
+    with grpc.insecure_channel(served.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/{method}")(b"\xff" * size, timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"the request is not a {name}" in caught.value.details()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from securetf.errors import SecuretfError
 from securetf.serving import receipts
@@ -21,8 +22,8 @@ Context: TypeAlias = grpc.aio.ServicerContext
 
 @dataclass(slots=True)
 class Call:
-    """request: the parsed message. deadline: on the monotonic clock. A handler sets the version whose answer
-    it is.
+    """request: what the method's parser returned. deadline: on the monotonic clock. A handler sets the
+    version whose answer it is.
     """
 
     request: Any
@@ -34,12 +35,16 @@ class Call:
 Handler = Callable[[Service, Call], Awaitable[Any]]
 
 
+Parser = Callable[[str, bytes], Any]
+
+
 def unary(
-    service: Service, api: str, method: str, request_type: str, handler: Handler
+    service: Service, api: str, method: str, request_type: str, handler: Handler, parse: Parser | None = None
 ) -> grpc.RpcMethodHandler:
     """Return a unary method. Messages are parsed and written here, so that receipts are over exactly their
     bytes.
     """
+    parse = parse or parsed
 
     async def behaviour(raw: bytes, context: Context) -> bytes:
         started = time.monotonic()
@@ -47,7 +52,7 @@ def unary(
         try:
             with service.reserve(len(raw)):
                 asked = wants_receipt(service, context)
-                call.request = parsed(request_type, raw)
+                call.request = parse(request_type, raw)
                 answer: bytes = (await handler(service, call)).SerializeToString()
                 if asked and call.version:
                     receipt = service.receipt(call.version, raw, answer)
@@ -99,7 +104,7 @@ def parsed(name: str, raw: bytes) -> Any:
     """
     try:
         return message(name).FromString(raw)
-    except ValueError:  # DecodeError
+    except DecodeError:
         raise Refusal(
             Kind.INVALID, f"the request is not a {name.split('.')[1]}", "use the published .proto"
         ) from None

@@ -4,7 +4,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -12,7 +12,8 @@ import numpy as np
 
 from securetf.errors import SecuretfError
 from securetf.serving.errors import invalid
-from securetf.serving.grpc_api.calls import Call, Context, deadline_of, parsed, unary
+from securetf.serving.grpc_api.calls import Call, Context, deadline_of, unary
+from securetf.serving.grpc_api.raw_tensors import inference
 from securetf.serving.models import Version
 from securetf.serving.protocols import message
 from securetf.serving.rest.oip import (
@@ -53,19 +54,21 @@ def handlers(service: Service) -> list[grpc.GenericRpcHandler]:
         "ServerMetadata": ("Empty", describe_server),
         "ModelReady": ("ModelReadyRequest", model_ready),
         "ModelMetadata": ("ModelMetadataRequest", model_metadata),
-        "ModelInfer": ("ModelInferRequest", infer),
     }
-    inference = {
+    methods = {
         method: unary(service, "oip-grpc", method, f"oip.{request}", handler)
         for method, (request, handler) in unaries.items()
     }
-    inference["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(_stream(service))
+    methods["ModelInfer"] = unary(
+        service, "oip-grpc", "ModelInfer", "oip.ModelInferRequest", infer, inference
+    )
+    methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(_stream(service))
     health = {
         "Check": unary(service, "health", "Check", "oip.HealthCheckRequest", check_health),
         "Watch": grpc.unary_stream_rpc_method_handler(_watch(service)),
     }
     return [
-        grpc.method_handlers_generic_handler("inference.GRPCInferenceService", inference),
+        grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods),
         grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
     ]
 
@@ -101,18 +104,17 @@ async def model_metadata(service: Service, call: Call) -> Any:
 
 async def infer(service: Service, call: Call) -> Any:
     """Answer ModelInfer."""
-    request = call.request
+    request, contents = call.request
     with service.version(target_of(request.model_name, request.model_version)) as version:
         call.model, call.version = version.model, version
         name, signature = version.signature(request.parameters["signature_name"].string_param)
         wanted = [one.name for one in request.outputs]
         check_outputs(wanted, signature)
-        outputs = await service.infer(version, name, _inputs(request), deadline=call.deadline)
+        outputs = await service.infer(version, name, _inputs(request, contents), deadline=call.deadline)
         return _response(version, request.id, {one: outputs[one] for one in wanted or outputs})
 
 
-def _inputs(request: Any) -> dict[str, Array]:
-    raw = list(request.raw_input_contents)
+def _inputs(request: Any, raw: Sequence[memoryview]) -> dict[str, Array]:
     if raw and (len(raw) != len(request.inputs) or any(one.HasField("contents") for one in request.inputs)):
         invalid(
             f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs", "send all inputs in one way"
@@ -126,7 +128,7 @@ def _inputs(request: Any) -> dict[str, Array]:
             invalid(f"tensor {one.name!r} stands twice", "send each input once")
         shape = checked_shape(one.shape, one.name)
         if raw:
-            found[one.name] = from_raw(memoryview(raw[number]), kind.dtype, shape, one.name)
+            found[one.name] = from_raw(raw[number], kind.dtype, shape, one.name)
         else:
             found[one.name] = shaped(_contents(one, kind), shape, one.name)
     return found
@@ -168,8 +170,8 @@ def _stream(service: Service) -> Any:
             answer = message("oip.ModelStreamInferResponse")()
             try:
                 with service.reserve(len(raw)):
-                    call.request = parsed("oip.ModelInferRequest", raw)
-                    answer.infer_response.id = call.request.id
+                    call.request = inference("oip.ModelInferRequest", raw)
+                    answer.infer_response.id = call.request[0].id
                     answer.infer_response.CopyFrom(await infer(service, call))
                 status = "OK"
             except SecuretfError as error:
