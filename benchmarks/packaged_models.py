@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from securetf.serving.rest.oip import to_raw
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.service import Served, serving
 
+LOADING_S = 600
 APPLICATIONS = ("MobileNetV2", "DenseNet121", "InceptionV3", "InceptionResNetV2")
 PATTERNS = (
     "basic_pitch/saved_models/**/nmp.tflite",
@@ -111,6 +113,15 @@ def differing(served: Served, model: str) -> int:
     return wrong
 
 
+def until_ready(served: Served) -> None:
+    """Wait until all models are loaded: large SavedModels take longer than a test waits."""
+    limit = time.monotonic() + LOADING_S
+    while "securetf: ready" not in served.log.read_text():
+        if served.process.poll() is not None or time.monotonic() > limit:
+            raise SystemExit(f"not ready: {served.log.read_text()}")
+        time.sleep(0.1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the packages")
@@ -127,7 +138,8 @@ def main() -> None:
         if not names:
             print("no packaged model is installed: nothing was compared; see the head of this script")
             return
-        with serving(models, "--workers", "1") as served:
+        with serving(models, "--workers", "1", wait=False) as served:
+            until_ready(served)
             for name in names:
                 wrong = differing(served, name)
                 rows.append(

@@ -155,7 +155,8 @@ def test_requests_when_the_queue_is_full_are_shed_with_the_right_status(reposito
 def test_deadline_when_it_passes_in_the_queue_costs_no_computing(repository) -> None:
     put(repository, "spin", 1)
     with serving(repository, "--workers", "1") as service:
-        first = spin(service, 20_000)
+        first = spin(service, 20_000)  # on a channel of its own: the others could be there before it
+        service.until(lambda: b"inflight_bytes 0\n" not in service.ask("GET", "/metrics")[2], "it was taken")
         late = [spin(service, 10_000_000, timeout=0.2) for _ in range(3)]
         assert {one.exception(PATIENCE_S).code().name for one in late} == {"DEADLINE_EXCEEDED"}
         assert first.result(PATIENCE_S)
