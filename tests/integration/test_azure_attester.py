@@ -16,12 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from securetf.attester import Devices
+from securetf.attester import Devices, detect
 from securetf.attester.azure import ATTESTATION_KEY, HCL_REPORT, AzureVtpmAttester, Imds
 from securetf.attester.hardware import make
 from securetf.attester.tpm_client import OWNER, PASSWORD, TpmClient
 from securetf.attester.tpm_transport import TpmAddress
-from securetf.claims import Evidence, VerifiedClaims
+from securetf.claims import Evidence, Platform, VerifiedClaims
 from securetf.errors import AttesterError, BindingError, SignatureError
 from securetf.evidence import azure_vtpm, tpm2_public
 from securetf.evidence.tpm2_quote import RSASSA, SHA256
@@ -215,6 +215,16 @@ def test_attester_when_named_by_option_then_made_with_tpm_and_service(
         devices = Devices(tpm=TpmAddress.parse(address), imds=service.url)
         evidence = make(["azure_vtpm"], devices, {}).attest(REPORT_DATA)
     assert azure_vtpm.parse(evidence.raw).form == 1
+
+
+def test_machine_when_its_tpm_holds_a_report_of_its_tee_then_found_as_azures(tmp_path: Path) -> None:
+    with machine(tmp_path, azure_vtpm.SNP):
+        pass
+    make_tpm(tmp_path / "bare")
+    nothing = dict.fromkeys(("tsm", "gramine", "nsm"), tmp_path / "none")
+    for name, platform in (("tpm", Platform.AZURE_VTPM), ("bare", Platform.TPM2)):
+        with SoftwareTpm(tmp_path / name).running() as address:
+            assert detect(Devices(tpm=TpmAddress.parse(address), **nothing)) is platform
 
 
 def test_machine_when_not_as_azure_leaves_it_then_says_what_is_missing(

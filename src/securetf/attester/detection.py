@@ -42,7 +42,8 @@ class Devices:
 def detect(devices: Devices | None = None) -> Platform:
     """Return the one platform of this machine.
 
-    A TPM counts only where no TEE is found: a confidential machine often has one beside its TEE.
+    A TPM counts only where no TEE is found: a confidential machine often has one beside its TEE. Azure's is
+    told by the report that it holds about the machine's TEE; a TPM that cannot be asked for it is no answer.
 
     Raises:
         AttesterError: none is found, or several TEEs; the message says what was looked for and seen.
@@ -50,8 +51,7 @@ def detect(devices: Devices | None = None) -> Platform:
     devices = devices or Devices()
     looks = [_tsm(devices.tsm), _gramine(devices.gramine), _nsm(devices.nsm)]
     if not any(there for there, _, _ in looks):
-        there = devices.tpm.exists()
-        looks.append((there, f"{devices.tpm}: {'a TPM' if there else 'absent'}", Platform.TPM2))
+        looks.append(_tpm(devices.tpm))
     found = [platform for there, _, platform in looks if there]
     if len(found) == 1 and found[0] is not None:
         return found[0]
@@ -82,3 +82,21 @@ def _gramine(root: Path) -> _Look:
 def _nsm(path: Path) -> _Look:
     there = path.exists()
     return there, f"{path}: {'a Nitro Security Module' if there else 'absent'}", Platform.NITRO
+
+
+def _tpm(address: TpmAddress) -> _Look:
+    if not address.exists():
+        return False, f"{address}: absent", None
+    # Only where nothing else was found: a launcher starts often.
+    from securetf.attester.azure import HCL_REPORT  # noqa: PLC0415
+    from securetf.attester.tpm_client import TpmClient  # noqa: PLC0415
+    from securetf.attester.tpm_counter import read_attributes  # noqa: PLC0415
+
+    try:
+        with TpmClient(address.open()) as client:
+            confidential = read_attributes(client, HCL_REPORT) is not None
+    except AttesterError as error:
+        return True, f"{address}: {error.problem}", None
+    if confidential:
+        return True, f"{address}: the vTPM of an Azure confidential VM", Platform.AZURE_VTPM
+    return True, f"{address}: a TPM", Platform.TPM2
