@@ -82,7 +82,7 @@ class HostRoot:
         self._undo(self._root + path)
 
     def _make(self, path: str, *, directory: bool) -> None:
-        """Make what is to be mounted on, in our memory only: in a host path it is there, or the path is refused."""
+        """Make what is to be mounted on, in our memory only; in a host path it is there."""
         try:
             parent = path if directory else os.path.dirname(path)
             os.makedirs(self._root + parent, mode=0o755, exist_ok=True)
