@@ -20,6 +20,7 @@ ROOT = "/run/securetf-root"
 ROOT_SIZE = 1 << 20  # bytes: directories and empty files to mount on
 SHARED_MEMORY_SIZE = 1 << 30  # bytes at most; a tmpfs takes only what is written
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+OF_THE_SHIELD = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf")
 _STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
 
@@ -45,6 +46,9 @@ class HostRoot:
         for path in sorted(set(ours), key=lambda one: (one.count("/"), one)):
             if os.path.exists(path):
                 self._show(path, path, writable=True)
+        for path in filter(os.path.exists, OF_THE_SHIELD):  # a link on the machine whose target is covered
+            if not os.path.lexists(self._root + path):
+                self._show(os.path.realpath(path), path, writable=False)
         for name, target in _STREAMS.items():
             os.symlink(f"/proc/self/{target}", f"{self._root}/dev/{name}")
         self._make("/dev/shm", directory=True)  # noqa: S108  (in memory, for the program alone)
@@ -69,6 +73,11 @@ class HostRoot:
                 self._make(os.path.dirname(path), directory=True)
                 os.symlink(os.readlink("", dir_fd=found), self._root + path)
                 return
+            if stat.S_ISCHR(os.fstat(found).st_mode) and not writable:
+                raise LaunchError(
+                    f"the host path {path} is a device, which cannot be opened where it is read-only",
+                    f'write "{path}" = "rw" in `host_paths`',
+                )
             directory = stat.S_ISDIR(os.fstat(found).st_mode)
             self._show(f"/proc/self/fd/{found}", path, writable=writable, directory=directory)
 
@@ -83,6 +92,11 @@ class HostRoot:
 
     def _make(self, path: str, *, directory: bool) -> None:
         """Make what is to be mounted on, in our memory only; in a host path it is there."""
+        if os.path.realpath(self._root + path) != (self._root + path).rstrip("/"):  # it might lead out of it
+            raise LaunchError(
+                f"{path} cannot be shown in the program's root: it leads through a symbolic link",
+                "name the path without symbolic links",
+            )
         try:
             parent = path if directory else os.path.dirname(path)
             os.makedirs(self._root + parent, mode=0o755, exist_ok=True)
