@@ -56,7 +56,11 @@ class HostRoot:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Make it the root of the calling thread, which shares its root with no other, until the end."""
+        """Make it the root of the calling thread until the end.
+
+        Threads that this one started share it meanwhile: they open nothing by a path from the root but in
+        /proc. Stores are reached by descriptors, and what serves mounts has left for the main thread's root.
+        """
         outside = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.chroot(self._root)
