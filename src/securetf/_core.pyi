@@ -55,7 +55,6 @@ class Entry:
 @final
 class Finding:
     """What does not authenticate: `path` in the volume, or of the object in the store, and what is wrong."""
-
     @property
     def path(self) -> str: ...
     @property
@@ -167,13 +166,11 @@ class Mount:
 
         Raises: UsageError: not newer, or the volume was not opened to be followed.
         """
-
     def stats(self) -> MountStats: ...
 
 @final
 class Volume:
     """An open volume. Closed by `close`; without it, what was not synced is lost, as after a crash."""
-
     @staticmethod
     def open(
         directory: str,
@@ -187,11 +184,13 @@ class Volume:
         writable: bool,
         freshness: str,
         chunk_size: int,
+        protection: str,
         anchor: Callable[[int, int, bytes, int, bytes], None] | None,
     ) -> Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
-        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned", "follow" or "group".
+        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned", "follow" or "group". protection: as
+        `Volume.protection`; a volume of another one is refused.
         anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
         FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
 
@@ -209,6 +208,7 @@ class Volume:
         seq: int,
         root: bytes,
         chunk_size: int,
+        protection: str,
     ) -> tuple[Volume, str | None]:
         """Open, read-only, (seq, root) or else the newest authentic state that the directory still leads to.
 
@@ -235,6 +235,8 @@ class Volume:
     def stored_bytes(self) -> int:
         """Bytes of all objects in the directory."""
 
+    @property
+    def protection(self) -> Literal["encrypted", "authenticated"]: ...
     def pack(
         self, source: str, progress: Callable[[int, int], None] | None = None, *, update: bool = False
     ) -> PackStats:
@@ -250,7 +252,6 @@ class Volume:
 
     def ls(self, path: str) -> list[Entry]:
         """The entries of a directory by name, or the one entry of something else. UsageError if missing."""
-
     def cat(self, path: str) -> bytes:
         """The verified contents of a file. UsageError if missing or no file."""
 
@@ -262,10 +263,7 @@ class Volume:
 
     def status(self) -> VolumeStatus: ...
     def at(self, epoch: int, seq: int, root: bytes) -> Volume:
-        """Open another state of the same files to read; of a volume opened with freshness `follow`.
-
-        Raises: as `open`.
-        """
+        """Open another state of the same files; of a volume with freshness `follow`. Raises: as `open`."""
 
     def close(self) -> None:
         """Final commit and anchor; a second call does nothing. Unmount first."""
@@ -285,8 +283,9 @@ def mount_tmpfs(path: str, *, size_bytes: int, mode: int) -> None:
     """Mount an empty memory file system in this thread's mount namespace."""
 
 def cover_file(source: str, path: str) -> None:
-    """Show the file `source`, read-only, at `path`, a file that exists, in this thread's mount namespace."""
+    """Show `source`, read-only, at `path`, one of the same kind, in this thread's mount namespace."""
 
+def bind_mount(source: str, path: str) -> None: ...  # as `cover_file`, but writable
 def unmount(path: str) -> None:
     """Remove the topmost mount at `path` in this thread's mount namespace; in use, it is detached."""
 

@@ -249,3 +249,36 @@ def test_mount_command_ends_cleanly_on_sigterm_and_keeps_what_was_written(
         process.stdout.close()
     assert not (tmp_path / "mnt" / "file").exists()
     assert securetf("volume", "cat", volume[0], "file", *volume[1:]).stdout == "written"
+
+
+def test_authenticated_volume_keeps_its_plain_files_and_a_changed_one_is_named(
+    tmp_path: Path, source: Path
+) -> None:
+    made = tmp_path / "v"
+    trust = ("--trust-file", tmp_path / "trust")
+    securetf("volume", "create", made, *trust, "--protection", "authenticated")
+    elsewhere = securetf("volume", "pack", source, made, *trust, check=False)
+    assert elsewhere.returncode == 2
+    assert f"which is authenticated, lie in {made}/plain" in elsewhere.stderr
+    assert f"copy or move {source} there" in elsewhere.stderr
+    source.rename(made / "plain")
+    securetf("volume", "pack", made / "plain", made, *trust)
+    assert "files verified" in securetf("volume", "check", made, *trust).stdout
+    assert "plain text that" in securetf("volume", "cat", made, "plain", *trust).stdout
+    (made / "plain" / "plain").write_bytes(b"plain text that the host has changed!")
+    done = securetf("volume", "check", made, *trust, check=False)
+    assert (done.returncode, "error [STF-2010]" in done.stderr) == (20, True)
+    assert "its bytes in plain/" in done.stdout
+    assert "big" not in done.stdout
+    assert securetf("volume", "cat", made, "plain", *trust, check=False).returncode == 20
+
+
+def test_protection_that_a_volume_does_not_have_is_refused_with_both_words(
+    tmp_path: Path, source: Path, volume: list[str | Path]
+) -> None:
+    securetf("volume", "pack", source, *volume)
+    trust = tmp_path / "trust"
+    trust.write_text(trust.read_text().replace('"encrypted"', '"authenticated"'))
+    done = securetf("volume", "ls", *volume, check=False)
+    assert done.returncode == 21
+    assert "the volume is encrypted, the grant says authenticated" in done.stderr

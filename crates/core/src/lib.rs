@@ -33,6 +33,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mount::enter_mount_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(mount::mount_tmpfs, module)?)?;
     module.add_function(wrap_pyfunction!(mount::cover_file, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::bind_mount, module)?)?;
     module.add_function(wrap_pyfunction!(mount::unmount, module)?)?;
     Ok(())
 }

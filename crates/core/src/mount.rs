@@ -95,6 +95,11 @@ pub fn cover_file(py: Python<'_>, source: PathBuf, path: PathBuf) -> PyResult<()
 }
 
 #[pyfunction]
+pub fn bind_mount(py: Python<'_>, source: PathBuf, path: PathBuf) -> PyResult<()> {
+    volume_fuse::bind(&source, &path).map_err(|error| of_mount(py, &error))
+}
+
+#[pyfunction]
 pub fn unmount(py: Python<'_>, path: PathBuf) -> PyResult<()> {
     py.detach(|| volume_fuse::unmount(Path::new(&path)))
         .map_err(|error| of_mount(py, &error))

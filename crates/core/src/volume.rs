@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use volume::{Freshness, Grant, Volume, VolumeKey};
+use volume::{Freshness, Grant, Protection, Volume, VolumeKey};
 use volume_fuse::{Mount, Options};
 use volume_pack::{PackError, Tally};
 use zeroize::Zeroize;
@@ -61,6 +61,19 @@ fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
     }
 }
 
+fn protection_named(py: Python<'_>, name: &str) -> PyResult<Protection> {
+    match name {
+        "encrypted" => Ok(Protection::Encrypted),
+        "authenticated" => Ok(Protection::Authenticated),
+        _ => Err(exception(
+            py,
+            "UsageError",
+            &format!("protection {name:?} is not known"),
+            "use \"encrypted\" or \"authenticated\"",
+        )),
+    }
+}
+
 type Work = fn(&Volume, &std::path::Path, volume_pack::Progress<'_>) -> Result<Tally, PackError>;
 
 impl PyVolume {
@@ -105,7 +118,7 @@ fn observing<T: Send>(
 #[pymethods]
 impl PyVolume {
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, epoch, seq, root, writable, freshness, chunk_size, anchor))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn open(
         py: Python<'_>,
@@ -119,6 +132,7 @@ impl PyVolume {
         writable: bool,
         freshness: &str,
         chunk_size: u32,
+        protection: &str,
         anchor: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let grant = Grant {
@@ -130,6 +144,7 @@ impl PyVolume {
             root: exactly(py, "root", root)?,
             writable,
             chunk_size,
+            protection: protection_named(py, protection)?,
         };
         let followed = (freshness == "follow").then(|| (directory.clone(), grant.clone()));
         let freshness = freshness_named(py, freshness)?;
@@ -163,6 +178,11 @@ impl PyVolume {
             writable: false,
             followed: Some((directory.clone(), grant)),
         })
+    }
+
+    #[getter]
+    fn protection(&self) -> PyResult<String> {
+        Ok(self.volume()?.protection().to_string())
     }
 
     #[pyo3(signature = (source, progress = None, *, update = false))]
@@ -219,7 +239,7 @@ impl PyVolume {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, seq, root, chunk_size))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, seq, root, chunk_size, protection))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn salvage(
         py: Python<'_>,
@@ -230,6 +250,7 @@ impl PyVolume {
         seq: u64,
         root: &[u8],
         chunk_size: u32,
+        protection: &str,
     ) -> PyResult<(Self, Option<String>)> {
         let grant = Grant {
             volume_id: exactly(py, "volume_id", volume_id)?,
@@ -240,6 +261,7 @@ impl PyVolume {
             root: exactly(py, "root", root)?,
             writable: false,
             chunk_size,
+            protection: protection_named(py, protection)?,
         };
         let salvaged = py
             .detach(|| volume_store::salvage_directory(&directory, &grant))

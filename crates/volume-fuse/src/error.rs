@@ -79,6 +79,13 @@ impl MountError {
         }
     }
 
+    pub(crate) fn unwritable() -> Self {
+        Self::MountPoint {
+            problem: "an authenticated volume cannot be mounted for writing".to_owned(),
+            fix: "change its plain files and pack it again, or use an encrypted volume".to_owned(),
+        }
+    }
+
     pub(crate) fn unfit(what: &str, errno: Errno, fix: &str) -> Self {
         Self::Unfit {
             problem: format!("{what}: {}", errno.desc()),

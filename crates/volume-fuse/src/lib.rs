@@ -20,5 +20,5 @@ mod stats;
 
 pub use error::MountError;
 pub use mount::{Mount, Options};
-pub use namespace::{cover_file, enter, leave_for_main, mount_tmpfs, unmount};
+pub use namespace::{bind, cover_file, enter, leave_for_main, mount_tmpfs, unmount};
 pub use stats::Stats;

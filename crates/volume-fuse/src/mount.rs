@@ -12,7 +12,7 @@ use fuser::{Config, Notifier, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::SigSet;
-use volume::Volume;
+use volume::{Protection, Volume};
 
 use crate::device;
 use crate::error::MountError;
@@ -66,6 +66,9 @@ impl Mount {
         mountpoint: &Path,
         options: Options,
     ) -> Result<Self, MountError> {
+        if options.writable && volume.protection() == Protection::Authenticated {
+            return Err(MountError::unwritable());
+        }
         let path = device::directory(mountpoint)?;
         let fd = device::open()?;
         let read_only = !options.writable;

@@ -75,7 +75,7 @@ pub fn mount_tmpfs(path: &Path, size_bytes: u64, mode: u32) -> Result<(), MountE
     })
 }
 
-/// Shows the file `source` at `path`, a file that exists, read-only, in the calling thread's namespace.
+/// Shows `source` at `path`, one of the same kind that exists, read-only, in the calling thread's namespace.
 ///
 /// # Errors
 /// [`MountError`] says what the kernel refused.
@@ -89,6 +89,24 @@ pub fn cover_file(source: &Path, path: &Path) -> Result<(), MountError> {
             let what = format!("cannot cover {} by {}", path.display(), source.display());
             MountError::unfit(&what, errno, NEEDS_ADMIN)
         })
+}
+
+/// Shows `source` also at `path`, one of the same kind that exists, as it is and without what is mounted beneath it.
+///
+/// # Errors
+/// [`MountError`] says what the kernel refused.
+pub fn bind(source: &Path, path: &Path) -> Result<(), MountError> {
+    mount(
+        Some(source),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .map_err(|errno| {
+        let what = format!("cannot show {} at {}", source.display(), path.display());
+        MountError::unfit(&what, errno, NEEDS_ADMIN)
+    })
 }
 
 /// Removes the topmost mount at `path` from the calling thread's namespace; a mount in use is detached.

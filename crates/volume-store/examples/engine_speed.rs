@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use securetf_volume_store::open_directory;
 use volume::{
-    Anchor, AnchorError, Freshness, Grant, Ino, NodeKind, Position, ROOT_INO, Volume, VolumeKey,
+    Anchor, AnchorError, Freshness, Grant, Ino, NodeKind, Position, Protection, ROOT_INO, Volume,
+    VolumeKey,
 };
 
 /// An anchor in this process: the figures are without a CAS.
@@ -45,6 +46,7 @@ fn open(dir: &Path, anchor: &Arc<LocalAnchor>, writable: bool) -> Arc<Volume> {
         root,
         writable,
         chunk_size: 65536,
+        protection: Protection::Encrypted,
     };
     let freshness = if writable {
         Freshness::Group

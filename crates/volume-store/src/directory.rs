@@ -108,7 +108,7 @@ impl Directory {
         let file = opened.map_err(|error| failed("open", path, error))?;
         let stat = fs::fstat(&file).map_err(|error| failed("stat", path, error))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(StoreError::Io(format!("{path} is not a regular file")));
+            return Err(StoreError::NotRegular(path.to_owned()));
         }
         let file = Arc::new(file);
         let mut cache = self.cache();
@@ -254,6 +254,10 @@ fn failed(what: &str, path: &str, error: Errno) -> StoreError {
     match error {
         Errno::NOENT => StoreError::NotFound,
         Errno::NOSPC | Errno::DQUOT => StoreError::NoSpace,
+        // A link, a file for a directory, a way out of the store, a socket, a device without a driver.
+        Errno::LOOP | Errno::NOTDIR | Errno::XDEV | Errno::NXIO | Errno::ISDIR | Errno::NODEV => {
+            StoreError::NotRegular(path.to_owned())
+        }
         error => StoreError::Io(format!("{what} {path}: {error}")),
     }
 }

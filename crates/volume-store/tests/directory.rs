@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use securetf_volume_store::open_directory;
 use volume::{
-    Anchor, AnchorError, Freshness, Grant, NodeKind, Position, ROOT_INO, Volume, VolumeError,
-    VolumeKey,
+    Anchor, AnchorError, Freshness, Grant, NodeKind, Position, Protection, ROOT_INO, Volume,
+    VolumeError, VolumeKey,
 };
 
 /// A CAS of one volume.
@@ -48,11 +48,21 @@ impl LocalAnchor {
             root,
             writable,
             chunk_size: 65536,
+            protection: Protection::Encrypted,
         }
     }
 }
 
 fn open(dir: &Path, anchor: &Arc<LocalAnchor>, writable: bool) -> Result<Arc<Volume>, VolumeError> {
+    open_grant(dir, anchor, anchor.grant(writable))
+}
+
+fn open_grant(
+    dir: &Path,
+    anchor: &Arc<LocalAnchor>,
+    grant: Grant,
+) -> Result<Arc<Volume>, VolumeError> {
+    let writable = grant.writable;
     let freshness = if writable {
         Freshness::Group
     } else {
@@ -61,7 +71,7 @@ fn open(dir: &Path, anchor: &Arc<LocalAnchor>, writable: bool) -> Result<Arc<Vol
     open_directory(
         dir,
         Some(Arc::clone(anchor) as Arc<dyn Anchor>),
-        anchor.grant(writable),
+        grant,
         freshness,
     )
 }
@@ -119,7 +129,7 @@ fn test_planted_links_and_pipes_are_not_followed() {
     std::os::unix::fs::symlink(&moved, &journal).unwrap();
     let error = open(dir.path(), &anchor, false).err().unwrap();
     assert!(
-        matches!(&error, VolumeError::Io(text) if text.contains("open metadata/journal")),
+        matches!(&error, VolumeError::Io(text) if text.contains("metadata/journal-00000001-00000000 is not a regular")),
         "{error:?}"
     );
     std::fs::remove_file(&journal).unwrap();
@@ -135,4 +145,72 @@ fn test_planted_links_and_pipes_are_not_followed() {
         matches!(&error, VolumeError::Io(text) if text.contains("not a regular file")),
         "{error:?}"
     );
+}
+
+/// What the host puts in the place of a plain file; each must be refused at once, by name.
+const PLANTED: [(&str, &str, &str); 6] = [
+    ("ln -s ../outside", "file", "not a regular file"),
+    ("ln -s /etc/passwd", "file", "not a regular file"),
+    ("ln -s ../../outside-dir", "dir", "not a regular file"),
+    ("mkfifo", "file", "not a regular file"),
+    ("mkdir", "file", "not a regular file"),
+    ("cp ../outside", "dir", "not a regular file"),
+];
+
+#[test]
+fn test_links_pipes_and_directories_in_the_place_of_plain_files_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, anchor) = (dir.path().join("v"), Arc::new(LocalAnchor::default()));
+    let bytes = [7; 1000];
+    std::fs::create_dir_all(root.join("plain/dir")).unwrap();
+    std::fs::create_dir(dir.path().join("outside-dir")).unwrap();
+    for path in [
+        "v/plain/file",
+        "v/plain/dir/file",
+        "v/outside",
+        "outside-dir/file",
+    ] {
+        std::fs::write(dir.path().join(path), bytes).unwrap();
+    }
+    let granted = |writable| Grant {
+        protection: Protection::Authenticated,
+        ..anchor.grant(writable)
+    };
+    let volume = open_grant(&root, &anchor, granted(true)).unwrap();
+    let inner = volume.make_node(ROOT_INO, b"dir", NodeKind::Dir, 0o755, 0, 0);
+    for parent in [ROOT_INO, inner.unwrap().ino] {
+        let made = volume.make_node(parent, b"file", NodeKind::File, 0o644, 0, 0);
+        volume.write(made.unwrap().ino, 0, &bytes).unwrap();
+    }
+    volume.close().unwrap();
+    for (command, name, words) in PLANTED {
+        let (place, kept) = (root.join("plain").join(name), root.join("kept"));
+        std::fs::rename(&place, &kept).unwrap();
+        let script = format!("cd {} && {command} {name}", root.join("plain").display());
+        let done = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .status();
+        assert!(done.unwrap().success(), "{command}");
+        let volume = open_grant(&root, &anchor, granted(false)).unwrap();
+        let mut parent = ROOT_INO;
+        if name == "dir" {
+            parent = volume.lookup(ROOT_INO, b"dir").unwrap().ino;
+        }
+        let file = volume.lookup(parent, b"file").unwrap().ino;
+        let started = std::time::Instant::now();
+        let error = volume.read(file, 0, &mut [0; 1000]).unwrap_err();
+        assert!(
+            started.elapsed().as_secs() < 5,
+            "{command}: the open waited"
+        );
+        assert!(
+            matches!(&error, VolumeError::Integrity { problem, .. } if problem.contains(words)),
+            "{command}: {error:?}"
+        );
+        drop(volume);
+        let _ = std::fs::remove_dir(&place).or_else(|_| std::fs::remove_file(&place));
+        std::fs::rename(&kept, &place).unwrap();
+    }
+    let volume = open_grant(&root, &anchor, granted(false)).unwrap();
+    assert_eq!(volume.check().unwrap(), []);
 }

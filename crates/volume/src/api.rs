@@ -5,6 +5,7 @@ use std::time::Duration;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::{AnchorError, StoreError};
+use crate::types::Protection;
 
 /// A position in the root chain: sequence and root.
 pub type Position = (u64, [u8; 32]);
@@ -90,6 +91,8 @@ pub struct Grant {
     pub writable: bool,
     /// Chunk size in bytes: a power of two from 4 KiB to 1 MiB.
     pub chunk_size: u32,
+    /// How the files must be protected; a volume of another class is refused.
+    pub protection: Protection,
 }
 
 /// When a write is anchored.

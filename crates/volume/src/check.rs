@@ -47,6 +47,7 @@ impl Volume {
     }
 
     fn check_file(&self, ino: Ino, buffer: &mut [u8]) -> Result<()> {
+        self.check_plain(ino)?;
         let mut offset = 0;
         loop {
             let got = self.read(ino, offset, buffer)?;
@@ -107,12 +108,14 @@ mod tests {
     use super::*;
     use crate::ops::{InodeRecord, Op};
     use crate::segment::Segments;
+    use crate::types::Protection;
 
     fn inode(ino: Ino, kind: FileType, nlink: u32) -> Op {
         Op::Inode(Box::new(InodeRecord {
             ino,
             file_id: [0; 16],
             kind,
+            protection: Protection::Encrypted,
             mode: 0o644,
             uid: 0,
             gid: 0,

@@ -11,7 +11,7 @@ const FANOUT: u64 = 128;
 /// One leaf: as long as its last entry that was ever set, at most `FANOUT`.
 type Leaf = Vec<Entry>;
 
-/// One sealed chunk: 32 bytes on disk.
+/// One sealed chunk: 32 bytes on disk. Of an authenticated file these are the SHA-256 of the plain chunk instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Segment number; 0 in an absent entry.
@@ -80,7 +80,7 @@ impl ChunkMap {
         let place = leaf.get_mut(offset(index))?;
         let old = std::mem::replace(place, entry.unwrap_or_default());
         self.present += u64::from(entry.is_some());
-        if old.segment == 0 {
+        if !is_present(&old) {
             return None;
         }
         self.present -= 1;
@@ -142,8 +142,9 @@ impl ChunkMap {
     }
 }
 
-fn is_present(entry: &Entry) -> bool {
-    entry.segment != 0
+/// A segment 0 that is not all zeros is of an authenticated file, or refers to nothing.
+pub fn is_present(entry: &Entry) -> bool {
+    *entry != Entry::default()
 }
 
 /// Makes a leaf at least `length` long; the first entry takes no more room than itself.

@@ -90,11 +90,7 @@ impl Volume {
                 continue;
             };
             let length = crate::tree::plain_len(size, index, self.chunk_size) as usize;
-            let opened = self
-                .hot
-                .key(node, &self.keys)
-                .and_then(|key| self.open_whole(node, &key, index, entry, length));
-            match opened {
+            match self.open_whole(node, &data, index, entry, length) {
                 Ok(plain) => drop(data.dirty.insert(index, plain)),
                 Err(error) => {
                     failure = Some(error);

@@ -17,6 +17,9 @@ pub enum StoreError {
     /// Another process holds the writer's lock.
     #[error("locked by another process")]
     Locked,
+    /// Something that holds no bytes of its own stands at this path: a link, a directory, a device.
+    #[error("{0} is not a regular file")]
+    NotRegular(String),
     /// Any other failure, with the operation and the system's text.
     #[error("{0}")]
     Io(String),
@@ -221,6 +224,7 @@ impl From<StoreError> for VolumeError {
             StoreError::NotFound => Self::Io("an object of the volume is missing".to_owned()),
             StoreError::NoSpace => Self::NoSpace,
             StoreError::Locked => Self::Busy,
+            other @ StoreError::NotRegular(_) => Self::Io(other.to_string()),
             StoreError::Io(text) => Self::Io(text),
         }
     }

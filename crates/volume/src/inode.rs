@@ -6,7 +6,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::chunkmap::ChunkMap;
 use crate::ops::InodeRecord;
-use crate::types::{Attr, FileType, Ino};
+use crate::types::{Attr, FileType, Ino, Protection};
 
 /// The attribute in which Linux keeps the capabilities of a program.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -16,6 +16,7 @@ pub struct Node {
     pub ino: Ino,
     pub file_id: [u8; 16],
     pub kind: FileType,
+    pub protection: Protection,
     pub key_version: u32,
     pub chunk_log2: u8,
     /// Number of a device; 0 for anything else.
@@ -55,6 +56,8 @@ pub struct FileData {
     pub changed: BTreeSet<u64>,
     /// Entries from here on were removed since the last record (before `changed`).
     pub cut: Option<u64>,
+    /// Where the store has the content of an authenticated file, as its sealed name says.
+    pub plain: Option<Box<str>>,
 }
 
 impl Node {
@@ -63,6 +66,7 @@ impl Node {
             ino,
             file_id,
             kind,
+            protection,
             mode,
             uid,
             gid,
@@ -96,6 +100,7 @@ impl Node {
             ino,
             file_id,
             kind,
+            protection,
             key_version,
             chunk_log2,
             device,
@@ -111,6 +116,7 @@ impl Node {
             ino: self.ino,
             file_id: self.file_id,
             kind: self.kind,
+            protection: self.protection,
             mode: meta.mode,
             uid: meta.uid,
             gid: meta.gid,

@@ -21,6 +21,7 @@ mod inode;
 mod mount;
 mod namespace;
 mod ops;
+mod plain;
 mod read;
 mod record;
 mod rename;
@@ -39,8 +40,8 @@ pub use api::{Anchor, Environment, Freshness, Grant, Options, Position, Store, V
 pub use error::{AnchorError, StoreError, VolumeError};
 pub use salvage::Salvaged;
 pub use types::{
-    Attr, Commit, Compacted, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, ROOT_INO,
-    RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX,
+    Attr, Commit, Compacted, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, Protection,
+    ROOT_INO, RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX,
     XATTR_VALUE_MAX, XattrMode,
 };
 pub use volume::Volume;

@@ -170,8 +170,20 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Every inode of a volume has the chunk size of the grant in this release.
-fn check_chunk_size(op: &Op, expected: u32) -> Result<()> {
+/// Every inode of a volume has the chunk size and the protection of the grant in this release.
+fn check_fits(op: &Op, grant: &Grant) -> Result<()> {
+    let expected = grant.chunk_size;
+    if let Op::Inode(inode) = op
+        && inode.protection != grant.protection
+    {
+        return Err(VolumeError::Format {
+            problem: format!(
+                "the volume is {}, the grant says {}",
+                inode.protection, grant.protection
+            ),
+            fix: "name the protection with which the volume was packed, or pack it anew".to_owned(),
+        });
+    }
     let found = match op {
         Op::Snapshot { chunk_size, .. } | Op::Mount { chunk_size, .. } => *chunk_size,
         Op::Inode(inode) => 1_u32.checked_shl(u32::from(inode.chunk_log2)).unwrap_or(0),
@@ -235,7 +247,7 @@ impl<'a> Loader<'a> {
     }
 
     fn apply(&mut self, op: Op, place: &Place) -> Result<()> {
-        check_chunk_size(&op, self.grant.chunk_size)?;
+        check_fits(&op, self.grant)?;
         if let Op::Snapshot {
             epoch, seq, root, ..
         } = op
@@ -259,7 +271,7 @@ impl<'a> Loader<'a> {
             epoch,
             seq,
         };
-        let chunk_size = self.grant.chunk_size;
+        let grant = self.grant;
         let (tree, segments) = (&mut self.tree, &mut self.segments);
         let bytes = reader.replay(root, &mut |op| match op {
             Op::Snapshot { .. } | Op::Mount { .. } => Err(malformed(
@@ -267,7 +279,7 @@ impl<'a> Loader<'a> {
                 "an operation that only records have",
             )),
             op => {
-                check_chunk_size(&op, chunk_size)?;
+                check_fits(&op, grant)?;
                 tree.apply(op, segments)
             }
         })?;
@@ -309,6 +321,7 @@ impl Volume {
             ino: ROOT_INO,
             file_id,
             kind: FileType::Dir,
+            protection: self.protection,
             mode: 0o755,
             uid: 0,
             gid: 0,

@@ -8,7 +8,8 @@ use crate::inode::Node;
 use crate::ops::InodeRecord;
 use crate::tree::{Dir, Tree};
 use crate::types::{
-    Attr, DirEntry, FileType, Ino, NAME_MAX, NodeKind, ROOT_INO, SetAttr, SetTime, TARGET_MAX,
+    Attr, DirEntry, FileType, Ino, NAME_MAX, NodeKind, Protection, ROOT_INO, SetAttr, SetTime,
+    TARGET_MAX,
 };
 use crate::volume::{Result, Volume};
 
@@ -107,8 +108,11 @@ impl Volume {
         gid: u32,
     ) -> Result<Attr> {
         self.require_writable()?;
-        check_name(name)?;
-        let (kind, body, device) = contents(kind)?;
+        check_name(name, self.protection)?;
+        let (kind, mut body, device) = contents(kind)?;
+        if kind == FileType::File && self.protection == Protection::Authenticated {
+            body = None;
+        }
         let now = self.now();
         let mut file_id = [0; 16];
         self.environment.random(&mut file_id);
@@ -119,6 +123,7 @@ impl Volume {
             ino,
             file_id,
             kind,
+            protection: self.protection,
             mode: mode & 0o7777,
             uid,
             gid,
@@ -181,7 +186,7 @@ impl Volume {
     /// `Exists`, `NotFound`, `NotDirectory`, `IsDirectory`, `NameTooLong`, `TooManyLinks`, `ReadOnly`.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         self.require_writable()?;
-        check_name(name)?;
+        check_name(name, self.protection)?;
         let mut tree = self.tree.write();
         let node = Arc::clone(tree.node(ino)?);
         if node.kind == FileType::Dir {
@@ -368,7 +373,7 @@ pub(crate) fn change_links(tree: &Tree, ino: Ino, by: i32) {
     }
 }
 
-pub(crate) fn check_name(name: &[u8]) -> Result<()> {
+pub(crate) fn check_name(name: &[u8], protection: Protection) -> Result<()> {
     if name.len() > NAME_MAX {
         return Err(VolumeError::NameTooLong);
     }
@@ -376,6 +381,11 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     {
         return Err(VolumeError::Invalid(
             "a name may not be empty, '.' or '..', nor contain '/' or NUL",
+        ));
+    }
+    if protection == Protection::Authenticated && std::str::from_utf8(name).is_err() {
+        return Err(VolumeError::Invalid(
+            "a name in an authenticated volume must be UTF-8",
         ));
     }
     Ok(())

@@ -6,14 +6,14 @@ use crate::chunkmap::Entry;
 use crate::codec::{Reader, put_bytes};
 use crate::error::VolumeError;
 use crate::snapshot::PageRef;
-use crate::types::{FileType, Ino, NAME_MAX, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX};
+use crate::types::{
+    FileType, Ino, NAME_MAX, Protection, TARGET_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX,
+};
 
 /// Largest file kept inside its inode, in bytes.
 pub const INLINE_MAX: usize = 2048;
 /// Content that stays inside its inode also in a commit of many files: a pack would save no memory.
 pub const INLINE_TINY: usize = 128;
-/// The protection `encrypted`.
-const PROTECTION_ENCRYPTED: u8 = 1;
 /// Most entries in one `MapSet`.
 pub const MAP_RUN_MAX: usize = 2048;
 
@@ -23,6 +23,7 @@ pub struct InodeRecord {
     pub ino: Ino,
     pub file_id: [u8; 16],
     pub kind: FileType,
+    pub protection: Protection,
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -268,7 +269,11 @@ impl InodeRecord {
             FileType::CharDevice => 6,
             FileType::BlockDevice => 7,
         });
-        out.extend_from_slice(&[PROTECTION_ENCRYPTED, self.chunk_log2]);
+        let protection = match self.protection {
+            Protection::Encrypted => 1,
+            Protection::Authenticated => 2,
+        };
+        out.extend_from_slice(&[protection, self.chunk_log2]);
         for field in [self.mode, self.uid, self.gid, self.nlink, self.key_version] {
             out.extend_from_slice(&field.to_be_bytes());
         }
@@ -310,9 +315,11 @@ impl InodeRecord {
             7 => FileType::BlockDevice,
             _ => return Err(reader.bad("unknown type of inode")),
         };
-        if reader.u8()? != PROTECTION_ENCRYPTED {
-            return Err(reader.bad("unknown protection"));
-        }
+        let protection = match reader.u8()? {
+            1 => Protection::Encrypted,
+            2 => Protection::Authenticated,
+            _ => return Err(reader.bad("unknown protection")),
+        };
         let chunk_log2 = reader.u8()?;
         let (mode, uid, gid) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let (nlink, key_version, size) = (reader.u32()?, reader.u32()?, reader.u64()?);
@@ -325,7 +332,9 @@ impl InodeRecord {
                 device = reader.u32()?;
                 None
             }
-            (1, FileType::File) => Some(reader.bytes(INLINE_MAX)?.to_vec()),
+            (1, FileType::File) if protection == Protection::Encrypted => {
+                Some(reader.bytes(INLINE_MAX)?.to_vec())
+            }
             (1, FileType::Symlink) => Some(reader.bytes(TARGET_MAX)?.to_vec()),
             _ => return Err(reader.bad("a body that does not fit the inode")),
         };
@@ -338,6 +347,7 @@ impl InodeRecord {
             ino,
             file_id,
             kind,
+            protection,
             mode,
             uid,
             gid,

@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use aws_lc_rs::aead::LessSafeKey;
-
 use crate::chunkmap::Entry;
 use crate::codec::damaged;
 use crate::error::{StoreError, VolumeError};
@@ -13,7 +11,7 @@ use crate::inode::{FileData, Node};
 use crate::ops::SegmentKind;
 use crate::seal;
 use crate::tree::plain_len;
-use crate::types::Ino;
+use crate::types::{Ino, Protection};
 use crate::volume::{Result, Volume};
 
 /// Most ciphertext read at once, in bytes: it stays in the processor's cache until it is decrypted.
@@ -93,20 +91,16 @@ impl Volume {
             target.fill(0);
             return Ok(count);
         };
-        let key = self.hot.key(node, &self.keys)?;
         if within == 0 && count == plain {
+            if self.protection == Protection::Authenticated {
+                return self.open_plain(data, size, index, out);
+            }
             let run = self.run_from(data, size, index, entry, out.len() as u64);
             let bytes = plain + (run.len() - 1) * self.chunk_size as usize;
-            self.open_run(
-                node,
-                &key,
-                index,
-                &run,
-                out.get_mut(..bytes).unwrap_or_default(),
-            )?;
+            self.open_run(node, index, &run, out.get_mut(..bytes).unwrap_or_default())?;
             return Ok(bytes);
         }
-        let cached = self.cached_chunk(node, &key, index, entry, plain)?;
+        let cached = self.cached_chunk(node, data, index, entry, plain)?;
         copy_or_zero(target, &cached.plain, within);
         Ok(count)
     }
@@ -148,17 +142,11 @@ impl Volume {
     }
 
     /// Opens chunks in consecutive slots into `out`: one of any length, or full ones.
-    fn open_run(
-        &self,
-        node: &Node,
-        key: &LessSafeKey,
-        index: u64,
-        run: &[Entry],
-        out: &mut [u8],
-    ) -> Result<()> {
+    fn open_run(&self, node: &Node, index: u64, run: &[Entry], out: &mut [u8]) -> Result<()> {
         let Some(first) = run.first() else {
             return Ok(());
         };
+        let key = self.hot.key(node, &self.keys)?;
         let (path, epoch, offset) = self.locate(first.segment, first.slot)?;
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.len() < out.len() {
@@ -184,7 +172,7 @@ impl Volume {
                 }
                 let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
                 let aad = self.keys.chunk_aad(&node.file_id, index, length);
-                if !seal::open(key, epoch, &entry.seal, &aad, sealed, plain) {
+                if !seal::open(&key, epoch, &entry.seal, &aad, sealed, plain) {
                     plain.fill(0);
                     return Err(damaged(
                         chunk_name(index),
@@ -200,7 +188,7 @@ impl Volume {
     fn cached_chunk(
         &self,
         node: &Node,
-        key: &LessSafeKey,
+        data: &FileData,
         index: u64,
         entry: Entry,
         plain_len: usize,
@@ -214,7 +202,7 @@ impl Volume {
         if let Some(cached) = kept.filter(current) {
             return Ok(cached);
         }
-        let plain = self.open_whole(node, key, index, entry, plain_len)?;
+        let plain = self.open_whole(node, data, index, entry, plain_len)?;
         let cached = Arc::new(CachedChunk {
             index,
             segment: entry.segment,
@@ -231,18 +219,23 @@ impl Volume {
     pub(crate) fn open_whole(
         &self,
         node: &Node,
-        key: &LessSafeKey,
+        data: &FileData,
         index: u64,
         entry: Entry,
         plain_len: usize,
     ) -> Result<Vec<u8>> {
         let mut plain = vec![0; plain_len];
-        self.open_run(node, key, index, &[entry], &mut plain)?;
+        if self.protection == Protection::Authenticated {
+            let size = node.meta.lock().size;
+            self.open_plain(data, size, index, &mut plain)?;
+        } else {
+            self.open_run(node, index, &[entry], &mut plain)?;
+        }
         Ok(plain)
     }
 }
 
-fn chunk_name(index: u64) -> String {
+pub(crate) fn chunk_name(index: u64) -> String {
     format!("chunk {index}")
 }
 

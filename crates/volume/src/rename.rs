@@ -21,7 +21,7 @@ impl Volume {
         flags: RenameFlags,
     ) -> Result<()> {
         self.require_writable()?;
-        check_name(to)?;
+        check_name(to, self.protection)?;
         let replaced = {
             let mut tree = self.tree.write();
             let source = tree

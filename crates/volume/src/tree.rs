@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::chunkmap::is_present;
 use crate::codec::malformed;
 use crate::error::VolumeError;
 use crate::inode::Node;
 use crate::ops::Op;
 use crate::segment::Segments;
-use crate::types::{FileType, Ino, ROOT_INO};
+use crate::types::{FileType, Ino, Protection, ROOT_INO};
 
 /// All inodes and names.
 pub struct Tree {
@@ -173,7 +174,7 @@ impl Tree {
                     .ok_or_else(|| contradiction("chunks of an unknown inode"))?;
                 let mut data = node.data.write();
                 for (index, entry) in (first..).zip(entries) {
-                    data.map.set(index, (entry.segment != 0).then_some(entry));
+                    data.map.set(index, is_present(&entry).then_some(entry));
                 }
             }
             Op::Segment { id, epoch, kind } => segments.load(id, epoch, kind),
@@ -246,6 +247,7 @@ impl Tree {
             self.nodes.remove(ino);
             self.dirs.remove(ino);
         }
+        self.name_plain_files()?;
         for node in self.nodes.values() {
             count_chunks(node, segments, chunk_size)?;
         }
@@ -258,7 +260,9 @@ fn count_chunks(node: &Node, segments: &mut Segments, chunk_size: u32) -> Result
     let size = node.meta.lock().size;
     for (index, entry) in data.map.iter() {
         let length = plain_len(size, index, chunk_size);
-        if length == 0 || !segments.count_live(entry.segment, entry.slot, length) {
+        let lies = node.protection == Protection::Authenticated
+            || segments.count_live(entry.segment, entry.slot, length);
+        if length == 0 || !lies {
             return Err(contradiction(
                 "a chunk outside of its file or in an unknown segment",
             ));
@@ -274,6 +278,6 @@ pub fn plain_len(size: u64, index: u64, chunk_size: u32) -> u32 {
     u32::try_from(size.saturating_sub(start).min(u64::from(chunk_size))).unwrap_or(chunk_size)
 }
 
-fn contradiction(problem: &str) -> VolumeError {
+pub(crate) fn contradiction(problem: &str) -> VolumeError {
     malformed("the metadata", problem)
 }

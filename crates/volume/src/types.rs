@@ -14,6 +14,24 @@ pub const XATTR_VALUE_MAX: usize = 65536;
 /// All extended attributes of one inode together, in bytes.
 pub const XATTR_TOTAL_MAX: usize = 256 << 10;
 
+/// How the contents of a volume's files lie on the storage. Names and attributes are sealed in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// As sealed chunks in segments.
+    Encrypted,
+    /// As plain files in place; their digests are sealed, and what is read is compared with these.
+    Authenticated,
+}
+
+impl std::fmt::Display for Protection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Encrypted => "encrypted",
+            Self::Authenticated => "authenticated",
+        })
+    }
+}
+
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {

@@ -16,7 +16,7 @@ use crate::mount;
 use crate::seal::{Keys, Nonces};
 use crate::segment::{self, Dead, Segments};
 use crate::tree::Tree;
-use crate::types::{FileType, Ino, StatFs, Status};
+use crate::types::{FileType, Ino, Protection, StatFs, Status};
 
 pub(crate) type Result<T> = std::result::Result<T, VolumeError>;
 
@@ -40,6 +40,7 @@ pub struct Volume {
     pub(crate) nonces: Nonces,
     pub(crate) hot: Hot,
     pub(crate) chunk_size: u32,
+    pub(crate) protection: Protection,
     pub(crate) tree: RwLock<Tree>,
     pub(crate) segments: Mutex<Segments>,
     pub(crate) pending: Mutex<Pending>,
@@ -147,6 +148,7 @@ impl Volume {
             nonces: Nonces::new(grant.epoch),
             hot: Hot::new(),
             chunk_size: grant.chunk_size,
+            protection: grant.protection,
             tree: RwLock::new(tree),
             segments: Mutex::new(segments),
             pending: Mutex::default(),
@@ -163,6 +165,11 @@ impl Volume {
     /// Whether this open may write (still).
     pub fn is_writable(&self) -> bool {
         self.state.load(Ordering::Acquire) == STATE_OPEN
+    }
+
+    /// How the contents of its files lie on the storage.
+    pub fn protection(&self) -> Protection {
+        self.protection
     }
 
     /// Fails unless this open may write.

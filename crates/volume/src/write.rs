@@ -1,6 +1,5 @@
 //! Writing: full chunks are sealed and written at once, pieces of chunks wait in memory for the next flush.
 
-use std::collections::btree_map::Entry as Slot;
 use std::sync::atomic::Ordering;
 
 use crate::chunkmap::Entry;
@@ -10,7 +9,7 @@ use crate::inode::{FileData, Node};
 use crate::ops::{INLINE_MAX, INLINE_TINY};
 use crate::segment::Dead;
 use crate::tree::plain_len;
-use crate::types::{FileType, Ino};
+use crate::types::{FileType, Ino, Protection};
 use crate::volume::{FILE_SIZE_MAX, Result, Volume};
 
 impl Volume {
@@ -121,10 +120,7 @@ impl Volume {
             let length = plain_len(size, index, self.chunk_size) as usize;
             let replaced = within == 0 && end >= length;
             let buffer = match data.map.get(index) {
-                Some(entry) if !replaced => {
-                    let key = self.hot.key(node, &self.keys)?;
-                    self.open_whole(node, &key, index, entry, length)?
-                }
+                Some(entry) if !replaced => self.open_whole(node, data, index, entry, length)?,
                 _ => Vec::with_capacity(end),
             };
             data.dirty.insert(index, buffer);
@@ -148,9 +144,9 @@ impl Volume {
         let Some(entry) = data.map.get(index).filter(|_| length > 0) else {
             return Ok(());
         };
-        if let Slot::Vacant(slot) = data.dirty.entry(index) {
-            let key = self.hot.key(node, &self.keys)?;
-            slot.insert(self.open_whole(node, &key, index, entry, length as usize)?);
+        if !data.dirty.contains_key(&index) {
+            let buffer = self.open_whole(node, data, index, entry, length as usize)?;
+            data.dirty.insert(index, buffer);
         }
         self.place(data, size, index, None);
         Ok(())
@@ -159,7 +155,8 @@ impl Volume {
     /// Sets an entry of the map; the one it replaces is dead once a commit without it is anchored.
     pub(crate) fn place(&self, data: &mut FileData, size: u64, index: u64, entry: Option<Entry>) {
         data.changed.insert(index);
-        if let Some(old) = data.map.set(index, entry) {
+        let old = data.map.set(index, entry);
+        if let Some(old) = old.filter(|_| self.protection == Protection::Encrypted) {
             let bytes = plain_len(size, index, self.chunk_size);
             self.pending.lock().superseded.push(Dead {
                 segment: old.segment,
@@ -266,6 +263,9 @@ impl Volume {
         );
         let segments = self.segments.lock();
         data.map.cut(keep, |entry| {
+            if self.protection == Protection::Authenticated {
+                return;
+            }
             let kind = segments.get(entry.segment).map(|segment| segment.kind);
             let bytes = if kind == Some(crate::ops::SegmentKind::Pack) {
                 last

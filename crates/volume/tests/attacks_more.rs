@@ -242,7 +242,7 @@ fn test_attack_28_absurd_lengths_and_counts_are_refused_without_absurd_memory() 
 
 #[test]
 fn test_attack_33_and_36_the_protection_of_a_file_cannot_be_changed_without_the_key() {
-    // The protection is a sealed field of each inode; this release knows only `encrypted` and refuses all others.
+    // The protection is a sealed field of each inode, and one for all of a volume: `authenticated.rs` has the rest.
     // The host can at most change the bytes of the record in which a file or a directory was made.
     Scene::get().undo("new");
 }

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,6 +23,7 @@ _LETTERS = {
     "character device": "c",
     "block device": "b",
 }
+PLAIN = "plain"  # docs/formats/volume-v1.md: the plain files of an authenticated volume
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -38,16 +40,32 @@ def command() -> None:
     default=None,
     help="Bytes, 4096 to 1048576; only with --trust-file. Default 65536.",
 )
+@click.option(
+    "--protection",
+    type=click.Choice(["encrypted", "authenticated"]),
+    default=None,
+    help="Only with --trust-file. authenticated: plain files in DIRECTORY/plain, verified when read.",
+)
 @with_access
-def create(access: Access, directory: Path, chunk_size: int | None) -> None:
+def create(
+    access: Access,
+    directory: Path,
+    chunk_size: int | None,
+    protection: Literal["encrypted", "authenticated"] | None,
+) -> None:
     """Make an empty volume in DIRECTORY; with --trust-file also the trust file, with a new key."""
-    if directory.is_dir() and any(directory.iterdir()):
+    if directory.is_dir() and any(one.name != PLAIN for one in directory.iterdir()):
         raise UsageError(f"{directory} is not empty", "name a new directory")
     if access.trust_file is not None:
-        LocalTrust.create(access.trust_file, chunk_size=chunk_size or DEFAULT_CHUNK_SIZE)
+        LocalTrust.create(
+            access.trust_file,
+            chunk_size=chunk_size or DEFAULT_CHUNK_SIZE,
+            protection=protection or "encrypted",
+        )
         click.echo(f"securetf: {WARNING}", err=True)
-    elif chunk_size is not None:
-        raise UsageError("--chunk-size is for --trust-file", "leave it away: the CAS says the chunk size")
+    elif chunk_size is not None or protection is not None:
+        given = "--chunk-size" if chunk_size is not None else "--protection"
+        raise UsageError(f"{given} is for --trust-file", "leave it away: the CAS says it")
     with access.opened(directory, writable=True):
         pass
     click.echo(f"{directory}: empty volume")
@@ -64,12 +82,20 @@ def create(access: Access, directory: Path, chunk_size: int | None) -> None:
 @with_access
 @JSON
 def pack(access: Access, source: Path, directory: Path, update: bool, as_json: bool) -> None:
-    """Make the volume in DIRECTORY hold exactly the tree under SOURCE. What it held before is gone."""
+    """Make the volume in DIRECTORY hold exactly the tree under SOURCE. What it held before is gone.
+
+    The files of an authenticated volume stay where they are: SOURCE is DIRECTORY/plain.
+    """
     if directory.resolve().is_relative_to(source.resolve()):
         raise UsageError(
             f"{directory} lies inside {source}", "keep the volume outside of what is packed into it"
         )
     with access.opened(directory, writable=True) as volume, progress("packing") as observe:
+        if volume.protection == "authenticated" and source.resolve() != (directory / PLAIN).resolve():
+            raise UsageError(
+                f"the plain files of {directory}, which is authenticated, lie in {directory / PLAIN}",
+                f"copy or move {source} there, then pack {directory / PLAIN} {directory}",
+            )
         stats = volume.pack(str(source), observe, update=update)
         status = volume.status()
     _report(as_json, directory, stats, status, "packed")

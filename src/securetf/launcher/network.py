@@ -42,6 +42,7 @@ class LaunchNetwork:
         self._proof: Proof | None = None
         self.say = stages.progress.say
         self.followers = Followers(self.say)
+        self.covered: list[str] = []  # paths that have something of the shield on them
         self._ended = threading.Event()
         self.revoked: SecuretfError | None = None
 
@@ -72,6 +73,7 @@ class LaunchNetwork:
             self._progress.say(f"network: interceptor seccomp, since no namespace can be raised: {fallback}")
 
         def covered(path: str) -> None:
+            self.covered.append(path)
             undo.callback(shield.unmount_memory, path)
 
         hidden = netfiles.cover(shield, self._network, covered)

@@ -25,11 +25,11 @@ DEFAULT_ENVIRONMENT = {
 class PlannedMount:
     """One mount of the program's namespace.
 
-    kind: `volume` (`name` is the volume's, `directory` its ciphertext on the host), `memory` or `secrets`
-    (both are a tmpfs of at most `size_bytes`).
+    kind: `volume` (`name` is the volume's, `directory` its ciphertext on the host), `ephemeral` (as that,
+    but made for this run alone), `memory` or `secrets` (both are a tmpfs of at most `size_bytes`).
     """
 
-    kind: Literal["volume", "memory", "secrets"]
+    kind: Literal["volume", "ephemeral", "memory", "secrets"]
     path: str
     name: str = ""
     writable: bool = True
@@ -46,7 +46,8 @@ class LaunchPlan:
     variable carries as hex text. environment: without the secret variables. networked: it has
     network rules, so it gets a certificate. outside: rule's name to public port. receipts: it gets an
     identity directory. cluster: it waits for the members of this one and gets TF_CONFIG.
-    user_id: None = as the launcher, without capabilities.
+    user_id: None = as the launcher, without capabilities. host_paths: path to `ro` or `rw` of all that the
+    program sees of the machine; None = everything.
     """
 
     manifest: Manifest = field(repr=False)
@@ -67,6 +68,7 @@ class LaunchPlan:
     receipts: bool = False
     cluster: str | None = None
     user_id: int | None = None
+    host_paths: Mapping[str, str] | None = None
 
 
 def plan(
@@ -119,6 +121,7 @@ def plan(
         receipts=chosen.receipts,
         cluster=chosen.tensorflow_cluster,
         user_id=chosen.user_id,
+        host_paths=chosen.host_paths,
     )
 
 
@@ -133,16 +136,21 @@ def _volumes(
                 f"its volumes are {', '.join(sorted(chosen.volumes)) or 'none'}",
             )
     own = {manifests.instance_volume(manifest, name, instance): name for name in chosen.volumes}
-    for name, (path, writable) in manifests.mounts(manifest, workload, instance).items():
+    wanted: list[tuple[Literal["volume", "ephemeral"], str, str, bool]] = [
+        ("volume", name, path, writable)
+        for name, (path, writable) in manifests.mounts(manifest, workload, instance).items()
+    ]
+    wanted += [
+        ("ephemeral", name, path, True) for name, path in manifests.ephemeral(manifest, workload).items()
+    ]
+    for kind, name, path, writable in wanted:
         directory = directories.get(own[name]) or (volumes / name if volumes else None)
         if directory is None:
             raise UsageError(
                 f"no directory is given for the volume {name}",
                 f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
             )
-        yield PlannedMount(
-            kind="volume", path=path, name=name, writable=writable, directory=directory.absolute()
-        )
+        yield PlannedMount(kind=kind, path=path, name=name, writable=writable, directory=directory.absolute())
 
 
 def _secrets(chosen: manifests.Workload) -> tuple[dict[str, str], dict[str, str]]:
@@ -169,11 +177,20 @@ def describe(planned: LaunchPlan, *, simulation: Path | None) -> list[str]:
     for one in planned.mounts:
         if one.kind == "volume":
             mode = "rw" if one.writable else "ro"
-            lines.append(f"   {one.path} ({mode}): volume {one.name}, ciphertext in {one.directory}")
+            how = manifests.protection(planned.manifest, one.name)
+            what = "ciphertext" if how == "encrypted" else "plain files, verified when read,"
+            lines.append(f"   {one.path} ({mode}): volume {one.name}, {what} in {one.directory}")
+        elif one.kind == "ephemeral":
+            lines.append(
+                f"   {one.path} (rw): {one.name}, gone after this run; ciphertext in {one.directory}"
+            )
         else:
             what = "secrets" if one.kind == "secrets" else "memory"
             lines.append(f"   {one.path} (rw): {what}, at most {one.size_bytes} bytes, never on disk")
     lines += [f"   {path}: secret {name}" for path, name in sorted(planned.secret_files.items())]
+    if planned.host_paths is not None:
+        lines.append("   of this machine's files the program sees these alone:")
+        lines += [f"   {path} ({mode})" for path, mode in sorted(planned.host_paths.items())]
     lines += _described_network(planned)
     user = "" if planned.user_id is None else f" as user {planned.user_id}"
     lines.append(f"5. start in {planned.working_directory}{user}: {_quoted(planned.command)}")

@@ -12,7 +12,7 @@ from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.report import Report
 from securetf.launcher.stages import Anchor, Denial, Mounted, Offer
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
-from securetf.shields import filesystem
+from securetf.shields import ephemeral, filesystem
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
@@ -139,6 +139,19 @@ class FilesystemShield:
         """Bind a file of ours over one of the machine's."""
         filesystem.cover_file(source, path)
 
+    def bind(self, source: str, path: str) -> None:
+        """Bind."""
+        filesystem.bind_mount(source, path)
+
+    def mount_ephemeral(self, name: str, directory: Path, path: str) -> Mounted:
+        """Make and mount an ephemeral volume."""
+        made = ephemeral.Ephemeral(name, directory)
+        try:
+            return _MountedVolume(made.volume, made.volume.mount(path), made.close)
+        except BaseException:
+            made.close()
+            raise
+
     def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
         """Open and mount one volume; if it cannot be mounted, it is closed again."""
         volume = filesystem.open_volume(directory, grant, anchor)
@@ -150,8 +163,10 @@ class FilesystemShield:
 
 
 class _MountedVolume:
-    def __init__(self, volume: filesystem.Volume, mount: filesystem.Mount) -> None:
-        self._volume, self._mount = volume, mount
+    def __init__(
+        self, volume: filesystem.Volume, mount: filesystem.Mount, close: Callable[[], None] | None = None
+    ) -> None:
+        self._volume, self._mount, self._close = volume, mount, close
 
     def integrity_errors(self) -> tuple[int, str]:
         stats = self._mount.stats()
@@ -173,4 +188,4 @@ class _MountedVolume:
         self._mount.unmount()
 
     def close(self) -> None:
-        self._volume.close()
+        (self._close or self._volume.close)()

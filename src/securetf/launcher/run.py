@@ -3,7 +3,7 @@
 import os
 import stat
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from securetf.errors import (
 )
 from securetf.launcher import secrets, watchdog
 from securetf.launcher.hardening import harden, take_descriptors
+from securetf.launcher.hostroot import HostRoot
 from securetf.launcher.mountpoints import REGISTRY, MountPoints, make_directory
 from securetf.launcher.network import LaunchNetwork, Stages, give_to
 from securetf.launcher.plan import LaunchPlan, PlannedMount
@@ -56,7 +57,7 @@ def check_host(
         raise EnvironmentUnfitError(
             f"running as user {os.geteuid()}, expected root: mounts need it", "start `securetf run` as root"
         )
-    volumes = [one for one in planned.mounts if one.kind == "volume" and one.directory is not None]
+    volumes = [one for one in planned.mounts if one.directory is not None]
     if volumes:
         try:
             device = os.open(fuse, os.O_RDWR | os.O_CLOEXEC)
@@ -143,6 +144,7 @@ class _Launch:
         self._plan, self._shield, self._network, self._report = planned, shield, network, report
         self._signals, self._outcome = signals, outcome
         self._mounted: list[PlannedMount] = []
+        self._root: HostRoot | None = None
 
     def run(self, provisioner: Provisioner, progress: Progress, registry: Path) -> None:
         """Do all steps; the ExitStack undoes them."""
@@ -166,6 +168,7 @@ class _Launch:
             self._signals.check()
             with self._report.step("secrets"):
                 environment = self._hand_over(provision)
+                self._build_root(points, undo)
             del provision
             with self._report.step("members"):
                 environment |= self._network.wait_for_members(self._signals.check)
@@ -187,15 +190,24 @@ class _Launch:
             self._outcome.revoked = self._network.revoked  # the membership's thread has ended by now
 
     def _start(self, environment: dict[bytes, bytes], undo: ExitStack) -> Program:
-        check_program(self._plan.command[0], environment, self._plan.working_directory)
-        program = Program(
-            self._network.spawn([os.fsencode(word) for word in self._plan.command], environment)
-        )
+        command = [os.fsencode(word) for word in self._plan.command]
+        with nullcontext() if self._root is None else self._root.entered():
+            check_program(self._plan.command[0], environment, self._plan.working_directory)
+            program = Program(self._network.spawn(command, environment))
         take_descriptors()
         self._signals.running(program)
         self._outcome.started = True
         self._network.watch(program, undo)
         return program
+
+    def _build_root(self, points: MountPoints, undo: ExitStack) -> None:
+        if self._plan.host_paths is not None:
+
+            def mounted(path: str) -> None:
+                undo.callback(self._shield.unmount_memory, path)
+
+            self._root = HostRoot(self._shield, mounted)
+            self._root.build(self._plan, self._network.covered, points)
 
     def _check(self, provision: Provision) -> None:
         """The CAS answered for this Manifest and this workload, or the plan does not fit what it released."""
@@ -223,9 +235,12 @@ class _Launch:
         for one in self._plan.mounts:
             self._signals.check()
             self._mount_point(one, points, undo)
-            if one.kind == "volume":
-                if one.directory is None:
-                    raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
+            if one.kind in ("volume", "ephemeral") and one.directory is None:
+                raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
+            if one.kind == "ephemeral" and one.directory is not None:
+                mounted = self._shield.mount_ephemeral(one.name, one.directory, one.path)
+                undo.callback(self._take_down, mounted, one.name)
+            elif one.kind == "volume" and one.directory is not None:
                 grant = grants[one.name]
                 mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
                 if grant.freshness == "follow" and not grant.writable:

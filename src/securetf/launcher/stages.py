@@ -104,7 +104,15 @@ class Shield(Protocol):
         ...
 
     def cover_file(self, source: str, path: str) -> None:
-        """Show the file `source` at `path`, a file that exists, read-only."""
+        """Show `source` at `path`, which exists and is of the same kind, read-only."""
+        ...
+
+    def bind(self, source: str, path: str) -> None:
+        """Show `source` also at `path`, which exists and is of the same kind."""
+        ...
+
+    def mount_ephemeral(self, name: str, directory: Path, path: str) -> Mounted:
+        """Mount an empty volume on `path`, with ciphertext in `directory`, that is gone when closed."""
         ...
 
     def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:

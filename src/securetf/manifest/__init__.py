@@ -13,8 +13,10 @@ from securetf.manifest.diff import diff
 from securetf.manifest.lookup import (
     check_instance,
     code_roots,
+    ephemeral,
     instance_volume,
     mounts,
+    protection,
     secret_places,
     volume_rule,
     workload,
@@ -38,8 +40,8 @@ __all__ = [
     "MAX_SIZE", "Access", "Instances", "Listen", "Manifest", "Network", "OutsideListen", "PcrPolicy",
     "PlatformPolicy", "Secret", "Session", "SgxPolicy", "SnpPolicy", "SnpTcbMinimum", "Volume", "Workload",
     "appraisal_of",
-    "canonical", "check_instance", "code_roots", "diff", "hash_text", "instance_volume", "load",
-    "manifest_hash", "mounts", "parse", "secret_places", "volume_rule", "workload",
+    "canonical", "check_instance", "code_roots", "diff", "ephemeral", "hash_text", "instance_volume", "load",
+    "manifest_hash", "mounts", "parse", "protection", "secret_places", "volume_rule", "workload",
 ]  # fmt: skip
 
 MAX_SIZE = 256 * 1024  # bytes of the file

@@ -12,7 +12,7 @@ _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {  # keys that the first r
     Volume: ("per_instance",),
     Workload: (
         "instances", "listen", "connect", "external", "tensorflow_cluster", "tensorflow_task", "user_id",
-        "outside", "receipts",
+        "outside", "receipts", "host_paths",
     ),
 }  # fmt: skip
 

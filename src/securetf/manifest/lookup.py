@@ -32,12 +32,23 @@ def check_instance(manifest: Manifest, workload_name: str, instance: int) -> Non
 def mounts(manifest: Manifest, workload_name: str, instance: int = 0) -> dict[str, tuple[str, bool]]:
     """Return volume to (path, writable) of one instance; a `per_instance` volume is called NAME.INSTANCE.
 
-    These are the names of the grants in a Provision, and of the volumes' directories on the host.
+    These are the names of the grants in a Provision, and of the volumes' directories on the host. Ephemeral
+    volumes are not among them.
     """
     chosen = workload(manifest, workload_name)
     return {
         instance_volume(manifest, name, instance): split_mount(mount, name)
         for name, mount in chosen.volumes.items()
+        if manifest.volumes[name].protection != "ephemeral"
+    }
+
+
+def ephemeral(manifest: Manifest, workload_name: str) -> dict[str, str]:
+    """Return ephemeral volume to path; each run of the workload has its own."""
+    return {
+        name: split_mount(mount, name)[0]
+        for name, mount in workload(manifest, workload_name).volumes.items()
+        if manifest.volumes[name].protection == "ephemeral"
     }
 
 
@@ -64,6 +75,12 @@ def volume_rule(manifest: Manifest, name: str) -> str | None:
         if len(number) < 6 and str(int(number)) == number and int(number) < max(users, default=0)
         else None
     )
+
+
+def protection(manifest: Manifest, name: str) -> str:
+    """Return the protection of a volume, NAME or NAME.INSTANCE; of one that is not there, what all have."""
+    rule = volume_rule(manifest, name)
+    return "encrypted" if rule is None else manifest.volumes[rule].protection
 
 
 def secret_places(chosen: Workload) -> dict[str, tuple[str, str]]:

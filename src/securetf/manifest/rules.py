@@ -62,6 +62,23 @@ def _volumes(manifest: Manifest) -> None:
             )
         if volume.per_instance:
             _per_instance(manifest, name, volume)
+        _protection(name, volume)
+
+
+def _protection(name: str, volume: Volume) -> None:
+    key = dotted("volumes", name)
+    if volume.protection == "authenticated" and (volume.writer or volume.freshness == "follow"):
+        found = f'writer "{volume.writer}"' if volume.writer else 'freshness "follow"'
+        _refuse(
+            f'`{key}` has protection "authenticated" and {found}; owners pack its files',
+            'remove the key, or use protection "encrypted"',
+        )
+    plain = volume == Volume(protection="ephemeral")
+    if volume.protection == "ephemeral" and not plain:
+        _refuse(
+            f'`{key}` has protection "ephemeral" and other keys; each run has its own',
+            "leave `protection` alone in this table",
+        )
 
 
 def _per_instance(manifest: Manifest, name: str, volume: Volume) -> None:
@@ -105,6 +122,13 @@ def _workload(manifest: Manifest, name: str, workload: Workload) -> None:
         path, writable = split_mount(mount, key)
         _free(path, taken, key)
         writer = manifest.volumes[volume].writer
+        if manifest.volumes[volume].protection == "ephemeral":
+            if not writable:
+                _refuse(
+                    f'`{key}` is "{mount}", but {volume} is ephemeral: empty until this program writes it',
+                    f'mount it "{path}:rw"',
+                )
+            continue
         if writable and writer != name:
             who = f'its writer is "{writer}"' if writer else "it has no `writer`: owners pack it"
             _refuse(
@@ -121,8 +145,29 @@ def _workload(manifest: Manifest, name: str, workload: Workload) -> None:
         key = dotted(*base, "memory", directory)
         _absolute(directory, key)
         _free(directory, taken, key)
+    _host_paths(workload, base, taken)
     files = _secrets(manifest, workload, base, taken)
     _nothing_beneath(manifest, workload, base, {*taken, *map(posixpath.dirname, files)})
+
+
+def _host_paths(workload: Workload, base: tuple[str, ...], taken: dict[str, str]) -> None:
+    """Nothing unprotected lies inside of what is protected; /proc and /dev are the launcher's to give."""
+    protected = dict(taken)
+    for path in workload.host_paths or {}:
+        key = dotted(*base, "host_paths", path)
+        _absolute(path, key)
+        if path in ("/dev", "/proc") or path.startswith("/proc/"):
+            _refuse(
+                f"`{key}` would show {path}, of which every program gets its own part",
+                "remove it; name single devices, such as /dev/nvidia0, where they are needed",
+            )
+        above = [other for other in protected if path.startswith(f"{other}/")]
+        if above:
+            _refuse(
+                f"`{key}` lies inside {above[0]} of `{protected[above[0]]}`, which is protected",
+                "show it elsewhere: nothing unprotected lies inside of what is protected",
+            )
+        _free(path, taken, key)
 
 
 def _nothing_beneath(manifest: Manifest, workload: Workload, base: tuple[str, ...], taken: set[str]) -> None:

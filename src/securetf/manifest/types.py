@@ -129,8 +129,10 @@ class Secret(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One encrypted directory. `writer`: the workload that may write it; absent = written by owners' packing.
+    """One protected directory. `writer`: the workload that may write it; absent = written by owners' packing.
 
+    protection: of its contents on the storage. `authenticated`: plain files in place, which owners pack and
+    workloads read. `ephemeral`: encrypted under a key of one run and gone after it; unknown to the CAS.
     freshness: `group` (commits are anchored in groups), `follow` (as that, and running readers move to newer
     roots) or `pinned` (never written by a workload).
     root: the one version that may be mounted, only with `pinned`. export: owners' keys that may take out the
@@ -138,7 +140,7 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     known as NAME.INSTANCE.
     """
 
-    protection: Literal["encrypted"] = "encrypted"
+    protection: Literal["encrypted", "authenticated", "ephemeral"] = "encrypted"
     writer: Name | None = None
     freshness: Literal["group", "follow", "pinned"] = "group"
     root: Hash | None = None
@@ -189,6 +191,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     program has no network but its own loopback. receipts: the program gets a key to sign receipts with.
     tensorflow_cluster: the cluster for which the CAS issues TF_CONFIG; tensorflow_task: its task type, None =
     the workload's name. user_id: who the program runs as, None = as the launcher, without capabilities.
+    host_paths: path to `ro` or `rw` of all that the program sees of the machine's files; None = everything.
     """
 
     command: Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=1024)]
@@ -207,6 +210,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tensorflow_cluster: Name | None = None
     tensorflow_task: Literal["chief", "worker", "ps", "evaluator"] | None = None
     user_id: Annotated[int, Meta(ge=1, le=2**32 - 2)] | None = None
+    host_paths: dict[str, Literal["ro", "rw"]] | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

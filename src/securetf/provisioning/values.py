@@ -13,7 +13,8 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     key: 32 bytes, never shown. epoch: for a writable grant the raised one; older writers are fenced.
     seq, root: the state that the CAS names; root is 32 bytes, all zero for a volume that was never written.
-    mount_path: where the workload sees it; empty for an owner's grant. chunk_size: bytes.
+    mount_path: where the workload sees it; empty for an owner's grant. chunk_size: bytes. protection: of the
+    files' contents; a volume of another one is refused.
     """
 
     name: str
@@ -27,6 +28,7 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     freshness: Literal["pinned", "follow", "group"]
     mount_path: str
     chunk_size: int
+    protection: Literal["encrypted", "authenticated"] = "encrypted"
 
     def __repr__(self) -> str:
         return (

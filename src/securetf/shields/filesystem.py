@@ -20,6 +20,7 @@ from securetf._core import (
     PackStats,
     Volume,
     VolumeStatus,
+    bind_mount,
     cover_file,
     enter_mount_namespace,
     mount_tmpfs,
@@ -40,6 +41,7 @@ __all__ = [
     "PackStats",
     "Volume",
     "VolumeStatus",
+    "bind_mount",
     "closing",
     "cover_file",
     "enter_mount_namespace",
@@ -91,6 +93,7 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
         if grant.writable
         else grant.freshness,  # an owner also writes what readers have pinned
         chunk_size=grant.chunk_size,
+        protection=grant.protection,
         anchor=anchor if grant.writable else None,
     )
 
@@ -107,6 +110,7 @@ def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | N
         seq=grant.seq,
         root=grant.root,
         chunk_size=grant.chunk_size,
+        protection=grant.protection,
     )
 
 

@@ -29,6 +29,7 @@ _ZERO_ROOT = bytes(32)
 _MAX_SIZE = 16384  # bytes
 _MAX_EPOCH = 2**32 - 1
 
+Protection = Literal["encrypted", "authenticated"]
 _Counter = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
@@ -44,6 +45,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     seq: _Counter = 0
     root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] = _ZERO_ROOT.hex()
     chunk_size: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)] = DEFAULT_CHUNK_SIZE
+    protection: Protection = "encrypted"
 
 
 class LocalTrust:
@@ -53,7 +55,9 @@ class LocalTrust:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> "LocalTrust":
+    def create(
+        cls, path: Path, *, chunk_size: int = DEFAULT_CHUNK_SIZE, protection: Protection = "encrypted"
+    ) -> "LocalTrust":
         """Make a new file, mode 0600, with a random key and volume id. chunk_size in bytes, a power of two.
 
         Raises:
@@ -68,6 +72,7 @@ class LocalTrust:
             volume_id=secrets.token_bytes(16).hex(),
             key=base64.b64encode(secrets.token_bytes(32)).decode(),
             chunk_size=chunk_size,
+            protection=protection,
         )
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -109,6 +114,7 @@ class LocalTrust:
             freshness="group",
             mount_path="",
             chunk_size=content.chunk_size,
+            protection=content.protection,
         )
 
     def advance(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:

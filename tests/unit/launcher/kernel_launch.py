@@ -6,8 +6,10 @@ argv[1]: a JSON file with manifest, workload, volumes {name: directory}, secrets
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,7 +125,18 @@ class KernelShield:
         event(f"unmount {path}")
 
     def cover_file(self, source: str, path: str) -> None:
+        self.bind(source, path)
+        mount("none", path, "none", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+    def bind(self, source: str, path: str) -> None:
         mount(source, path, "none", MS_BIND)
+
+    def mount_ephemeral(self, _name: str, directory: Path, path: str) -> "BindMount":
+        directory.mkdir(exist_ok=True)
+        made = tempfile.mkdtemp(dir=directory)
+        mount(made, path, "none", MS_BIND)
+        event(f"mount {path}")
+        return BindMount(path, uncommitted=False, gone_when_closed=made)
 
     def mount_volume(self, grant: VolumeGrant, _anchor: Anchor, directory: Path, path: str) -> "BindMount":
         if grant.name == self.config.get("broken_volume"):
@@ -137,8 +150,8 @@ class KernelShield:
 
 
 class BindMount:
-    def __init__(self, path: str, uncommitted: bool) -> None:
-        self.path, self.uncommitted = path, uncommitted
+    def __init__(self, path: str, uncommitted: bool, gone_when_closed: str | None = None) -> None:
+        self.path, self.uncommitted, self.gone_when_closed = path, uncommitted, gone_when_closed
 
     def integrity_errors(self) -> tuple[int, str]:
         return config.get("integrity_errors", 0), "chunk 7 of /file"
@@ -154,6 +167,8 @@ class BindMount:
         event(f"commit {self.path}")
         if self.uncommitted:
             raise CasUnreachableError("the CAS was lost", "start the CAS")
+        if self.gone_when_closed is not None:
+            shutil.rmtree(self.gone_when_closed)
 
 
 class NoNetwork:

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use securetf_volume::{
-    Anchor, AnchorError, Environment, Freshness, Grant, Options, Position, Store, StoreError,
-    Volume, VolumeError, VolumeKey,
+    Anchor, AnchorError, Environment, Freshness, Grant, Options, Position, Protection, Store,
+    StoreError, Volume, VolumeError, VolumeKey,
 };
 
 pub const KEY: [u8; 32] = [0x42; 32];
@@ -250,6 +250,7 @@ impl TestAnchor {
             root,
             writable,
             chunk_size: 4096,
+            protection: Protection::Encrypted,
         }
     }
 }

@@ -149,7 +149,7 @@ class Sessions:
         session, version, digest = before.name, before.version + 1, manifests.manifest_hash(manifest)
         volumes = dict(before.volumes)
         for name, rule in manifest.volumes.items():
-            if name not in volumes and not rule.per_instance:
+            if name not in volumes and not rule.per_instance and rule.protection != "ephemeral":
                 volumes[name] = make_volume(transaction, session, name)
         check_count(session, volumes)
         domain, now = self.context.identity.spki_sha256, self.context.clock.now()

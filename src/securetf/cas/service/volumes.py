@@ -220,6 +220,7 @@ def _grant_of(volume: VolumeRow, rule: Volume, mount_path: str, *, writable: boo
         freshness=rule.freshness,
         mount_path=mount_path,
         chunk_size=volume.chunk_size,
+        protection="authenticated" if rule.protection == "authenticated" else "encrypted",
     )
 
 
@@ -265,7 +266,7 @@ def reach(
             f"each instance has its own volume {name} in {session.name}",
             f"name one of them, such as {name}.0",
         )
-    if rule is None:
+    if rule is None or rule.protection == "ephemeral":
         raise no_volume(session.name, name)
     if rule.per_instance and name not in session.volumes:
         volumes = {**session.volumes, name: make_volume(transaction, session.name, name)}
