@@ -8,6 +8,8 @@ Paths inside a volume are '/'-separated, relative to its root; "" and "/" are th
 from collections.abc import Callable
 from typing import Literal, final
 
+_Progress = Callable[[int, int], None] | None
+
 @final
 class PackStats:
     """What went into a volume, or came out of it. `bytes`: contents that were copied; `kept`: files whose
@@ -168,6 +170,10 @@ class Mount:
         """
     def stats(self) -> MountStats: ...
 
+def pack_tar(volume: Volume, source: str | None, progress: _Progress = None) -> PackStats: ...
+def unpack_tar(volume: Volume, target: str | None, progress: _Progress = None) -> PackStats: ...
+def read_part(volume: Volume, path: str, offset: int, size: int) -> bytes: ...
+
 @final
 class Volume:
     """An open volume. Closed by `close`; without it, what was not synced is lost, as after a crash."""
@@ -215,9 +221,7 @@ class Volume:
         The text says why it is not (seq, root). Raises as `open` when nothing authentic is left.
         """
 
-    def salvage_into(
-        self, target: Volume, progress: Callable[[int, int], None] | None = None
-    ) -> tuple[PackStats, list[Finding]]:
+    def salvage_into(self, target: Volume, progress: _Progress = None) -> tuple[PackStats, list[Finding]]:
         """Copy what can be read into an empty volume, and commit; the findings are the lost files."""
 
     def log(self) -> list[Commit]:
@@ -237,9 +241,7 @@ class Volume:
 
     @property
     def protection(self) -> Literal["encrypted", "authenticated"]: ...
-    def pack(
-        self, source: str, progress: Callable[[int, int], None] | None = None, *, update: bool = False
-    ) -> PackStats:
+    def pack(self, source: str, progress: _Progress = None, *, update: bool = False) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 
         What the volume held is removed; with `update`, files of the same size and time of change stay. Keeps
@@ -247,7 +249,7 @@ class Volume:
         times per second. Raises UsageError for devices, before anything is written.
         """
 
-    def unpack(self, target: str, progress: Callable[[int, int], None] | None = None) -> PackStats:
+    def unpack(self, target: str, progress: _Progress = None) -> PackStats:
         """Write the whole tree, each byte verified, into `target`, a directory that is missing or empty."""
 
     def ls(self, path: str) -> list[Entry]:

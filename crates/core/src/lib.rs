@@ -8,6 +8,7 @@ mod convert;
 mod mount;
 mod network;
 mod network_values;
+mod streams;
 mod values;
 mod volume;
 
@@ -30,6 +31,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<network::PyNetworkListener>()?;
     module.add_class::<network::PyNetworkShield>()?;
     module.add_class::<network_values::PyDenial>()?;
+    module.add_function(wrap_pyfunction!(streams::pack_tar, module)?)?;
+    module.add_function(wrap_pyfunction!(streams::unpack_tar, module)?)?;
+    module.add_function(wrap_pyfunction!(streams::read_part, module)?)?;
     module.add_function(wrap_pyfunction!(mount::enter_mount_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(mount::mount_tmpfs, module)?)?;
     module.add_function(wrap_pyfunction!(mount::cover_file, module)?)?;

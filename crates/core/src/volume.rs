@@ -93,7 +93,7 @@ impl PyVolume {
 }
 
 /// Runs `work` without the GIL; what the observer or a signal raised goes before what the work says.
-fn observing<T: Send>(
+pub(crate) fn observing<T: Send>(
     py: Python<'_>,
     progress: Option<&Py<PyAny>>,
     work: impl FnOnce(volume_pack::Progress<'_>) -> T + Send,
@@ -223,7 +223,7 @@ impl PyVolume {
 
     fn cat<'py>(&self, py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyBytes>> {
         let volume = self.volume()?;
-        let contents = py.detach(|| volume_pack::read_file(volume, path.as_bytes()));
+        let contents = py.detach(|| volume_pack::read_file(volume, path.as_bytes(), 0, usize::MAX));
         Ok(PyBytes::new(
             py,
             &contents.map_err(|error| of_pack(py, &error))?,

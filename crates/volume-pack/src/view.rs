@@ -4,8 +4,6 @@ use volume::{Attr, FileType, Ino, ROOT_INO, Volume};
 
 use crate::error::PackError;
 
-const CHUNK: usize = 1 << 20;
-
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -87,11 +85,16 @@ pub(crate) fn children(
     Ok(names)
 }
 
-/// The whole contents of a file.
+/// Up to `size` bytes of a file at `offset`; fewer only at its end.
 ///
 /// # Errors
-/// [`PackError::Volume`] with the path; `IsDirectory` and `Invalid` for what is no file.
-pub fn read_file(volume: &Volume, path: &[u8]) -> Result<Vec<u8>, PackError> {
+/// [`PackError::Volume`] with the path; `IsDirectory` and `Usage` for what is no file.
+pub fn read_file(
+    volume: &Volume,
+    path: &[u8],
+    offset: u64,
+    size: usize,
+) -> Result<Vec<u8>, PackError> {
     let failed = |error| PackError::volume(path, error);
     let found = resolve(volume, path)?;
     match found.kind {
@@ -110,17 +113,11 @@ pub fn read_file(volume: &Volume, path: &[u8]) -> Result<Vec<u8>, PackError> {
             ));
         }
     }
-    let mut contents = Vec::new();
-    loop {
-        let start = contents.len();
-        contents.resize(start + CHUNK, 0);
-        let window = contents.get_mut(start..).unwrap_or_default();
-        let count = volume
-            .read(found.ino, start as u64, window)
-            .map_err(failed)?;
-        contents.truncate(start + count);
-        if count == 0 {
-            return Ok(contents);
-        }
-    }
+    let left = usize::try_from(found.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut contents = vec![0; size.min(left)];
+    let count = volume
+        .read(found.ino, offset, &mut contents)
+        .map_err(failed)?;
+    contents.truncate(count);
+    Ok(contents)
 }

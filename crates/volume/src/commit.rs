@@ -49,6 +49,8 @@ pub(crate) struct Log {
 #[derive(Default)]
 pub(crate) struct Gate {
     running: bool,
+    /// Nothing is committed unless somebody asks for it.
+    held: bool,
     started: u64,
     finished: u64,
     result: Option<VolumeError>,
@@ -63,6 +65,11 @@ impl Volume {
     /// in memory, and a later call may succeed.
     pub fn sync(&self, ino: Option<Ino>) -> Result<()> {
         let _ = ino;
+        self.join_commit(false)
+    }
+
+    /// Takes part in a commit; one that nobody waits for does not begin while commits are held.
+    fn join_commit(&self, unasked: bool) -> Result<()> {
         if !self.is_writable() {
             return match self.require_writable() {
                 Err(VolumeError::ReadOnly) => Ok(()),
@@ -79,6 +86,9 @@ impl Volume {
                 self.gate_changed.wait(&mut gate);
                 continue;
             }
+            if unasked && gate.held {
+                return Ok(());
+            }
             gate.running = true;
             gate.started += 1;
             drop(gate);
@@ -89,6 +99,20 @@ impl Volume {
             gate.result = result.err();
             self.gate_changed.notify_all();
         }
+    }
+
+    /// From now on only `sync` and `close` commit: what comes between is one commit, or with [`Volume::abandon`] none.
+    ///
+    /// # Errors
+    /// As [`Volume::sync`], which commits what was done before.
+    pub fn hold_commits(&self) -> Result<()> {
+        self.gate.lock().held = true;
+        self.sync(None)
+    }
+
+    /// Ends writing without a commit: what was not committed is lost when the volume is dropped, as after a crash.
+    pub fn abandon(&self) {
+        self.become_read_only();
     }
 
     /// Final commit; afterwards the volume is read-only.
@@ -361,7 +385,7 @@ fn commit_now_and_then(volume: &Weak<Volume>, interval: Duration) {
         let clean = volume.pending.lock().is_clean();
         if !clean {
             // Whoever waits for this commit learns its error from `sync`; the next round tries again.
-            let _ = volume.sync(None);
+            let _ = volume.join_commit(true);
         }
     }
 }

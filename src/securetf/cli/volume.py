@@ -24,6 +24,7 @@ _LETTERS = {
     "block device": "b",
 }
 PLAIN = "plain"  # docs/formats/volume-v1.md: the plain files of an authenticated volume
+_PART = 4 << 20  # bytes that `cat` holds in memory
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -72,7 +73,7 @@ def create(
 
 
 @command.command()
-@click.argument("source", type=DIRECTORY)
+@click.argument("source", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("directory", type=DIRECTORY)
 @click.option(
     "--update",
@@ -84,9 +85,15 @@ def create(
 def pack(access: Access, source: Path, directory: Path, update: bool, as_json: bool) -> None:
     """Make the volume in DIRECTORY hold exactly the tree under SOURCE. What it held before is gone.
 
+    SOURCE is a directory, a tar file, or - for a tar stream on standard input. A stream is one commit: one
+    that is cut or refused changes nothing.
+
     The files of an authenticated volume stay where they are: SOURCE is DIRECTORY/plain.
     """
-    if directory.resolve().is_relative_to(source.resolve()):
+    stream = str(source) == "-" or source.is_file()
+    if stream and update:
+        raise UsageError("--update is for directories", "drop --update: a stream is always packed whole")
+    if not stream and directory.resolve().is_relative_to(source.resolve()):
         raise UsageError(
             f"{directory} lies inside {source}", "keep the volume outside of what is packed into it"
         )
@@ -96,22 +103,34 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
                 f"the plain files of {directory}, which is authenticated, lie in {directory / PLAIN}",
                 f"copy or move {source} there, then pack {directory / PLAIN} {directory}",
             )
-        stats = volume.pack(str(source), observe, update=update)
+        if stream:
+            name = None if str(source) == "-" else str(source)
+            stats = filesystem.pack_tar(volume, name, observe)
+        else:
+            stats = volume.pack(str(source), observe, update=update)
         status = volume.status()
     _report(as_json, directory, stats, status, "packed")
 
 
 @command.command()
 @click.argument("directory", type=DIRECTORY)
-@click.argument("target", type=DIRECTORY)
+@click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--tar", is_flag=True, help="Make TARGET a tar file instead of a directory.")
 @with_past
 @JSON
-def unpack(access: Access, directory: Path, target: Path, as_json: bool) -> None:
-    """Write the verified contents of the volume in DIRECTORY to TARGET, a new or empty directory."""
+def unpack(access: Access, directory: Path, target: Path, tar: bool, as_json: bool) -> None:
+    """Write the verified contents of the volume in DIRECTORY to TARGET, a new or empty directory.
+
+    With --tar TARGET is a new tar file, and - is standard output; the report then goes to standard error.
+    """
+    to_stdout = str(target) == "-"
     with access.opened(directory, writable=False) as volume, progress("unpacking") as observe:
-        stats = volume.unpack(str(target), observe)
+        if tar or to_stdout:
+            stats = filesystem.unpack_tar(volume, None if to_stdout else str(target), observe)
+        else:
+            stats = volume.unpack(str(target), observe)
         status = volume.status()
-    _report(as_json, target, stats, status, "unpacked")
+    _report(as_json, target, stats, status, "unpacked", err=to_stdout)
 
 
 @command.command()
@@ -140,10 +159,13 @@ def ls(access: Access, directory: Path, path: str, as_json: bool) -> None:
 @click.argument("path")
 @with_past
 def cat(access: Access, directory: Path, path: str) -> None:
-    """Print the verified contents of the file PATH of the volume in DIRECTORY."""
+    """Print the verified contents of the file PATH of the volume in DIRECTORY, part by part: where one is
+    damaged, nothing follows and the exit code is 20."""
     with access.opened(directory, writable=False) as volume:
-        contents = volume.cat(path)
-    sys.stdout.buffer.write(contents)
+        offset = 0
+        while part := filesystem.read_part(volume, path, offset, _PART):
+            sys.stdout.buffer.write(part)
+            offset += len(part)
 
 
 @command.command()
@@ -224,14 +246,19 @@ def _facts(status: filesystem.VolumeStatus) -> dict[str, int | str]:
 
 
 def _report(
-    as_json: bool, where: Path, stats: filesystem.PackStats, status: filesystem.VolumeStatus, done: str
+    as_json: bool,
+    where: Path,
+    stats: filesystem.PackStats,
+    status: filesystem.VolumeStatus,
+    done: str,
+    *,
+    err: bool = False,
 ) -> None:
     names = ("files", "directories", "symlinks", "hard_links", "specials", "bytes", "kept")
     facts = {name: getattr(stats, name) for name in names}
     root = f"sha256:{status.root.hex()}"
     if as_json:
-        click.echo(json.dumps({**facts, "sequence": status.seq, "root": root}))
+        click.echo(json.dumps({**facts, "sequence": status.seq, "root": root}), err=err)
         return
-    click.echo(
-        f"{where}: {done} {stats.files} files, {stats.bytes} bytes; sequence {status.seq}, root {root}"
-    )
+    line = f"{where}: {done} {stats.files} files, {stats.bytes} bytes; sequence {status.seq}, root {root}"
+    click.echo(line, err=err)

@@ -24,7 +24,10 @@ from securetf._core import (
     cover_file,
     enter_mount_namespace,
     mount_tmpfs,
+    pack_tar,
+    read_part,
     unmount,
+    unpack_tar,
 )
 from securetf.errors import SecuretfError, UsageError
 from securetf.provisioning import VolumeGrant
@@ -47,8 +50,11 @@ __all__ = [
     "enter_mount_namespace",
     "mount_tmpfs",
     "open_volume",
+    "pack_tar",
+    "read_part",
     "salvage_volume",
     "unmount",
+    "unpack_tar",
 ]
 
 
