@@ -85,7 +85,7 @@ def test_workload_when_everything_is_as_reviewed_then_gets_a_token_bound_to_its_
     cas, holder = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     token = ear.issue(
         result,
-        key=cas,
+        key=ear.SigningKey.of(cas),
         issuer="cas",
         audience="cas",
         subject="spiffe://example/acme/mnist/trainer/0",

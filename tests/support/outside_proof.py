@@ -168,7 +168,7 @@ class Member:
         others = [_result(self._tpm(now), "contraindicated")] if said.pcr0 else []
         return ear.issue(
             _result(claims, status),
-            key=self.cas.token.private,
+            key=ear.SigningKey.of(self.cas.token.private),
             issuer=f"securetf-cas:{self.cas.spki_sha256}",
             audience=said.audience,
             subject=str(self.spiffe_id),
