@@ -261,6 +261,10 @@ def test_authenticated_volume_keeps_its_plain_files_and_a_changed_one_is_named(
     assert elsewhere.returncode == 2
     assert f"which is authenticated, lie in {made}/plain" in elsewhere.stderr
     assert f"copy or move {source} there" in elsewhere.stderr
+    (tmp_path / "stream.tar").write_bytes(bytes(1024))
+    stream = securetf("volume", "pack", tmp_path / "stream.tar", made, *trust, check=False)
+    assert stream.returncode == 2
+    assert "copy or move what the stream holds there" in stream.stderr
     source.rename(made / "plain")
     securetf("volume", "pack", made / "plain", made, *trust)
     assert "files verified" in securetf("volume", "check", made, *trust).stdout

@@ -91,6 +91,7 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
     The files of an authenticated volume stay where they are: SOURCE is DIRECTORY/plain.
     """
     stream = str(source) == "-" or source.is_file()
+    given = "what the stream holds" if stream else source
     if stream and update:
         raise UsageError("--update is for directories", "drop --update: a stream is always packed whole")
     if not stream and directory.resolve().is_relative_to(source.resolve()):
@@ -101,7 +102,7 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
         if volume.protection == "authenticated" and source.resolve() != (directory / PLAIN).resolve():
             raise UsageError(
                 f"the plain files of {directory}, which is authenticated, lie in {directory / PLAIN}",
-                f"copy or move {source} there, then pack {directory / PLAIN} {directory}",
+                f"copy or move {given} there, then pack {directory / PLAIN} {directory}",
             )
         if stream:
             name = None if str(source) == "-" else str(source)
