@@ -2,16 +2,22 @@
 
 import http.server
 import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from support.authority import issue
 from support.object_store import KEY, SECRET
 
 PLACE = "s3://volumes/team/data"
@@ -59,11 +65,13 @@ Answer = Callable[[Handler], None]
 
 
 @contextmanager
-def service(answer: Answer) -> Iterator[str]:
+def service(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.answer = answer  # type: ignore[attr-defined]
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 
@@ -77,13 +85,14 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "trust"
 
 
-def run(endpoint: str, *argv: str | Path) -> tuple[int, str, float, int]:
+def run(endpoint: str, *argv: str | Path, **more: str) -> tuple[int, str, float, int]:
     """Exit code, output, seconds and most bytes of memory of a command on the bucket."""
     variables = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "SECURETF_BUCKET_DEADLINE_S": str(DEADLINE_S),
+        **more,
     }
     begin = time.monotonic()
     process = subprocess.Popen(
@@ -242,3 +251,41 @@ def test_upload_that_a_service_does_not_hold_as_it_was_sent_fails_the_commit(tmp
         code, output, _, _ = run(endpoint, "create", PLACE, "--trust-file", tmp_path / "trust")
     assert code == 21
     assert "the service holds other bytes than those that were sent" in output
+
+
+def test_https_is_spoken_only_with_a_service_whose_certificate_leads_to_the_authorities_that_are_named(
+    trust: Path, tmp_path: Path
+) -> None:
+    day, asked = timedelta(days=1), []
+    times = {"start": datetime.now(UTC) - day, "end": datetime.now(UTC) + day}
+    authority = issue("authority", **times)
+    name = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    usage = ("digital_signature",)
+    leaf = authority.issue("service", ca=False, usage=usage, extensions=((name, False),), **times)
+    key = leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "service.pem").write_bytes(key + leaf.certificate.public_bytes(Encoding.PEM))
+    (tmp_path / "authority.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
+    (tmp_path / "other.pem").write_bytes(issue("other", **times).certificate.public_bytes(Encoding.PEM))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "service.pem")
+
+    def empty(handler: Handler) -> None:
+        asked.append(handler.path)
+        handler.listing() if handler.is_list else handler.say(b"", 404)
+
+    with service(empty, tls) as endpoint:
+        arguments = ["ls", PLACE, "--trust-file", trust]
+        for bundle in ("other.pem", None):
+            more = {"AWS_CA_BUNDLE": str(tmp_path / bundle)} if bundle else {}
+            code, output, _, _ = run(endpoint, *arguments, **more)
+            assert (code, asked) == (21, []), output
+            assert (
+                "read s3://volumes/team/data/superblock-0: invalid peer certificate: UnknownIssuer" in output
+            )
+        code, output, _, _ = run(endpoint, *arguments, AWS_CA_BUNDLE=str(tmp_path / "authority.pem"))
+    assert (code, "error [STF-2011]" in output) == (20, True), output  # it answered: it holds nothing
+    assert asked
+    (tmp_path / "no.pem").write_text("-----BEGIN CERTIFICATE-----\nnone")
+    code, output, _, _ = run("https://127.0.0.1:9", *arguments, AWS_CA_BUNDLE=str(tmp_path / "no.pem"))
+    assert code == 21
+    assert "the file of certificate authorities is not PEM" in output
