@@ -1,11 +1,13 @@
 //! Between a plain directory tree and a volume, without a mount: pack, unpack, list, read.
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod diff;
 mod error;
 mod pack;
 mod plan;
 mod progress;
+mod resume;
 mod salvage;
 mod tar;
 mod tree;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use volume::{SetAttr, SetTime, VolumeError};
 
 use crate::error::PackError;
+use crate::resume::MARKER;
 
 /// What stands in the source, read before anything is written.
 #[derive(Default)]
@@ -43,6 +44,12 @@ pub(crate) fn scan(source: &Path) -> Result<Plan, PackError> {
         return Err(PackError::usage(
             format!("{} is not a directory", source.display()),
             "name a directory to pack",
+        ));
+    }
+    if fs::symlink_metadata(source.join(MARKER)).is_ok() {
+        return Err(PackError::usage(
+            format!("{} is an unpack that was not finished", source.display()),
+            "run that unpack again, or remove its file .securetf-unpack to pack what is there",
         ));
     }
     let mut plan = Plan::default();

@@ -13,6 +13,7 @@ from securetf.launcher.report import Report
 from securetf.launcher.stages import Anchor, Denial, Mounted, Offer
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
 from securetf.shields import ephemeral, filesystem
+from securetf.shields.buckets import Place
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
@@ -152,7 +153,7 @@ class FilesystemShield:
             made.close()
             raise
 
-    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
+    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Place, path: str) -> Mounted:
         """Open and mount one volume; if it cannot be mounted, it is closed again."""
         volume = filesystem.open_volume(directory, grant, anchor)
         try:

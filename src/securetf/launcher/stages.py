@@ -7,6 +7,7 @@ from typing import Protocol
 
 from securetf.keys import WorkloadKey
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
+from securetf.shields.buckets import Place
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
@@ -115,8 +116,8 @@ class Shield(Protocol):
         """Mount an empty volume on `path`, with ciphertext in `directory`, that is gone when closed."""
         ...
 
-    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
-        """Open the volume whose ciphertext is in `directory` and mount it on `path`."""
+    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Place, path: str) -> Mounted:
+        """Open the volume whose ciphertext is in `directory`, or a bucket, and mount it on `path`."""
         ...
 
 
