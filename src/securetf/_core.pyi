@@ -195,8 +195,8 @@ class Volume:
     ) -> Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
-        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned", "follow" or "group". protection: as
-        `Volume.protection`; a volume of another one is refused.
+        volume_id: 16 bytes; key, root: 32 bytes. freshness: "follow", or as `Volume.freshness`. protection:
+        as `Volume.protection`; a volume of another one is refused.
         anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
         FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
 
@@ -230,7 +230,7 @@ class Volume:
     def diff(self, newer: Volume) -> list[Change]:
         """The paths in which `newer` differs, in order."""
 
-    def compact(self, progress: Callable[[int, int], None] | None = None) -> Compacted:
+    def compact(self, progress: _Progress = None) -> Compacted:
         """Give dead space back, also beside readers and writers. progress(0, moved bytes).
 
         Raises: VolumeIntegrityError, with the file whose chunk is damaged; what was moved stays moved.
@@ -241,6 +241,8 @@ class Volume:
 
     @property
     def protection(self) -> Literal["encrypted", "authenticated"]: ...
+    @property
+    def freshness(self) -> Literal["pinned", "group", "strict", "async"]: ...
     def pack(self, source: str, progress: _Progress = None, *, update: bool = False) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 

@@ -49,13 +49,15 @@ fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
     match name {
         "pinned" | "follow" => Ok(Freshness::Pinned),
         "group" => Ok(Freshness::Group),
+        "strict" => Ok(Freshness::Strict),
+        "async" => Ok(Freshness::Async),
         _ => {
             let problem = format!("freshness {name:?} is not known");
             Err(exception(
                 py,
                 "UsageError",
                 &problem,
-                "use \"pinned\", \"follow\" or \"group\"",
+                "use \"pinned\", \"follow\", \"group\", \"strict\" or \"async\"",
             ))
         }
     }
@@ -177,6 +179,16 @@ impl PyVolume {
             volume: Some(opened.map_err(|error| of_volume(py, &error))?),
             writable: false,
             followed: Some((directory.clone(), grant)),
+        })
+    }
+
+    #[getter]
+    fn freshness(&self) -> PyResult<&'static str> {
+        Ok(match self.volume()?.freshness() {
+            Freshness::Pinned => "pinned",
+            Freshness::Group => "group",
+            Freshness::Strict => "strict",
+            Freshness::Async => "async",
         })
     }
 

@@ -100,8 +100,12 @@ pub struct Grant {
 pub enum Freshness {
     /// Read-only at a fixed root.
     Pinned,
+    /// fsync, closing a file after writing it and each rename wait for the anchor.
+    Strict,
     /// fsync and rename-over wait for the anchor; everything else is anchored within a second.
     Group,
+    /// fsync and rename-over wait for the store alone; the anchor follows, see [`Options::anchor_window`].
+    Async,
 }
 
 /// How an open volume behaves. [`Options::new`] has the values for production.
@@ -117,6 +121,8 @@ pub struct Options {
     pub commit_interval: Option<Duration>,
     /// How long a commit tries to reach the anchor.
     pub anchor_deadline: Duration,
+    /// For [`Freshness::Async`]: how long the anchor may be behind before fsync waits for it again.
+    pub anchor_window: Duration,
 }
 
 impl Options {
@@ -129,6 +135,7 @@ impl Options {
             snapshot_after: 16 << 20,
             commit_interval: Some(Duration::from_millis(500)),
             anchor_deadline: Duration::from_secs(30),
+            anchor_window: Duration::from_secs(5),
         }
     }
 }

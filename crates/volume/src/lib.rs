@@ -4,6 +4,7 @@
 //! reaches storage, the anchor, the clock and randomness only through [`Store`], [`Anchor`] and [`Environment`].
 #![forbid(unsafe_code)]
 
+mod anchoring;
 mod api;
 mod capture;
 mod chain;

@@ -117,7 +117,7 @@ fn check_grant(grant: &Grant, anchored: bool, freshness: Freshness) -> Result<()
     }
     if grant.writable && (!anchored || freshness == Freshness::Pinned || grant.epoch == 0) {
         return Err(VolumeError::Invalid(
-            "writing needs an anchor, an epoch from 1 on and freshness group",
+            "writing needs an anchor, an epoch from 1 on, and a freshness other than pinned",
         ));
     }
     if !grant.writable && grant.seq == 0 {

@@ -11,10 +11,10 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use securetf_volume::{NodeKind, Position, ROOT_INO, VolumeError};
+use securetf_volume::{Freshness, NodeKind, Position, ROOT_INO, VolumeError};
 use support::model::{self, Model, Op, View};
 use support::program::random_op;
-use support::{Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, write_into};
+use support::{Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, open_as, write_into};
 
 /// What the disk has kept of what was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ struct Recording {
     views: Vec<View>,
 }
 
-fn record(seed: u64, steps: usize) -> Recording {
+fn record(seed: u64, steps: usize, freshness: Freshness) -> Recording {
     let mut rng = Rng(seed);
     let events = Arc::new(Mutex::new(Vec::new()));
     let store = Arc::new(MemoryStore {
@@ -41,7 +41,7 @@ fn record(seed: u64, steps: usize) -> Recording {
         ..MemoryStore::default()
     });
     let anchor = TestAnchor::recording(0, (0, [0; 32]), Some(Arc::clone(&events)));
-    let mut volume = open(&store, &anchor, true).unwrap();
+    let mut volume = open_as(&store, &anchor, freshness).unwrap();
     let mut expected = Model::default();
     let mut views = vec![expected.view()];
     events.lock().unwrap().push(Event::Acknowledged(0));
@@ -49,12 +49,19 @@ fn record(seed: u64, steps: usize) -> Recording {
         let op = random_op(&mut rng);
         let outcome = expected.apply(&op);
         views.push(expected.view());
-        assert_eq!(model::apply(&volume, &op), outcome);
+        if matches!(op, Op::Sync) && freshness == Freshness::Async {
+            volume.fsync(None).unwrap();
+        } else {
+            assert_eq!(model::apply(&volume, &op), outcome);
+        }
         if matches!(op, Op::Sync) {
             events
                 .lock()
                 .unwrap()
                 .push(Event::Acknowledged(views.len() - 1));
+        }
+        if freshness == Freshness::Async && step % 7 == 0 {
+            volume.sync(None).unwrap(); // as the thread that follows with the anchor, now and then
         }
         if step == steps / 2 {
             volume.close().unwrap();
@@ -62,7 +69,7 @@ fn record(seed: u64, steps: usize) -> Recording {
                 .lock()
                 .unwrap()
                 .push(Event::Acknowledged(views.len() - 1));
-            volume = open(&store, &anchor, true).unwrap();
+            volume = open_as(&store, &anchor, freshness).unwrap();
         }
     }
     volume.close().unwrap();
@@ -195,8 +202,9 @@ fn check_point(recording: &Recording, point: usize, loss: Loss, seed: u64) {
 #[test]
 fn test_a_crash_at_any_point_opens_clean_when_the_disk_kept_or_lost_what_was_not_synced() {
     let mut points = 0;
-    for seed in 0..6 {
-        let recording = record(seed, 70);
+    let modes = [Freshness::Group, Freshness::Async];
+    for (seed, freshness) in (0..6).flat_map(|seed| modes.map(|one| (seed, one))) {
+        let recording = record(seed, 70, freshness);
         for point in 0..=recording.events.len() {
             for loss in [Loss::Nothing, Loss::Unsynced, Loss::Torn] {
                 check_point(&recording, point, loss, seed);
@@ -209,7 +217,7 @@ fn test_a_crash_at_any_point_opens_clean_when_the_disk_kept_or_lost_what_was_not
 
 #[test]
 fn test_a_sync_that_the_disk_lied_about_is_an_alarm_when_the_anchored_record_is_gone() {
-    let recording = record(3, 40);
+    let recording = record(3, 40, Freshness::Group);
     let (epoch, position) = anchored(&recording.events);
     let mut files = disk(
         &recording.events,

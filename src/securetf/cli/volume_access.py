@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from securetf.errors import UsageError, VolumeIntegrityError
-from securetf.provisioning import VolumeGrant
+from securetf.provisioning import Freshness, VolumeGrant
 from securetf.shields import filesystem, history
 from securetf.shields.local_trust import LocalTrust
 
@@ -31,6 +31,7 @@ class Access:
     volume: str | None
     key: Path | None
     root: str | None = None  # of an earlier state; None for the anchored one
+    freshness: Freshness | None = None  # with a trust file; None for `group`
 
     @contextmanager
     def grant(self, *, writable: bool) -> Iterator[tuple[VolumeGrant, filesystem.Anchor]]:
@@ -41,8 +42,12 @@ class Access:
                     "--trust-file stands without a CAS", "drop --cas, --session, --volume and --key"
                 )
             local = LocalTrust(self.trust_file)
-            yield local.grant(writable=writable, name=self.trust_file.name), local.advance
+            freshness = self.freshness or "group"
+            grant = local.grant(writable=writable, name=self.trust_file.name, freshness=freshness)
+            yield grant, local.advance
             return
+        if self.freshness is not None:
+            raise UsageError("--freshness is for --trust-file", "leave it away: the Manifest says it")
         if self.cas is None or self.session is None or self.volume is None or self.key is None:
             raise UsageError(
                 "the volume's key is with a CAS, which needs --cas, --session, --volume and --key",

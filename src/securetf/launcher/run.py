@@ -243,6 +243,7 @@ class _Launch:
             elif one.kind == "volume" and one.directory is not None:
                 grant = grants[one.name]
                 mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
+                self._report.mounted(one.name, writable=grant.writable, freshness=grant.freshness)
                 if grant.freshness == "follow" and not grant.writable:
                     self._network.followers.add(one.name, mounted, grant.seq)
                 undo.callback(self._take_down, mounted, one.name)

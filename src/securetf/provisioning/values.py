@@ -7,6 +7,8 @@ from msgspec import Meta, Struct
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
+Freshness = Literal["pinned", "follow", "group", "strict", "async"]
+
 
 class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The right to read, or to read and write, one volume from one state on.
@@ -25,7 +27,7 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     seq: int
     root: Bytes32
     writable: bool
-    freshness: Literal["pinned", "follow", "group"]
+    freshness: Freshness
     mount_path: str
     chunk_size: int
     protection: Literal["encrypted", "authenticated"] = "encrypted"

@@ -95,9 +95,8 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
         seq=grant.seq,
         root=grant.root,
         writable=grant.writable,
-        freshness="group"
-        if grant.writable
-        else grant.freshness,  # an owner also writes what readers have pinned
+        # An owner also writes what readers have pinned.
+        freshness="group" if grant.writable and grant.freshness in ("pinned", "follow") else grant.freshness,
         chunk_size=grant.chunk_size,
         protection=grant.protection,
         anchor=anchor if grant.writable else None,

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from securetf.errors import ConflictError, FencedError, KeyFileError, UsageError
-from securetf.provisioning import VolumeGrant
+from securetf.provisioning import Freshness, VolumeGrant
 
 WARNING = (
     "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together "
@@ -91,7 +91,7 @@ class LocalTrust:
             os.fsync(file.fileno())
         return cls(path)
 
-    def grant(self, *, writable: bool, name: str = "local") -> VolumeGrant:
+    def grant(self, *, writable: bool, name: str = "local", freshness: Freshness = "group") -> VolumeGrant:
         """What a CAS would grant: for writing with the epoch raised durably, for reading as it stands."""
         with self._locked():
             content = self._read()
@@ -111,7 +111,7 @@ class LocalTrust:
             seq=content.seq,
             root=bytes.fromhex(content.root),
             writable=writable,
-            freshness="group",
+            freshness=freshness,
             mount_path="",
             chunk_size=content.chunk_size,
             protection=content.protection,

@@ -333,17 +333,30 @@ pub fn open_grant(
     } else {
         Freshness::Pinned
     };
+    open_with(store, anchor, grant, options(freshness))
+}
+
+pub fn open_with(
+    store: &Arc<MemoryStore>,
+    anchor: &Arc<TestAnchor>,
+    grant: Grant,
+    options: Options,
+) -> Result<Arc<Volume>, VolumeError> {
     let (store, anchor) = (
         Arc::clone(store) as Arc<dyn Store>,
         Arc::clone(anchor) as Arc<dyn Anchor>,
     );
-    Volume::open_with(
-        store,
-        Some(anchor),
-        Arc::new(TestEnvironment::default()),
-        grant,
-        options(freshness),
-    )
+    let clock = Arc::new(TestEnvironment::default());
+    Volume::open_with(store, Some(anchor), clock, grant, options)
+}
+
+/// For writing, with this freshness.
+pub fn open_as(
+    store: &Arc<MemoryStore>,
+    anchor: &Arc<TestAnchor>,
+    freshness: Freshness,
+) -> Result<Arc<Volume>, VolumeError> {
+    open_with(store, anchor, anchor.grant(true), options(freshness))
 }
 
 /// Small and repeatable random numbers.
@@ -367,7 +380,5 @@ impl Rng {
 pub fn open_roomy(store: &Arc<MemoryStore>, anchor: &Arc<TestAnchor>) -> Arc<Volume> {
     let mut options = options(Freshness::Group);
     options.snapshot_after = 16 << 20;
-    let (held, anchored) = (Arc::clone(store) as Arc<dyn Store>, Arc::clone(anchor));
-    let (clock, grant) = (TestEnvironment::default(), anchor.grant(true));
-    Volume::open_with(held, Some(anchored), Arc::new(clock), grant, options).unwrap()
+    open_with(store, anchor, anchor.grant(true), options).unwrap()
 }
