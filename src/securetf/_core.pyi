@@ -172,6 +172,7 @@ class Mount:
 
 def pack_tar(volume: Volume, source: str | None, progress: _Progress = None) -> PackStats: ...
 def unpack_tar(volume: Volume, target: str | None, progress: _Progress = None) -> PackStats: ...
+def rekey(volume: Volume, progress: _Progress = None) -> tuple[int, bool]: ...  # bytes moved, complete
 def read_part(volume: Volume, path: str, offset: int, size: int) -> bytes: ...
 
 @final
@@ -184,6 +185,8 @@ class Volume:
         volume_id: bytes,
         key: bytes,
         key_version: int,
+        key_since: int,
+        older_key: bytes | None,
         epoch: int,
         seq: int,
         root: bytes,
@@ -195,7 +198,8 @@ class Volume:
     ) -> Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
-        volume_id: 16 bytes; key, root: 32 bytes. freshness: "follow", or as `Volume.freshness`. protection:
+        volume_id: 16 bytes; keys, root: 32 bytes. Epochs from `key_since` on sealed under `key`, those before
+        under `older_key`, if that is still needed. freshness: "follow", or as `Volume.freshness`. protection:
         as `Volume.protection`; a volume of another one is refused.
         anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
         FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
@@ -211,6 +215,8 @@ class Volume:
         volume_id: bytes,
         key: bytes,
         key_version: int,
+        key_since: int,
+        older_key: bytes | None,
         seq: int,
         root: bytes,
         chunk_size: int,
@@ -348,9 +354,8 @@ class NetworkShield:
 
         policy: JSON of crates/netshield/src/policy.rs. chain: certificates, DER, leaf first; trust_root: DER
         of the session's CA. outside: rule's name and listener, one for each such rule of the policy. key,
-        tunnel and outside are taken over. Without a key there is no relay: nothing can be reached.
-
-        Raises: NetworkShieldError.
+        tunnel and outside are taken over. Without a key there is no relay: nothing can be reached. Raises
+        NetworkShieldError.
         """
 
     @property
@@ -360,13 +365,9 @@ class NetworkShield:
         """Why "auto" did not take the namespace."""
 
     @property
-    def hosts(self) -> str:
-        """The text of the program's /etc/hosts."""
-
+    def hosts(self) -> str: ...  # the text of the program's /etc/hosts
     @property
-    def resolv_conf(self) -> str:
-        """The text of the program's /etc/resolv.conf."""
-
+    def resolv_conf(self) -> str: ...  # the text of the program's /etc/resolv.conf
     def spawn(
         self, argv: list[bytes], environment: dict[bytes, bytes], directory: str, uid: int | None
     ) -> int:

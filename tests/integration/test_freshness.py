@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -127,3 +128,35 @@ def test_a_clean_end_anchors_everything(new_volume: Callable[..., Any], freshnes
         assert host.close() == {"closed": True}
     with closing(packed.open(writable=False)) as volume:
         assert volume.cat("file") == b"unsynced\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trust-file", "TRUST"], "--freshness says when writes are anchored"),
+        (["--writable", "--cas", "cas.json"], "--freshness is for --trust-file"),
+    ],
+)
+def test_mount_command_takes_a_freshness_only_for_writing_with_a_trust_file(
+    new_volume: Callable[..., Any], options: list[str], words: str
+) -> None:
+    packed = new_volume()
+    given = [str(packed.trust.path) if one == "TRUST" else one for one in options]
+    where = [str(packed.directory), str(packed.mountpoint)]
+    done = subprocess.run(
+        [sys.executable, "-m", "securetf", "volume", "mount", *where, "--freshness", "async", *given],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_status_when_asked_names_the_freshness(new_volume: Callable[..., Any]) -> None:
+    packed = new_volume()
+    command = [sys.executable, "-m", "securetf", "volume", "status", str(packed.directory), "--json"]
+    done = subprocess.run(
+        [*command, "--trust-file", str(packed.trust.path)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["freshness"] == "group"

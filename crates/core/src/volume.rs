@@ -120,7 +120,7 @@ pub(crate) fn observing<T: Send>(
 #[pymethods]
 impl PyVolume {
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, key_since, older_key, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn open(
         py: Python<'_>,
@@ -128,6 +128,8 @@ impl PyVolume {
         volume_id: &[u8],
         key: &[u8],
         key_version: u32,
+        key_since: u32,
+        older_key: Option<&[u8]>,
         epoch: u32,
         seq: u64,
         root: &[u8],
@@ -141,6 +143,8 @@ impl PyVolume {
             volume_id: exactly(py, "volume_id", volume_id)?,
             key: volume_key(py, key)?,
             key_version,
+            key_since,
+            older_key: older_key.map(|key| volume_key(py, key)).transpose()?,
             epoch,
             seq,
             root: exactly(py, "root", root)?,
@@ -251,7 +255,7 @@ impl PyVolume {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, seq, root, chunk_size, protection))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, key_since, older_key, seq, root, chunk_size, protection))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn salvage(
         py: Python<'_>,
@@ -259,6 +263,8 @@ impl PyVolume {
         volume_id: &[u8],
         key: &[u8],
         key_version: u32,
+        key_since: u32,
+        older_key: Option<&[u8]>,
         seq: u64,
         root: &[u8],
         chunk_size: u32,
@@ -268,6 +274,8 @@ impl PyVolume {
             volume_id: exactly(py, "volume_id", volume_id)?,
             key: volume_key(py, key)?,
             key_version,
+            key_since,
+            older_key: older_key.map(|key| volume_key(py, key)).transpose()?,
             epoch: 0,
             seq,
             root: exactly(py, "root", root)?,

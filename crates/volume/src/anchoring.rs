@@ -130,7 +130,7 @@ impl Volume {
         let superblock = Superblock {
             volume_id: self.keys.volume_id,
             chunk_size: self.chunk_size,
-            key_version: self.keys.key_version,
+            key_version: self.keys.newest().version,
             generation,
             seq: log.anchored.0,
             snapshot: log.snapshot.map_or(0, |(seq, _)| seq),

@@ -77,10 +77,14 @@ impl std::fmt::Debug for VolumeKey {
 pub struct Grant {
     /// Identifies the volume.
     pub volume_id: [u8; 16],
-    /// The volume key.
+    /// The volume key, of the newest version.
     pub key: VolumeKey,
     /// Version of the key.
     pub key_version: u32,
+    /// The first epoch that seals under this version; 0 for a volume's first key.
+    pub key_since: u32,
+    /// The key of the version before, for what the epochs before sealed, while the volume is re-keyed.
+    pub older_key: Option<VolumeKey>,
     /// The mount epoch; a grant for writing carries one that was never given out before.
     pub epoch: u32,
     /// Sequence of the anchored state; 0 for a virgin volume.

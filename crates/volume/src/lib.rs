@@ -14,6 +14,7 @@ mod codec;
 mod commit;
 mod compact;
 mod error;
+mod fits;
 mod flush;
 mod history;
 mod holes;
@@ -25,6 +26,7 @@ mod ops;
 mod plain;
 mod read;
 mod record;
+mod rekey;
 mod rename;
 mod salvage;
 mod seal;
@@ -42,7 +44,7 @@ pub use error::{AnchorError, StoreError, VolumeError};
 pub use salvage::Salvaged;
 pub use types::{
     Attr, Commit, Compacted, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, Protection,
-    ROOT_INO, RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX,
-    XATTR_VALUE_MAX, XattrMode,
+    ROOT_INO, Rekeyed, RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX,
+    XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
 };
 pub use volume::Volume;

@@ -11,10 +11,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use securetf_volume::{Freshness, NodeKind, Position, ROOT_INO, VolumeError};
+use securetf_volume::{Freshness, Grant, NodeKind, Position, ROOT_INO, VolumeError};
+use support::history::{make, pattern};
 use support::model::{self, Model, Op, View};
 use support::program::random_op;
-use support::{Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, open_as, write_into};
+use support::{
+    Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, open_as, open_grant, write_into,
+};
 
 /// What the disk has kept of what was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,4 +275,74 @@ fn test_a_commit_of_several_records_is_kept_only_whole() {
         assert_eq!(model::view(&next).unwrap().len(), expected);
         assert_eq!(next.status().files, expected as u64 + 1);
     }
+}
+
+/// Re-keying a volume of two epochs, as events; the first epoch of the next key, and what a program sees throughout.
+fn record_rekeying() -> (Vec<Event>, u32, View) {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let store = Arc::new(MemoryStore {
+        events: Some(Arc::clone(&events)),
+        ..MemoryStore::default()
+    });
+    let anchor = TestAnchor::recording(0, (0, [0; 32]), Some(Arc::clone(&events)));
+    for epoch in 0..2_u8 {
+        let volume = open(&store, &anchor, true).unwrap();
+        for number in 0..4_u8 {
+            let size = [9000, 2500, 40, 70_000][usize::from(number)];
+            make(
+                &volume,
+                &format!("{epoch} {number}"),
+                &pattern(number, size),
+            );
+        }
+        volume.close().unwrap();
+    }
+    let since = anchor.state.lock().unwrap().0 + 1;
+    let begun = events.lock().unwrap().len();
+    let volume = open_grant(&store, &anchor, anchor.rekeyed(true, since)).unwrap();
+    let expected = model::view(&volume).unwrap();
+    let mut files = 0;
+    let done = volume.rekey(&mut |_| {
+        files += 1;
+        files != 4 // a commit in the middle
+    });
+    assert!(!done.unwrap().complete);
+    assert!(volume.rekey(&mut |_| true).unwrap().complete);
+    volume.close().unwrap();
+    let mut all = events.lock().unwrap().clone();
+    let marked = all.split_off(begun);
+    all.push(Event::Acknowledged(0)); // where the re-keying begins
+    all.extend(marked);
+    (all, since, expected)
+}
+
+#[test]
+fn test_a_crash_at_any_point_of_a_rekeying_loses_nothing_and_the_next_run_ends_it() {
+    let (events, since, expected) = record_rekeying();
+    let begun = events
+        .iter()
+        .position(|event| matches!(event, Event::Acknowledged(_)));
+    let mut points = 0;
+    for point in begun.unwrap()..=events.len() {
+        for loss in [Loss::Nothing, Loss::Unsynced, Loss::Torn] {
+            let context = format!("point {point}, {loss:?}");
+            let store = MemoryStore::new(disk(&events, point, loss, &mut Rng(point as u64)));
+            let (epoch, position) = anchored(&events[..point]);
+            let anchor = TestAnchor::at(epoch.max(since - 1) + 1, position);
+            let reader = open_grant(&store, &anchor, anchor.rekeyed(false, since)).unwrap();
+            assert!(model::view(&reader).unwrap() == expected, "{context}");
+            let volume = open_grant(&store, &anchor, anchor.rekeyed(true, since)).unwrap();
+            assert!(volume.rekey(&mut |_| true).unwrap().complete, "{context}");
+            volume.close().unwrap();
+            let alone = Grant {
+                older_key: None,
+                ..anchor.rekeyed(false, since)
+            };
+            let reader = open_grant(&store, &anchor, alone).unwrap();
+            assert!(model::view(&reader).unwrap() == expected, "{context}");
+            assert_eq!(reader.check().unwrap(), [], "{context}");
+            points += 1;
+        }
+    }
+    assert!(points > 60, "{points} crash points");
 }

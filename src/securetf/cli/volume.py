@@ -247,7 +247,7 @@ def mount(
             mounted.unmount()
 
 
-for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_care.repair):
+for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_care.rekey, volume_care.repair):
     command.add_command(_care)
 
 

@@ -61,6 +61,10 @@ class Report:
         """Note how a volume of the session was mounted."""
         self._volumes[volume] = {"writable": writable, "freshness": freshness}
 
+    def rekeyed(self, volume: str) -> None:
+        """Note that nothing in a volume needs its older key any more."""
+        self._volumes[volume]["rekeyed"] = True
+
     def stale(self, volume: str, count: int) -> None:
         """Note how many reads of states that are followed no more failed."""
         self._stale[volume] = count

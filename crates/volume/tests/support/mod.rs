@@ -23,6 +23,8 @@ use securetf_volume::{
 };
 
 pub const KEY: [u8; 32] = [0x42; 32];
+/// The next version of the key.
+pub const NEW_KEY: [u8; 32] = [0x17; 32];
 pub const VOLUME_ID: [u8; 16] = *b"the-test-volume!";
 
 /// What happened, in order.
@@ -245,12 +247,25 @@ impl TestAnchor {
             volume_id: VOLUME_ID,
             key,
             key_version: 1,
+            key_since: 0,
+            older_key: None,
             epoch,
             seq,
             root,
             writable,
             chunk_size: 4096,
             protection: Protection::Encrypted,
+        }
+    }
+
+    /// While the volume is re-keyed: both keys, the newer from epoch `since` on.
+    pub fn rekeyed(&self, writable: bool, since: u32) -> Grant {
+        Grant {
+            key: VolumeKey::new(NEW_KEY),
+            key_version: 2,
+            key_since: since,
+            older_key: Some(VolumeKey::new(KEY)),
+            ..self.grant(writable)
         }
     }
 }
