@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from securetf.attester import Attester
-from securetf.cas_client import CasClient, CasTrust
+from securetf.cas_client import CasClient, CasTrust, rekeying
 from securetf.claims import Evidence, Platform
 from securetf.errors import LaunchError
 from securetf.keys import WorkloadKey
@@ -101,6 +101,10 @@ class CasProvisioner:
 
         return advance
 
+    def end_rekey(self, volume_id: bytes, epoch: int, seq: int) -> None:
+        """End a re-keying; signed by this member's key."""
+        rekeying.end_rekey(self._client, volume_id, epoch=epoch, seq=seq)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -163,6 +167,10 @@ class FilesystemShield:
             raise
 
 
+class _StoppedError(Exception):
+    """The volume is about to be unmounted."""
+
+
 class _MountedVolume:
     def __init__(
         self, volume: filesystem.Volume, mount: filesystem.Mount, close: Callable[[], None] | None = None
@@ -184,6 +192,18 @@ class _MountedVolume:
             self._volume = opened
 
         return show
+
+    def rekey(self, stopped: Callable[[], bool]) -> tuple[int, int] | None:
+        def observe(_files: int, _size: int) -> None:
+            if stopped():
+                raise _StoppedError
+
+        try:
+            _, complete = filesystem.rekey(self._volume, observe)
+        except _StoppedError:
+            return None
+        status = self._volume.status()
+        return (status.epoch, status.seq) if complete else None
 
     def unmount(self) -> None:
         self._mount.unmount()

@@ -26,6 +26,7 @@ from securetf._core import (
     mount_tmpfs,
     pack_tar,
     read_part,
+    rekey,
     unmount,
     unpack_tar,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "open_volume",
     "pack_tar",
     "read_part",
+    "rekey",
     "salvage_volume",
     "unmount",
     "unpack_tar",
@@ -89,13 +91,14 @@ def open_volume(directory: Place, grant: VolumeGrant, anchor: Anchor | None) -> 
         volume_id=grant.volume_id,
         key=grant.key,
         key_version=grant.key_version,
+        key_since=grant.key_since,
+        older_key=grant.older_key,
         epoch=grant.epoch,
         seq=grant.seq,
         root=grant.root,
         writable=grant.writable,
-        freshness="group"
-        if grant.writable
-        else grant.freshness,  # an owner also writes what readers have pinned
+        # An owner also writes what readers have pinned.
+        freshness="group" if grant.writable and grant.freshness in ("pinned", "follow") else grant.freshness,
         chunk_size=grant.chunk_size,
         protection=grant.protection,
         anchor=anchor if grant.writable else None,
@@ -121,6 +124,8 @@ def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | N
         volume_id=grant.volume_id,
         key=grant.key,
         key_version=grant.key_version,
+        key_since=grant.key_since,
+        older_key=grant.older_key,
         seq=grant.seq,
         root=grant.root,
         chunk_size=grant.chunk_size,
