@@ -126,6 +126,8 @@ def test_platform_when_registered_has_its_file_in_each_stage(platform: Platform)
     )
     page = ROOT / "docs" / "platforms.md"
     assert f"`[appraisal.{name}]`" in page.read_text(), f"{page.name} has no row for {name}"
+    described = f"`securetf.verifier.{name}`" in page.read_text()
+    assert described or platform in READ_AS, f"{page.name} does not say what the verifier of {name} does"
 
 
 def test_files_when_counted_have_fewer_than_400_lines() -> None:
