@@ -123,6 +123,21 @@ def test_rekey_when_the_volume_was_never_written_says_so(tmp_path: Path) -> None
     assert done.returncode == 13
 
 
+def test_rekey_of_a_directory_that_is_not_there_makes_none_and_goes_on_with_the_right_one(
+    scene: Scene,
+) -> None:
+    wrong = scene.area / "typo"
+    done = subprocess.run(
+        [*SECUR_ETF, "volume", "rekey", str(wrong), *map(str, scene.where[1:])],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "is not the directory of this volume" in done.stderr
+    assert (done.returncode, wrong.exists()) == (2, False)
+    scene.check()
+    assert facts("rekey", *scene.where)["key_version"] == 2
+    scene.check()
+
+
 @pytest.mark.slow
 def test_rekey_when_killed_at_any_point_loses_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     scene = Scene(tmp_path, [100] * 300 + [30_000] * 300 + [2_000_000] * 100)

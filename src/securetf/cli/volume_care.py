@@ -127,6 +127,11 @@ def rekey(access: Access, directory: Path, as_json: bool) -> None:
 
 
 def _seal_anew(directory: Path, sealing: Sealing) -> dict[str, object]:
+    if not directory.is_dir():
+        raise UsageError(
+            f"{directory} is not the directory of this volume, which has a new key but is not sealed anew",
+            "call `securetf volume rekey` with the volume's local directory: it goes on",
+        )
     with (
         filesystem.closing(filesystem.open_volume(directory, sealing.grant, sealing.anchor)) as volume,
         progress("sealing anew") as observe,
