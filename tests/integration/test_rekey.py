@@ -123,6 +123,17 @@ def test_rekey_when_the_volume_was_never_written_says_so(tmp_path: Path) -> None
     assert done.returncode == 13
 
 
+def test_rekey_in_a_bucket_is_refused_before_there_is_a_new_key(scene: Scene) -> None:
+    access = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "nowhere"}
+    done = subprocess.run(
+        [*SECUR_ETF, "volume", "rekey", "s3://bucket/v", *map(str, scene.where[1:])],
+        capture_output=True, text=True, check=False, env={**os.environ, **access},
+    )  # fmt: skip
+    assert "is a bucket, in which nothing is sealed anew" in done.stderr
+    assert done.returncode == 2
+    assert scene.trust.grant(writable=False).key_version == 1
+
+
 def test_rekey_of_a_directory_that_is_not_there_makes_none_and_goes_on_with_the_right_one(
     scene: Scene,
 ) -> None:

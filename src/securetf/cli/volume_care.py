@@ -19,7 +19,7 @@ from securetf.cli.volume_access import (
 )
 from securetf.errors import UsageError, VolumeBusyError, VolumeIntegrityError
 from securetf.shields import filesystem
-from securetf.shields.buckets import Place
+from securetf.shields.buckets import Bucket, Place
 from securetf.shields.local_trust import WARNING, LocalTrust
 
 _SIGNS = {"added": "+", "removed": "-", "content": "M", "attributes": "a", "unreadable": "?"}
@@ -103,16 +103,21 @@ def compact(access: Access, directory: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @with_access
 @JSON
-def rekey(access: Access, directory: Path, as_json: bool) -> None:
+def rekey(access: Access, directory: Place, as_json: bool) -> None:
     """Seal all of the volume in DIRECTORY anew under a new key. Fences any other writer.
 
     Can be interrupted at any point, and goes on when it is called again. When nothing needs the older key
     any more, the CAS, or the trust file, forgets it. Older states are not held afterwards. A volume that a
     workload writes gets the new key; the workload seals it anew beside its program when it runs next.
     """
+    if isinstance(directory, Bucket):
+        raise UsageError(
+            f"{directory} is a bucket, in which nothing is sealed anew",
+            "unpack it, and pack it into a new volume",
+        )
     with access.rekeying() as rekeying:
         facts: dict[str, object] = {"key_version": rekeying.version, "writer": rekeying.writer}
         if rekeying.sealing is not None:
