@@ -1,8 +1,10 @@
 //! Between a plain directory tree and a volume, without a mount: pack, unpack, list, read.
 #![forbid(unsafe_code)]
 
+mod contents;
 mod diff;
 mod error;
+mod memory;
 mod pack;
 mod plan;
 mod progress;
@@ -15,6 +17,7 @@ mod view;
 
 pub use diff::{Change, Difference, diff};
 pub use error::PackError;
+pub use memory::{lay_out, memory_needed, take_back};
 pub use pack::{pack, update};
 pub use progress::{Progress, Tally};
 pub use salvage::salvage;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use volume::{Attr, FileType, Ino, ROOT_INO, Volume};
 
+use crate::contents::{Copier, Failed};
 use crate::error::PackError;
 use crate::pack::workers;
 use crate::progress::{Meter, Progress, Tally};
 use crate::view::children;
 
-const BUFFER: usize = 1 << 20;
+/// Set-user-id and set-group-id.
+pub(crate) const SET_ID: u32 = 0o6000;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 /// Writes the whole tree of `volume`, every byte verified, into `target`: a directory that is missing or empty.
@@ -27,8 +29,18 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 /// # Errors
 /// [`PackError::Usage`] if the target is not empty; else as the volume or the target's file system says.
 pub fn unpack(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
+    unpack_with(volume, target, 0o1777, progress)
+}
+
+/// The same with the bits of modes that `modes` has.
+pub(crate) fn unpack_with(
+    volume: &Volume,
+    target: &Path,
+    modes: u32,
+    progress: Progress<'_>,
+) -> Result<Tally, PackError> {
     let root = open_target(target)?;
-    let mut plan = Plan::new(volume, target, &root);
+    let mut plan = Plan::new(volume, target, &root, modes);
     plan.directory(&root, ROOT_INO, Path::new(""))?;
     let work = Work {
         plan: &plan,
@@ -49,7 +61,7 @@ pub fn unpack(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<
         let directory = plan
             .beneath(path, DIRECTORY, Mode::empty())
             .map_err(failed)?;
-        set_attributes(directory, attr).map_err(failed)?;
+        set_attributes(directory, attr, modes).map_err(failed)?;
     }
     Ok(Tally {
         bytes,
@@ -83,6 +95,8 @@ struct Plan<'a> {
     volume: &'a Volume,
     target: &'a Path,
     root: &'a OwnedFd,
+    /// Bits of modes that are kept.
+    modes: u32,
     tally: Tally,
     files: Vec<Leaf>,
     /// Further names of files with several, each with the first one.
@@ -93,11 +107,12 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(volume: &'a Volume, target: &'a Path, root: &'a OwnedFd) -> Self {
+    fn new(volume: &'a Volume, target: &'a Path, root: &'a OwnedFd, modes: u32) -> Self {
         Self {
             volume,
             target,
             root,
+            modes,
             tally: Tally::default(),
             files: Vec::new(),
             links: Vec::new(),
@@ -200,7 +215,7 @@ impl<'a> Plan<'a> {
         rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, 0)
             .and_then(|()| own(at, name, attr))
             .and_then(|()| {
-                let mode = Mode::from_raw_mode(attr.mode & 0o1777);
+                let mode = Mode::from_raw_mode(attr.mode & self.modes);
                 rustix::fs::chmodat(at, name, mode, AtFlags::empty())
             })
             .and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
@@ -245,7 +260,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run(&self) {
-        let mut buffer = vec![0; BUFFER];
+        let mut copier = Copier::new(self.plan.volume, &self.meter);
         while !self.meter.stopped() {
             let Some(leaf) = self
                 .plan
@@ -254,7 +269,7 @@ impl Work<'_> {
             else {
                 return;
             };
-            if let Err(error) = self.file(leaf, &mut buffer) {
+            if let Err(error) = self.file(leaf, &mut copier) {
                 self.meter.stop();
                 if let Ok(mut failure) = self.failure.lock() {
                     failure.get_or_insert(error);
@@ -263,31 +278,22 @@ impl Work<'_> {
         }
     }
 
-    fn file(&self, leaf: &Leaf, buffer: &mut [u8]) -> Result<(), PackError> {
+    fn file(&self, leaf: &Leaf, copier: &mut Copier<'_>) -> Result<(), PackError> {
         let unwritable =
             |error: io::Error| PackError::io("write", &self.plan.target.join(&leaf.path), &error);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let made = self
             .plan
             .beneath(&leaf.path, flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(made.map_err(unwritable)?);
-        let mut offset = 0;
-        while offset < leaf.attr.size && !self.meter.stopped() {
-            let count = self
-                .plan
-                .volume
-                .read(leaf.attr.ino, offset, buffer)
-                .map_err(|error| PackError::volume(leaf.path.as_os_str().as_bytes(), error))?;
-            if count == 0 {
-                break;
-            }
-            file.write_all(buffer.get(..count).unwrap_or_default())
-                .map_err(unwritable)?;
-            self.meter.add_bytes(count);
-            offset += count as u64;
-        }
+        let file = File::from(made.map_err(unwritable)?);
+        copier
+            .restore(&leaf.attr, &file)
+            .map_err(|failed| match failed {
+                Failed::Plain(error) => unwritable(error),
+                Failed::Volume(error) => PackError::volume(leaf.path.as_os_str().as_bytes(), error),
+            })?;
         copy_xattrs(self.plan.volume, leaf.attr.ino, &file, &leaf.path)?;
-        set_attributes(&file, &leaf.attr).map_err(unwritable)?;
+        set_attributes(&file, &leaf.attr, self.plan.modes).map_err(unwritable)?;
         self.meter.add_file();
         Ok(())
     }
@@ -331,7 +337,7 @@ fn device(path: &Path) -> PackError {
     )
 }
 
-fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr) -> io::Result<()> {
+fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr, modes: u32) -> io::Result<()> {
     let at = at.as_fd();
     if rustix::process::geteuid().is_root() {
         rustix::fs::fchown(
@@ -340,7 +346,7 @@ fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr) -> io::Result<()> {
             Some(Gid::from_raw(attr.gid)),
         )?;
     }
-    rustix::fs::fchmod(at, Mode::from_raw_mode(attr.mode & 0o1777))?;
+    rustix::fs::fchmod(at, Mode::from_raw_mode(attr.mode & modes))?;
     rustix::fs::futimens(at, &times(attr))?;
     Ok(())
 }

@@ -22,6 +22,7 @@ class Report:
         self._memory: dict[str, int] = {}
         self._processor: dict[str, float] = {}
         self._stale: dict[str, int] = {}
+        self._in_memory: dict[str, str] = {}
         self._inner = 0.0  # seconds that steps inside the current one took
 
     def add_start_of_process(self) -> None:
@@ -60,6 +61,10 @@ class Report:
         """Note how many reads of states that are followed no more failed."""
         self._stale[volume] = count
 
+    def in_memory(self, volume: str, why: str) -> None:
+        """Note that a volume is not mounted but a copy in memory, and why."""
+        self._in_memory[volume] = why
+
     def failed(self, error: SecuretfError) -> None:
         """Note why the run failed."""
         self.facts["error"] = {"code": error.code, "problem": error.problem}
@@ -69,6 +74,7 @@ class Report:
         whole = {**self.facts, "steps": self._steps, "resident_memory": self._memory}
         whole["processor_seconds"] = self._processor
         whole |= {"stale_errors": self._stale} if self._stale else {}
+        whole |= {"in_memory": self._in_memory} if self._in_memory else {}
         try:
             path.write_text(json.dumps(whole, indent=1) + "\n")
         except OSError as error:
