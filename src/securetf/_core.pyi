@@ -8,6 +8,12 @@ Paths inside a volume are '/'-separated, relative to its root; "" and "/" are th
 from collections.abc import Callable
 from typing import Literal, final
 
+from securetf._core_network import Denial as Denial
+from securetf._core_network import NetworkKey as NetworkKey
+from securetf._core_network import NetworkListener as NetworkListener
+from securetf._core_network import NetworkShield as NetworkShield
+from securetf.shields.buckets import Bucket
+
 _Progress = Callable[[int, int], None] | None
 
 @final
@@ -170,19 +176,30 @@ class Mount:
         """
     def stats(self) -> MountStats: ...
 
-def pack_tar(volume: Volume, source: str | None, progress: _Progress = None) -> PackStats: ...
-def unpack_tar(volume: Volume, target: str | None, progress: _Progress = None) -> PackStats: ...
-def read_part(volume: Volume, path: str, offset: int, size: int) -> bytes: ...
-def memory_needed(volume: Volume) -> int: ...
-def lay_out(volume: Volume, target: str) -> PackStats: ...
-def take_back(volume: Volume, source: str) -> PackStats: ...
+def pack_tar(volume: Volume, source: str | None, progress: _Progress = None) -> PackStats:
+    """As `Volume.pack`, from a tar file or, if None, from standard input; one commit, or none."""
+
+def unpack_tar(volume: Volume, target: str | None, progress: _Progress = None) -> PackStats:
+    """As `Volume.unpack`, to a new tar file or, if None, to standard output."""
+
+def read_part(volume: Volume, path: str, offset: int, size: int) -> bytes:
+    """The verified contents of a part of a file; fewer bytes only at its end."""
+
+def memory_needed(volume: Volume) -> int:
+    """Bytes that `lay_out` takes in a memory file system."""
+
+def lay_out(volume: Volume, target: str) -> PackStats:
+    """As `Volume.unpack`, with set-user-id and set-group-id bits."""
+
+def take_back(volume: Volume, source: str) -> PackStats:
+    """Make the volume equal to a tree that was laid out from it, by contents; one commit, or none."""
 
 @final
 class Volume:
     """An open volume. Closed by `close`; without it, what was not synced is lost, as after a crash."""
     @staticmethod
     def open(
-        directory: str,
+        directory: str | Bucket,
         *,
         volume_id: bytes,
         key: bytes,
@@ -253,7 +270,11 @@ class Volume:
         """
 
     def unpack(self, target: str, progress: _Progress = None) -> PackStats:
-        """Write the whole tree, each byte verified, into `target`, a directory that is missing or empty."""
+        """Write the whole tree, each byte verified, into `target`, a directory that is missing or empty.
+
+        Where an earlier call for the same state was interrupted, go on: what is there is compared, and only
+        what differs is written. Raises UsageError: something else lies there, or another call is at work.
+        """
 
     def ls(self, path: str) -> list[Entry]:
         """The entries of a directory by name, or the one entry of something else. UsageError if missing."""
@@ -290,110 +311,8 @@ def mount_tmpfs(path: str, *, size_bytes: int, mode: int) -> None:
 def cover_file(source: str, path: str) -> None:
     """Show `source`, read-only, at `path`, one of the same kind, in this thread's mount namespace."""
 
-def bind_mount(source: str, path: str) -> None: ...  # as `cover_file`, but writable
+def bind_mount(source: str, path: str) -> None:
+    """As `cover_file`, but writable."""
+
 def unmount(path: str) -> None:
     """Remove the topmost mount at `path` in this thread's mount namespace; in use, it is detached."""
-
-@final
-class NetworkKey:
-    """A P-256 key of the relay, made here and never exported."""
-
-    @staticmethod
-    def generate() -> NetworkKey: ...
-    @property
-    def spki(self) -> bytes:
-        """The public half, DER SubjectPublicKeyInfo."""
-
-@final
-class NetworkListener:
-    """A listening TCP socket for tunnels, bound before the attestation that advertises it."""
-
-    @staticmethod
-    def bind(address: str) -> NetworkListener:
-        """Listen on "IP:PORT"; port 0 takes a free one. Raises PortInUseError, EnvironmentUnfitError."""
-
-    @property
-    def address(self) -> str: ...
-
-@final
-class Denial:
-    """One refused connection. `time_s`: Unix seconds; `process`: "pid name", empty if not known."""
-
-    @property
-    def time_s(self) -> int: ...
-    @property
-    def direction(self) -> Literal["outbound", "inbound"]: ...
-    @property
-    def process(self) -> str: ...
-    @property
-    def destination(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-
-@final
-class NetworkShield:
-    """Relay and interceptor of one program. For all threads; `spawn` forks from the calling one."""
-
-    @staticmethod
-    def raise_shield(
-        policy: str,
-        key: NetworkKey | None,
-        chain: list[bytes],
-        trust_root: bytes,
-        *,
-        tunnel: NetworkListener | None,
-        outside: list[tuple[str, NetworkListener]],
-        interceptor: Literal["auto", "namespace", "seccomp"],
-    ) -> NetworkShield:
-        """Raise it and test it: a connection that the policy does not name must fail from inside.
-
-        policy: JSON of crates/netshield/src/policy.rs. chain: certificates, DER, leaf first; trust_root: DER
-        of the session's CA. outside: rule's name and listener, one for each such rule of the policy. key,
-        tunnel and outside are taken over. Without a key there is no relay: nothing can be reached.
-
-        Raises: NetworkShieldError.
-        """
-
-    @property
-    def interceptor(self) -> Literal["namespace", "seccomp"]: ...
-    @property
-    def fallback(self) -> str | None:
-        """Why "auto" did not take the namespace."""
-
-    @property
-    def hosts(self) -> str:
-        """The text of the program's /etc/hosts."""
-
-    @property
-    def resolv_conf(self) -> str:
-        """The text of the program's /etc/resolv.conf."""
-
-    def spawn(
-        self, argv: list[bytes], environment: dict[bytes, bytes], directory: str, uid: int | None
-    ) -> int:
-        """Start a program confined, with exactly this environment; return its process id.
-
-        It dies with the calling thread, has no capabilities and gains no privileges. Raises LaunchError.
-        """
-
-    def set_endpoints(self, endpoints: list[tuple[str, int, str]]) -> None:
-        """Where the tunnels of (workload, instance) are, "IP:PORT"; not trusted, certificates decide."""
-
-    def install(self, chain: list[bytes], key: NetworkKey | None) -> None:
-        """Go on with this certificate, and this key if it has a new one; live connections move to it."""
-
-    def set_statement(self, public: str, claims: str, key: bytes) -> None:
-        """What clients outside are told that ask: docs/formats/service-statement-v1.md. key: PKCS #8, P-256.
-
-        Raises: NetworkShieldError.
-        """
-
-    def revoke(self, reason: str) -> None:
-        """Cut all connections, and refuse new ones for ever."""
-
-    def denials(self) -> tuple[list[Denial], int]:
-        """The refusals since the last call, of which 1024 are kept, and how many more there were."""
-
-    def stats(self) -> dict[str, int]: ...
-    def lower(self) -> None:
-        """Stop relay and interceptor; connections are reset. A second call does nothing."""

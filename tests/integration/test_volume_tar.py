@@ -269,6 +269,25 @@ def test_extended_header_that_is_larger_than_any_tree_needs_is_refused_without_r
     assert unchanged(volume)
 
 
+@pytest.mark.parametrize("size", [1 << 63, (1 << 64) - 100])
+def test_member_whose_size_is_no_files_is_refused_by_its_name(volume: list[str | Path], size: int) -> None:
+    huge = member("huge")
+    huge.pax_headers = {"size": str(size)}
+    done = securetf("pack", "-", *volume, stdin=archive(huge, member("next")), check=False)
+    assert b"member huge has a size that is not a number, or no file's" in done.stderr
+    assert unchanged(volume)
+
+
+def test_extended_headers_without_end_are_refused_before_they_fill_memory(volume: list[str | Path]) -> None:
+    value = "x" * 1_000_000
+    with_records = member("x")
+    with_records.pax_headers = {"comment": value}
+    headers = archive(with_records)[: 512 + (len(value) // 512 + 1) * 512]  # without the member itself
+    done = securetf("pack", "-", *volume, stdin=headers * 6, check=False)
+    assert b"has more than 4 MiB of extended headers for one member" in done.stderr
+    assert unchanged(volume)
+
+
 def test_later_member_of_the_same_name_replaces_the_earlier_one(volume: list[str | Path]) -> None:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as made:

@@ -8,6 +8,7 @@ mod convert;
 mod mount;
 mod network;
 mod network_values;
+mod place;
 mod streams;
 mod values;
 mod volume;

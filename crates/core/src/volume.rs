@@ -15,6 +15,7 @@ use crate::anchor::PyAnchor;
 use crate::care::{Change, Commit, Compacted};
 use crate::convert::{exactly, exception, of_mount, of_pack, of_volume};
 use crate::mount::PyMount;
+use crate::place::{Named, Place};
 use crate::values::{Entry, Finding, PackStats, VolumeStatus};
 
 #[pyclass(frozen, name = "Volume", module = "securetf._core")]
@@ -22,7 +23,7 @@ pub struct PyVolume {
     volume: Option<Arc<Volume>>,
     writable: bool,
     /// Where other states are read, and by which grant; of a volume that is followed.
-    followed: Option<(PathBuf, Grant)>,
+    followed: Option<(Place, Grant)>,
 }
 
 impl PyVolume {
@@ -122,7 +123,7 @@ impl PyVolume {
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn open(
         py: Python<'_>,
-        directory: PathBuf,
+        directory: Named,
         volume_id: &[u8],
         key: &[u8],
         key_version: u32,
@@ -146,11 +147,11 @@ impl PyVolume {
             chunk_size,
             protection: protection_named(py, protection)?,
         };
-        let followed = (freshness == "follow").then(|| (directory.clone(), grant.clone()));
+        let place = Place::from(directory);
+        let followed = (freshness == "follow").then(|| (place.clone(), grant.clone()));
         let freshness = freshness_named(py, freshness)?;
         let anchor = anchor.map(|callable| Arc::new(PyAnchor(callable)) as Arc<dyn volume::Anchor>);
-        let opened =
-            py.detach(|| volume_store::open_directory(&directory, anchor, grant, freshness));
+        let opened = py.detach(|| place.open(anchor, grant, freshness));
         let volume = opened.map_err(|error| of_volume(py, &error))?;
         Ok(Self {
             volume: Some(volume),
@@ -160,7 +161,7 @@ impl PyVolume {
     }
 
     fn at(&self, py: Python<'_>, epoch: u32, seq: u64, root: &[u8]) -> PyResult<Self> {
-        let Some((directory, grant)) = &self.followed else {
+        let Some((place, grant)) = &self.followed else {
             return Err(exception(
                 py,
                 "UsageError",
@@ -170,13 +171,11 @@ impl PyVolume {
         };
         let mut grant = grant.clone();
         (grant.epoch, grant.seq, grant.root) = (epoch, seq, exactly(py, "root", root)?);
-        let opened = py.detach(|| {
-            volume_store::open_directory(directory, None, grant.clone(), Freshness::Pinned)
-        });
+        let opened = py.detach(|| place.open(None, grant.clone(), Freshness::Pinned));
         Ok(Self {
             volume: Some(opened.map_err(|error| of_volume(py, &error))?),
             writable: false,
-            followed: Some((directory.clone(), grant)),
+            followed: Some((place.clone(), grant)),
         })
     }
 

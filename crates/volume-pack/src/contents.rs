@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use volume::{Attr, Ino, Seek, SetAttr, Volume, VolumeError};
 
 use crate::progress::Meter;
+use crate::resume::holds;
 
 /// Bytes that are compared and written at once: whole chunks of any size that a volume may have.
 const BLOCK: usize = 1 << 20;
@@ -161,6 +162,30 @@ impl<'a> Copier<'a> {
             file.set_len(attr.size)?; // it ends with a hole
         }
         Ok(())
+    }
+
+    /// As [`Copier::restore`], over what an earlier run wrote; returns how many bytes were there, and whether any was not.
+    pub(crate) fn go_on(&mut self, attr: &Attr, file: &File) -> Result<(u64, bool), Failed> {
+        let (mut at, mut kept, mut written) = (0, 0, false);
+        while at < attr.size && !self.meter.stopped() {
+            let count = self.volume.read(attr.ino, at, &mut self.plain)?;
+            if count == 0 {
+                break;
+            }
+            let bytes = self.plain.get(..count).unwrap_or_default();
+            if holds(file, at, bytes, &mut self.stored) {
+                kept += count as u64;
+            } else {
+                file.write_all_at(bytes, at)?;
+                written = true;
+            }
+            self.meter.add_bytes(count);
+            at += count as u64;
+        }
+        if !self.meter.stopped() {
+            file.set_len(at)?;
+        }
+        Ok((kept, written))
     }
 }
 

@@ -91,7 +91,9 @@ impl PackError {
         match self {
             Self::Volume { error, .. } => error.fix(),
             Self::Usage { fix, .. } | Self::Io { fix, .. } => fix.clone(),
-            Self::Cancelled => "run the command again: it starts over".to_owned(),
+            Self::Cancelled => {
+                "run the command again; `pack --update` and `unpack` go on from here".to_owned()
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Between a plain directory tree and a volume, without a mount: pack, unpack, list, read.
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod contents;
 mod diff;
 mod error;
@@ -8,6 +9,7 @@ mod memory;
 mod pack;
 mod plan;
 mod progress;
+mod resume;
 mod salvage;
 mod tar;
 mod tree;

@@ -16,6 +16,7 @@ use crate::contents::{Copier, Failed};
 use crate::error::PackError;
 use crate::plan::{Leaf, Plan, attributes, differing, scan};
 use crate::progress::{Meter, Progress, Tally};
+use crate::resume::MARKER;
 use crate::update::{Keep, Kept, prune, prune_to_compare};
 use crate::view::children;
 
@@ -45,6 +46,9 @@ pub(crate) fn fill(
     keep: Keep,
     progress: Progress<'_>,
 ) -> Result<Tally, PackError> {
+    if keep != Keep::SameContents {
+        refuse_unfinished(source)?; // what a program wrote under that name is a file like any other
+    }
     let plan = scan(source)?;
     let kept = match keep {
         Keep::Nothing => clear(volume, ROOT_INO).map(|()| Kept::default())?,
@@ -80,6 +84,16 @@ pub(crate) fn fill(
         bytes,
         kept: done.kept,
     })
+}
+
+fn refuse_unfinished(source: &Path) -> Result<(), PackError> {
+    if fs::symlink_metadata(source.join(MARKER)).is_ok() {
+        return Err(PackError::usage(
+            format!("{} is an unpack that was not finished", source.display()),
+            "run that unpack again, or remove its file .securetf-unpack to pack what is there",
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn workers() -> usize {

@@ -2,32 +2,36 @@
 //! symbolic link, so that nothing is written outside of the target.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use volume::{Attr, FileType, Ino, ROOT_INO, Volume};
 
+use crate::attributes::{copy_xattrs, own, set_attributes, times};
 use crate::contents::{Copier, Failed};
 use crate::error::PackError;
 use crate::pack::workers;
 use crate::progress::{Meter, Progress, Tally};
+use crate::resume::{Target, enter};
 use crate::view::children;
 
 /// Set-user-id and set-group-id.
 pub(crate) const SET_ID: u32 = 0o6000;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// Writes the whole tree of `volume`, every byte verified, into `target`: a directory that is missing or empty.
+/// Writes the whole tree of `volume`, every byte verified, into `target`: a directory that is missing or empty, or where
+/// an earlier call for the same state was interrupted. Then what is there is compared, and only what differs is written.
 /// Keeps modes (without set-user-id and set-group-id), times, links and attributes; owners when run as root.
 ///
 /// # Errors
-/// [`PackError::Usage`] if the target is not empty; else as the volume or the target's file system says.
+/// [`PackError::Usage`] if the target holds something else; else as the volume or the target's file system says.
 pub fn unpack(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
     unpack_with(volume, target, 0o1777, progress)
 }
@@ -39,21 +43,21 @@ pub(crate) fn unpack_with(
     modes: u32,
     progress: Progress<'_>,
 ) -> Result<Tally, PackError> {
-    let root = open_target(target)?;
-    let mut plan = Plan::new(volume, target, &root, modes);
-    plan.directory(&root, ROOT_INO, Path::new(""))?;
+    let opened = Target::open(target, &volume.status().root)?;
+    let mut plan = Plan::new(volume, target, &opened, modes);
+    plan.directory(&opened.root, ROOT_INO, Path::new(""))?;
     let work = Work {
         plan: &plan,
         next: AtomicUsize::new(0),
         meter: Meter::default(),
+        kept: AtomicU64::new(0),
+        kept_bytes: AtomicU64::new(0),
         failure: Mutex::default(),
     };
     work.meter.watch(workers(), &|| work.run(), progress);
-    let bytes = work.finish()?;
+    let (bytes, kept) = work.finish()?;
     for (path, first) in &plan.links {
-        let failed =
-            |errno: rustix::io::Errno| PackError::io("link", &target.join(path), &errno.into());
-        rustix::fs::linkat(&root, first, &root, path, AtFlags::empty()).map_err(failed)?;
+        plan.link(path, first)?;
     }
     for (path, attr) in plan.directories.iter().rev() {
         let failed =
@@ -61,28 +65,16 @@ pub(crate) fn unpack_with(
         let directory = plan
             .beneath(path, DIRECTORY, Mode::empty())
             .map_err(failed)?;
+        if path.as_os_str().is_empty() {
+            opened.unmark().map_err(failed)?;
+        }
         set_attributes(directory, attr, modes).map_err(failed)?;
     }
     Ok(Tally {
         bytes,
+        kept,
         ..plan.tally
     })
-}
-
-fn open_target(target: &Path) -> Result<OwnedFd, PackError> {
-    let failed = |error: io::Error| PackError::io("use", target, &error);
-    match fs::create_dir(target) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
-    }
-    if fs::read_dir(target).map_err(failed)?.next().is_some() {
-        return Err(PackError::usage(
-            format!("{} is not empty", target.display()),
-            "name a new directory",
-        ));
-    }
-    rustix::fs::open(target, DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed(errno.into()))
 }
 
 struct Leaf {
@@ -94,7 +86,7 @@ struct Leaf {
 struct Plan<'a> {
     volume: &'a Volume,
     target: &'a Path,
-    root: &'a OwnedFd,
+    opened: &'a Target,
     /// Bits of modes that are kept.
     modes: u32,
     tally: Tally,
@@ -107,11 +99,11 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(volume: &'a Volume, target: &'a Path, root: &'a OwnedFd, modes: u32) -> Self {
+    fn new(volume: &'a Volume, target: &'a Path, opened: &'a Target, modes: u32) -> Self {
         Self {
             volume,
             target,
-            root,
+            opened,
             modes,
             tally: Tally::default(),
             files: Vec::new(),
@@ -131,7 +123,7 @@ impl<'a> Plan<'a> {
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         Ok(rustix::fs::openat2(
-            self.root,
+            &self.opened.root,
             path,
             flags | OFlags::CLOEXEC,
             mode,
@@ -144,7 +136,10 @@ impl<'a> Plan<'a> {
         let attr = self.volume.attr(ino).map_err(failed)?;
         self.directories.push((path.to_owned(), attr));
         copy_xattrs(self.volume, ino, at, path)?;
-        for (name, child) in children(self.volume, ino, path.as_os_str().as_bytes())? {
+        let children = children(self.volume, ino, path.as_os_str().as_bytes())?;
+        let names = children.iter().map(|(name, _)| name.as_slice());
+        self.opened.check_names(at, path, names)?;
+        for (name, child) in children {
             let below = path.join(std::ffi::OsStr::from_bytes(&name));
             if name.contains(&b'/') || name.contains(&0) {
                 return Err(PackError::usage(
@@ -213,26 +208,50 @@ impl<'a> Plan<'a> {
             rustix::fs::FileType::Socket
         };
         rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, 0)
+            .or_else(|errno| self.opened.has(at, name, kind, errno))
             .and_then(|()| own(at, name, attr))
             .and_then(|()| {
                 let mode = Mode::from_raw_mode(attr.mode & self.modes);
                 rustix::fs::chmodat(at, name, mode, AtFlags::empty())
             })
             .and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
-            .map_err(|errno| PackError::io("make", &self.target.join(path), &errno.into()))
+            .map_err(|errno| self.unmade(path, errno))
     }
 
     fn make_directory(&self, at: &OwnedFd, name: &[u8], path: &Path) -> Result<OwnedFd, PackError> {
         rustix::fs::mkdirat(at, name, Mode::RWXU)
-            .and_then(|()| {
-                rustix::fs::openat(
-                    at,
-                    name,
-                    DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
+            .or_else(|errno| {
+                let kind = rustix::fs::FileType::Directory;
+                self.opened.has(at, name, kind, errno)
             })
-            .map_err(|errno| PackError::io("make", &self.target.join(path), &errno.into()))
+            .and_then(|()| enter(at, name))
+            .map_err(|errno| self.unmade(path, errno))
+    }
+
+    /// Why something could not be made: in a resumed unpack, what exists and is something else was not made by one.
+    fn unmade(&self, path: &Path, errno: Errno) -> PackError {
+        if errno == Errno::EXIST && self.opened.resumed {
+            return self.opened.stranger(path);
+        }
+        PackError::io("make", &self.target.join(path), &errno.into())
+    }
+
+    /// Makes a further name of a file that has its first.
+    fn link(&self, path: &Path, first: &Path) -> Result<(), PackError> {
+        let root = &self.opened.root;
+        let is_first = || {
+            let stat = |path| rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW);
+            let (one, other) = (stat(path)?, stat(first)?);
+            if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) {
+                return Ok(());
+            }
+            Err(Errno::EXIST)
+        };
+        match rustix::fs::linkat(root, first, root, path, AtFlags::empty()) {
+            Err(Errno::EXIST) if self.opened.resumed => is_first(),
+            other => other,
+        }
+        .map_err(|errno| self.unmade(path, errno))
     }
 
     fn make_symlink(
@@ -245,9 +264,16 @@ impl<'a> Plan<'a> {
         let failed = |error| PackError::volume(path.as_os_str().as_bytes(), error);
         let target = self.volume.read_link(attr.ino).map_err(failed)?;
         rustix::fs::symlinkat(target.as_slice(), at, name)
+            .or_else(|errno| {
+                let kind = rustix::fs::FileType::Symlink;
+                self.opened.has(at, name, kind, errno)?;
+                let found = rustix::fs::readlinkat(at, name, Vec::new())?;
+                let same = found.as_bytes() == target.as_slice();
+                same.then_some(()).ok_or(Errno::EXIST)
+            })
             .and_then(|()| own(at, name, attr))
             .and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
-            .map_err(|errno| PackError::io("make", &self.target.join(path), &errno.into()))
+            .map_err(|errno| self.unmade(path, errno))
     }
 }
 
@@ -255,6 +281,9 @@ struct Work<'a> {
     plan: &'a Plan<'a>,
     next: AtomicUsize,
     meter: Meter,
+    /// Files that an earlier run had finished but for their attributes, and bytes that it had written.
+    kept: AtomicU64,
+    kept_bytes: AtomicU64,
     failure: Mutex<Option<PackError>>,
 }
 
@@ -281,50 +310,68 @@ impl Work<'_> {
     fn file(&self, leaf: &Leaf, copier: &mut Copier<'_>) -> Result<(), PackError> {
         let unwritable =
             |error: io::Error| PackError::io("write", &self.plan.target.join(&leaf.path), &error);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let made = self
-            .plan
-            .beneath(&leaf.path, flags, Mode::RUSR | Mode::WUSR);
-        let file = File::from(made.map_err(unwritable)?);
-        copier
-            .restore(&leaf.attr, &file)
-            .map_err(|failed| match failed {
-                Failed::Plain(error) => unwritable(error),
-                Failed::Volume(error) => PackError::volume(leaf.path.as_os_str().as_bytes(), error),
-            })?;
+        let (file, existed) = self.open(leaf)?;
+        let failed = |failed| match failed {
+            Failed::Plain(error) => unwritable(error),
+            Failed::Volume(error) => PackError::volume(leaf.path.as_os_str().as_bytes(), error),
+        };
+        if existed {
+            let (kept, written) = copier.go_on(&leaf.attr, &file).map_err(failed)?;
+            self.kept_bytes.fetch_add(kept, Ordering::Relaxed);
+            self.kept.fetch_add(u64::from(!written), Ordering::Relaxed);
+        } else {
+            copier.restore(&leaf.attr, &file).map_err(failed)?;
+        }
+        if self.meter.stopped() {
+            return Ok(());
+        }
         copy_xattrs(self.plan.volume, leaf.attr.ino, &file, &leaf.path)?;
         set_attributes(&file, &leaf.attr, self.plan.modes).map_err(unwritable)?;
         self.meter.add_file();
         Ok(())
     }
 
-    fn finish(self) -> Result<u64, PackError> {
+    /// Makes a file, or opens one that an earlier run made.
+    fn open(&self, leaf: &Leaf) -> Result<(File, bool), PackError> {
+        let plan = self.plan;
+        let unwritable =
+            |error: io::Error| PackError::io("write", &plan.target.join(&leaf.path), &error);
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fresh = plan.beneath(
+            &leaf.path,
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
+            mode,
+        );
+        match fresh {
+            Err(error) if plan.opened.resumed && error.kind() == io::ErrorKind::AlreadyExists => {}
+            fresh => return Ok((fresh.map_err(unwritable)?.into(), false)),
+        }
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let opened = match plan.beneath(&leaf.path, flags, Mode::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                rustix::fs::chmodat(&plan.opened.root, &leaf.path, mode, AtFlags::empty())
+                    .map_err(|errno| unwritable(errno.into()))?;
+                plan.beneath(&leaf.path, flags, Mode::empty())
+            }
+            other => other,
+        };
+        let stranger = |_| plan.opened.stranger(&leaf.path);
+        let file = File::from(opened.map_err(stranger)?);
+        plan.opened.check_file(&file, &leaf.path, &leaf.attr)?;
+        Ok((file, true))
+    }
+
+    /// Bytes that were written, and files that were there.
+    fn finish(self) -> Result<(u64, u64), PackError> {
         match self.failure.into_inner() {
             Ok(Some(error)) => Err(error),
             _ if self.meter.stopped() => Err(PackError::Cancelled),
-            _ => Ok(self.meter.bytes()),
+            _ => Ok((
+                self.meter.bytes() - self.kept_bytes.into_inner(),
+                self.kept.into_inner(),
+            )),
         }
     }
-}
-
-fn times(attr: &Attr) -> Timestamps {
-    let time = |nanoseconds: i64| Timespec {
-        tv_sec: nanoseconds.div_euclid(1_000_000_000),
-        tv_nsec: nanoseconds.rem_euclid(1_000_000_000),
-    };
-    Timestamps {
-        last_access: time(attr.atime),
-        last_modification: time(attr.mtime),
-    }
-}
-
-/// Gives what was made to its owner, when we are root.
-fn own(at: &OwnedFd, name: &[u8], attr: &Attr) -> rustix::io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
-    rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn device(path: &Path) -> PackError {
@@ -335,35 +382,4 @@ fn device(path: &Path) -> PackError {
         ),
         "remove it through a mount: unpack makes no devices, for outside of a volume they open hardware",
     )
-}
-
-fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr, modes: u32) -> io::Result<()> {
-    let at = at.as_fd();
-    if rustix::process::geteuid().is_root() {
-        rustix::fs::fchown(
-            at,
-            Some(Uid::from_raw(attr.uid)),
-            Some(Gid::from_raw(attr.gid)),
-        )?;
-    }
-    rustix::fs::fchmod(at, Mode::from_raw_mode(attr.mode & modes))?;
-    rustix::fs::futimens(at, &times(attr))?;
-    Ok(())
-}
-
-fn copy_xattrs(
-    volume: &Volume,
-    ino: Ino,
-    at: impl std::os::fd::AsFd,
-    path: &Path,
-) -> Result<(), PackError> {
-    let failed = |error| PackError::volume(path.as_os_str().as_bytes(), error);
-    for name in volume.xattr_list(ino).map_err(failed)? {
-        if name.starts_with(b"user.") {
-            let value = volume.xattr_get(ino, &name).map_err(failed)?;
-            rustix::fs::fsetxattr(at.as_fd(), name.as_slice(), &value, XattrFlags::empty())
-                .map_err(|errno| PackError::io("set attributes of", path, &errno.into()))?;
-        }
-    }
-    Ok(())
 }

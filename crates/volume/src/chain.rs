@@ -221,7 +221,8 @@ pub fn read(store: &dyn Store, keys: &Keys, place: &Place) -> Result<Vec<u8>> {
     Ok(payload)
 }
 
-fn parse_name(name: &str) -> Option<(u32, u32)> {
+/// Epoch and number of a journal file, by its name in the store's directory of metadata.
+pub fn parse_name(name: &str) -> Option<(u32, u32)> {
     let (epoch, number) = name.strip_prefix("journal-")?.split_once('-')?;
     let file = (
         u32::from_str_radix(epoch, 16).ok()?,

@@ -62,7 +62,7 @@ impl Volume {
         let mut bytes = 0;
         for path in paths {
             match self.store.size(&path) {
-                Ok(size) => bytes += size,
+                Ok(size) => bytes = size.saturating_add(bytes), // untrusted
                 // Removed since it was listed, or a hint that was never written.
                 Err(StoreError::NotFound) => {}
                 Err(error) => return Err(error.into()),

@@ -18,6 +18,7 @@ mod history;
 mod holes;
 mod hot;
 mod inode;
+mod leftovers;
 mod mount;
 mod namespace;
 mod ops;

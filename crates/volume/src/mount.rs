@@ -1,19 +1,19 @@
 //! Opening: from the anchored root to the state in memory, and taking the volume over for writing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::{Anchor, Environment, Freshness, Grant, Options, Store};
 use crate::chain::{self, Index, Place};
 use crate::codec::{Reader, malformed};
-use crate::commit::{Log, journal_path};
+use crate::commit::Log;
 use crate::error::{StoreError, VolumeError};
 use crate::inode::Node;
 use crate::ops::{InodeRecord, Op};
 use crate::record::FLAG_SNAPSHOT;
 use crate::seal::Keys;
 use crate::segment::Segments;
-use crate::snapshot::{self, PageRef, SnapshotReader};
+use crate::snapshot::{PageRef, SnapshotReader};
 use crate::superblock::{self, Hint};
 use crate::tree::{Dir, Tree};
 use crate::types::{FileType, Ino, ROOT_INO};
@@ -341,39 +341,6 @@ impl Volume {
             .insert(ROOT_INO, Arc::new(Node::from_record(record)));
         tree.dirs.insert(ROOT_INO, Dir::new(ROOT_INO));
         self.mark(ROOT_INO);
-    }
-
-    /// Removes what no anchored state references: other branches, uncommitted segments, older snapshots.
-    /// Whatever cannot be removed now is found again by the next mount.
-    fn remove_leftovers(&self, log: &Log) {
-        let live: HashSet<String> = {
-            let segments = self.segments.lock();
-            segments
-                .iter()
-                .map(|(id, segment)| crate::segment::path(segment.epoch, id))
-                .collect()
-        };
-        let mut metadata: HashSet<String> =
-            log.files.iter().map(|file| journal_path(*file)).collect();
-        metadata.extend(log.snapshot.map(|(seq, _)| snapshot::path(seq)));
-        for name in self.store.list("metadata").unwrap_or_default() {
-            let path = format!("metadata/{name}");
-            if !metadata.contains(&path) {
-                let _ = self.store.remove(&path);
-            }
-        }
-        for epoch in self.store.list("data").unwrap_or_default() {
-            for name in self
-                .store
-                .list(&format!("data/{epoch}"))
-                .unwrap_or_default()
-            {
-                let path = format!("data/{epoch}/{name}");
-                if !live.contains(&path) {
-                    let _ = self.store.remove(&path);
-                }
-            }
-        }
     }
 
     /// Draws the number of a new inode.

@@ -62,6 +62,12 @@ pub fn path(seq: u64) -> String {
     format!("metadata/snapshot-{seq:016x}")
 }
 
+/// The sequence of a snapshot, by its name in the store's directory of metadata.
+pub fn parse_name(name: &str) -> Option<u64> {
+    let seq = u64::from_str_radix(name.strip_prefix("snapshot-")?, 16).ok()?;
+    (path(seq).strip_prefix("metadata/") == Some(name)).then_some(seq)
+}
+
 /// Collects operations into sealed pages.
 pub struct Writer<'a> {
     keys: &'a Keys,

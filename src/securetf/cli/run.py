@@ -13,6 +13,7 @@ from securetf.cli import attester_options
 from securetf.errors import SecuretfError, UsageError
 from securetf.launcher.plan import LaunchPlan, describe, plan
 from securetf.launcher.report import Report
+from securetf.shields.buckets import SCHEME, Place, bucket
 
 if TYPE_CHECKING:
     from securetf.attester import Attester
@@ -29,7 +30,12 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--volumes", type=_PATH, help="Directory that holds one directory per volume, of the volume's name."
 )
-@click.option("--volume", multiple=True, metavar="NAME=DIR", help="Directory of one volume; may be repeated.")
+@click.option(
+    "--volume",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Directory of one volume, or s3://BUCKET/PREFIX for one that is mounted read-only.",
+)
 @click.option(
     "--mount-by",
     type=click.Choice(["auto", "fuse", "memory"]),
@@ -205,13 +211,14 @@ def _outside(planned: LaunchPlan, given: tuple[str, ...]) -> dict[str, str]:
     return {name: f"0.0.0.0:{port}" for name, port in planned.outside.items()} | found
 
 
-def _directories(given: tuple[str, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _directories(given: tuple[str, ...]) -> dict[str, Place]:
+    found: dict[str, Place] = {}
     for one in given:
         name, separator, directory = one.partition("=")
         if not separator or not name or not directory or name in found:
             raise UsageError(
-                f"`--volume {one}` is not NAME=DIR, or names a volume again", "write it as NAME=DIR, once"
+                f"`--volume {one}` is not NAME=DIR, or names a volume again",
+                "write it as NAME=DIR or NAME=s3://BUCKET/PREFIX, once",
             )
-        found[name] = Path(directory)
+        found[name] = bucket(directory, os.environ) if directory.startswith(SCHEME) else Path(directory)
     return found

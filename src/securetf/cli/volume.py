@@ -9,9 +9,10 @@ from typing import Literal
 import click
 
 from securetf.cli import volume_care
-from securetf.cli.volume_access import DIRECTORY, JSON, Access, progress, with_access, with_past
+from securetf.cli.volume_access import DIRECTORY, JSON, PLACE, Access, progress, with_access, with_past
 from securetf.errors import UsageError, VolumeIntegrityError
 from securetf.shields import filesystem
+from securetf.shields.buckets import Bucket, Place
 from securetf.shields.local_trust import DEFAULT_CHUNK_SIZE, WARNING, LocalTrust
 
 _LETTERS = {
@@ -34,7 +35,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.option(
     "--chunk-size",
     type=int,
@@ -50,12 +51,14 @@ def command() -> None:
 @with_access
 def create(
     access: Access,
-    directory: Path,
+    directory: Place,
     chunk_size: int | None,
     protection: Literal["encrypted", "authenticated"] | None,
 ) -> None:
     """Make an empty volume in DIRECTORY; with --trust-file also the trust file, with a new key."""
-    if directory.is_dir() and any(one.name != PLAIN for one in directory.iterdir()):
+    if isinstance(directory, Bucket):
+        directory.check_protection(protection or "encrypted")
+    elif directory.is_dir() and any(one.name != PLAIN for one in directory.iterdir()):
         raise UsageError(f"{directory} is not empty", "name a new directory")
     if access.trust_file is not None:
         LocalTrust.create(
@@ -74,7 +77,7 @@ def create(
 
 @command.command()
 @click.argument("source", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.option(
     "--update",
     is_flag=True,
@@ -82,7 +85,7 @@ def create(
 )
 @with_access
 @JSON
-def pack(access: Access, source: Path, directory: Path, update: bool, as_json: bool) -> None:
+def pack(access: Access, source: Path, directory: Place, update: bool, as_json: bool) -> None:
     """Make the volume in DIRECTORY hold exactly the tree under SOURCE. What it held before is gone.
 
     SOURCE is a directory, a tar file, or - for a tar stream on standard input. A stream is one commit: one
@@ -94,16 +97,13 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
     given = "what the stream holds" if stream else source
     if stream and update:
         raise UsageError("--update is for directories", "drop --update: a stream is always packed whole")
-    if not stream and directory.resolve().is_relative_to(source.resolve()):
+    if not stream and isinstance(directory, Path) and directory.resolve().is_relative_to(source.resolve()):
         raise UsageError(
             f"{directory} lies inside {source}", "keep the volume outside of what is packed into it"
         )
     with access.opened(directory, writable=True) as volume, progress("packing") as observe:
-        if volume.protection == "authenticated" and source.resolve() != (directory / PLAIN).resolve():
-            raise UsageError(
-                f"the plain files of {directory}, which is authenticated, lie in {directory / PLAIN}",
-                f"copy or move {given} there, then pack {directory / PLAIN} {directory}",
-            )
+        if isinstance(directory, Path) and volume.protection == "authenticated":
+            _check_plain(directory, source, given)
         if stream:
             name = None if str(source) == "-" else str(source)
             stats = filesystem.pack_tar(volume, name, observe)
@@ -114,13 +114,16 @@ def pack(access: Access, source: Path, directory: Path, update: bool, as_json: b
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--tar", is_flag=True, help="Make TARGET a tar file instead of a directory.")
 @with_past
 @JSON
-def unpack(access: Access, directory: Path, target: Path, tar: bool, as_json: bool) -> None:
+def unpack(access: Access, directory: Place, target: Path, tar: bool, as_json: bool) -> None:
     """Write the verified contents of the volume in DIRECTORY to TARGET, a new or empty directory.
+
+    After an interruption the same command goes on: what is there is compared, and only what differs is
+    written.
 
     With --tar TARGET is a new tar file, and - is standard output; the report then goes to standard error.
     """
@@ -135,11 +138,11 @@ def unpack(access: Access, directory: Path, target: Path, tar: bool, as_json: bo
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.argument("path", default="/")
 @with_past
 @JSON
-def ls(access: Access, directory: Path, path: str, as_json: bool) -> None:
+def ls(access: Access, directory: Place, path: str, as_json: bool) -> None:
     """List PATH of the volume in DIRECTORY."""
     with access.opened(directory, writable=False) as volume:
         entries = volume.ls(path)
@@ -156,10 +159,10 @@ def ls(access: Access, directory: Path, path: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.argument("path")
 @with_past
-def cat(access: Access, directory: Path, path: str) -> None:
+def cat(access: Access, directory: Place, path: str) -> None:
     """Print the verified contents of the file PATH of the volume in DIRECTORY, part by part: where one is
     damaged, nothing follows and the exit code is 20."""
     with access.opened(directory, writable=False) as volume:
@@ -170,10 +173,10 @@ def cat(access: Access, directory: Path, path: str) -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @with_past
 @JSON
-def check(access: Access, directory: Path, as_json: bool) -> None:
+def check(access: Access, directory: Place, as_json: bool) -> None:
     """Read and verify everything in the volume in DIRECTORY; name each damaged file."""
     with access.opened(directory, writable=False) as volume:
         findings = volume.check()
@@ -194,10 +197,10 @@ def check(access: Access, directory: Path, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @with_past
 @JSON
-def status(access: Access, directory: Path, as_json: bool) -> None:
+def status(access: Access, directory: Place, as_json: bool) -> None:
     """Print sequence, root and sizes of the volume in DIRECTORY, if it holds the anchored state."""
     with access.opened(directory, writable=False) as volume:
         commits = volume.log()
@@ -211,14 +214,18 @@ def status(access: Access, directory: Path, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.argument("mountpoint", type=DIRECTORY)
 @click.option("--writable", is_flag=True, help="Mount for writing; fences any other writer.")
 @with_past
-def mount(access: Access, directory: Path, mountpoint: Path, writable: bool) -> None:
+def mount(access: Access, directory: Place, mountpoint: Path, writable: bool) -> None:
     """Show the volume in DIRECTORY at MOUNTPOINT until this command is interrupted. Needs root."""
     if writable and access.root is not None:
         raise UsageError("--at shows an earlier state, which cannot be written", "drop --writable or --at")
+    if writable and isinstance(directory, Bucket):
+        raise UsageError(
+            f"{directory} is a bucket, which is mounted read-only", "drop --writable, or pack into it"
+        )
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # before native threads begin: they inherit it
     with access.opened(directory, writable=writable) as volume:
         mounted = volume.mount(str(mountpoint))
@@ -235,6 +242,16 @@ for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_car
     command.add_command(_care)
 
 
+def _check_plain(directory: Path, source: Path, given: Path | str) -> None:
+    """An authenticated volume is packed where its files lie."""
+    plain = directory / PLAIN
+    if source.resolve() != plain.resolve():
+        raise UsageError(
+            f"the plain files of {directory}, which is authenticated, lie in {plain}",
+            f"copy or move {given} there, then pack {plain} {directory}",
+        )
+
+
 def _facts(status: filesystem.VolumeStatus) -> dict[str, int | str]:
     return {
         "epoch": status.epoch,
@@ -248,7 +265,7 @@ def _facts(status: filesystem.VolumeStatus) -> dict[str, int | str]:
 
 def _report(
     as_json: bool,
-    where: Path,
+    where: Place,
     stats: filesystem.PackStats,
     status: filesystem.VolumeStatus,
     done: str,

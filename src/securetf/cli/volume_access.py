@@ -1,6 +1,7 @@
 """What the commands on volumes share: options for CAS or trust file, and the opening of a volume."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,19 @@ import msgspec
 from securetf.errors import UsageError, VolumeIntegrityError
 from securetf.provisioning import VolumeGrant
 from securetf.shields import filesystem, history
+from securetf.shields.buckets import SCHEME, Place, bucket
 from securetf.shields.local_trust import LocalTrust
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+def PLACE(text: str) -> Place:  # noqa: N802  (the type of an argument, as those beside it)
+    """A directory, or a bucket with what the environment says of it."""
+    if text.startswith(SCHEME):
+        return bucket(text, os.environ)
+    return DIRECTORY.convert(text, None, None)
+
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -67,7 +78,7 @@ class Access:
             yield grant, advance
 
     @contextmanager
-    def opened(self, directory: Path, *, writable: bool) -> Iterator[filesystem.Volume]:
+    def opened(self, directory: Place, *, writable: bool) -> Iterator[filesystem.Volume]:
         """Open the volume; at the end close it, with its final commit."""
         with (
             self.grant(writable=writable) as (grant, anchor),
@@ -82,7 +93,7 @@ class Access:
 
 @contextmanager
 def earlier(
-    directory: Path, grant: VolumeGrant, volume: filesystem.Volume, root: str
+    directory: Place, grant: VolumeGrant, volume: filesystem.Volume, root: str
 ) -> Iterator[filesystem.Volume]:
     """Open the state `root` of the open `volume`, read-only: one that its chain of roots leads to."""
     commit = history.held(volume.log(), root)

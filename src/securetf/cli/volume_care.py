@@ -6,19 +6,20 @@ from pathlib import Path
 
 import click
 
-from securetf.cli.volume_access import DIRECTORY, FILE, JSON, Access, earlier, progress, with_access
+from securetf.cli.volume_access import DIRECTORY, FILE, JSON, PLACE, Access, earlier, progress, with_access
 from securetf.errors import UsageError, VolumeIntegrityError
 from securetf.shields import filesystem
+from securetf.shields.buckets import Place
 from securetf.shields.local_trust import WARNING, LocalTrust
 
 _SIGNS = {"added": "+", "removed": "-", "content": "M", "attributes": "a", "unreadable": "?"}
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @with_access
 @JSON
-def log(access: Access, directory: Path, as_json: bool) -> None:
+def log(access: Access, directory: Place, as_json: bool) -> None:
     """List the states of the volume in DIRECTORY that are held, oldest first: `--at` takes their roots."""
     with access.opened(directory, writable=False) as volume:
         commits = volume.log()
@@ -33,12 +34,12 @@ def log(access: Access, directory: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=PLACE)
 @click.argument("old")
 @click.argument("new", required=False)
 @with_access
 @JSON
-def diff(access: Access, directory: Path, old: str, new: str | None, as_json: bool) -> None:
+def diff(access: Access, directory: Place, old: str, new: str | None, as_json: bool) -> None:
     """Print how the state of root NEW (the anchored one if not given) differs from that of root OLD.
 
     + and - are paths that came and went, M other contents, a other attributes only, ? contents of the same

@@ -10,6 +10,7 @@ from securetf import manifest as manifests
 from securetf.errors import UsageError
 from securetf.manifest import Manifest, network
 from securetf.manifest.rules import HOME_MEMORY
+from securetf.shields.buckets import Bucket, Place
 
 HOME_MEMORY_SIZE = 1 << 30  # bytes at most; a tmpfs takes only what is written
 SECRETS_MEMORY_SIZE = 1 << 20  # bytes at most per directory of secrets
@@ -25,15 +26,16 @@ DEFAULT_ENVIRONMENT = {
 class PlannedMount:
     """One mount of the program's namespace.
 
-    kind: `volume` (`name` is the volume's, `directory` its ciphertext on the host), `ephemeral` (as that,
-    but made for this run alone), `memory` or `secrets` (both are a tmpfs of at most `size_bytes`).
+    kind: `volume` (`name` is the volume's, `directory` its ciphertext, on the host or in a bucket),
+    `ephemeral` (as that, but made for this run alone), `memory` or `secrets` (both are a tmpfs of at most
+    `size_bytes`).
     """
 
     kind: Literal["volume", "ephemeral", "memory", "secrets"]
     path: str
     name: str = ""
     writable: bool = True
-    directory: Path | None = None
+    directory: Place | None = None
     size_bytes: int = 0
 
 
@@ -78,16 +80,17 @@ def plan(
     host_environment: Mapping[str, str],
     instance: int = 0,
     volumes: Path | None = None,
-    directories: Mapping[str, Path] | None = None,
+    directories: Mapping[str, Place] | None = None,
 ) -> LaunchPlan:
     """Return the plan for one workload.
 
     host_environment: the host's variables; only those that the Manifest names are taken. volumes: holds one
-    directory per volume, of the volume's name. directories: volume name to directory, goes before `volumes`.
+    directory per volume, of the volume's name. directories: volume name to place, goes before `volumes`.
 
     Raises:
         ManifestValueError: there is no such workload or instance.
-        UsageError: a volume has no directory, or a directory is for no volume of this workload.
+        UsageError: a volume has no directory, or a directory is for no volume of this workload; a bucket for
+            what is written, or not encrypted.
     """
     chosen = manifests.workload(manifest, workload_name)
     manifests.check_instance(manifest, workload_name, instance)
@@ -102,6 +105,7 @@ def plan(
         for path in sorted({posixpath.dirname(file) for file in files})
     ]
     taken = {name: host_environment[name] for name in chosen.host_environment if name in host_environment}
+    _check_caches(mounts)
     return LaunchPlan(
         manifest=manifest,
         manifest_hash=manifests.manifest_hash(manifest),
@@ -126,7 +130,7 @@ def plan(
 
 
 def _volumes(
-    manifest: Manifest, workload: str, instance: int, volumes: Path | None, directories: Mapping[str, Path]
+    manifest: Manifest, workload: str, instance: int, volumes: Path | None, directories: Mapping[str, Place]
 ) -> Iterator[PlannedMount]:
     chosen = manifest.workloads[workload]
     for name in directories:
@@ -150,7 +154,28 @@ def _volumes(
                 f"no directory is given for the volume {name}",
                 f"add `--volumes DIR` (DIR/{name} is used) or `--volume {own[name]}=DIR`",
             )
-        yield PlannedMount(kind=kind, path=path, name=name, writable=writable, directory=directory.absolute())
+        if isinstance(directory, Bucket):
+            if writable:
+                raise UsageError(
+                    f"{name} is mounted for writing, and {directory} is a bucket, which is mounted read-only",
+                    f"mount it as {path}:ro in the Manifest, or give `--volume {own[name]}=DIR`",
+                )
+            directory.check_protection(manifests.protection(manifest, name))
+        else:
+            directory = directory.absolute()
+        yield PlannedMount(kind=kind, path=path, name=name, writable=writable, directory=directory)
+
+
+def _check_caches(mounts: list[PlannedMount]) -> None:
+    """No cache of ciphertext lies in what is mounted for the program: it would take the program's room."""
+    for one in mounts:
+        cache = Path(one.directory.directory) if isinstance(one.directory, Bucket) else None
+        covered = [other.path for other in mounts if cache and cache.absolute().is_relative_to(other.path)]
+        if covered:
+            raise UsageError(
+                f"the cache of {one.directory} would lie in {cache}, and {covered[0]} is the program's own",
+                "name a directory of this machine in SECURETF_BUCKET_DIRECTORY",
+            )
 
 
 def _secrets(chosen: manifests.Workload) -> tuple[dict[str, str], dict[str, str]]:

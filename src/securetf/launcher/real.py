@@ -13,6 +13,7 @@ from securetf.launcher.report import Report
 from securetf.launcher.stages import Anchor, Denial, MountBy, Mounted, Offer
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
 from securetf.shields import ephemeral, filesystem, materialised
+from securetf.shields.buckets import Place
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
@@ -162,7 +163,7 @@ class FilesystemShield:
             made.close()
         return self._in_memory().show(name, None, path, writable=True)
 
-    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
+    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Place, path: str) -> Mounted:
         """Open and mount one volume; if it cannot be shown, it is closed again."""
         volume = filesystem.open_volume(directory, grant, anchor)
         try:

@@ -70,8 +70,8 @@ def check_host(
         raise FuseUnavailableError(why, _FUSE_FIX)
     for one in volumes:
         directory = one.directory
-        if directory is None or directory.is_dir():
-            continue
+        if not isinstance(directory, Path) or directory.is_dir():
+            continue  # a bucket is asked when it is opened
         if one.writable and not directory.exists() and directory.parent.is_dir():
             continue  # a volume that was never written: it is made when it is opened
         raise LaunchError(
@@ -252,7 +252,7 @@ class _Launch:
             self._mount_point(one, points, undo)
             if one.kind in ("volume", "ephemeral") and one.directory is None:
                 raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
-            if one.kind == "ephemeral" and one.directory is not None:
+            if one.kind == "ephemeral" and isinstance(one.directory, Path):
                 mounted = self._shield.mount_ephemeral(one.name, one.directory, one.path)
                 self._shown(one, mounted, undo)
             elif one.kind == "volume" and one.directory is not None:

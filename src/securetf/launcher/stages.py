@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from securetf.keys import WorkloadKey
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
+from securetf.shields.buckets import Place
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
@@ -120,8 +121,8 @@ class Shield(Protocol):
         """Show an empty volume on `path`, gone when closed; mounted, it is ciphertext in `directory`."""
         ...
 
-    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Path, path: str) -> Mounted:
-        """Open the volume whose ciphertext is in `directory` and show it on `path`, mounted or in memory."""
+    def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Place, path: str) -> Mounted:
+        """Open the volume in `directory`, or in a bucket, and show it on `path`, mounted or in memory."""
         ...
 
 

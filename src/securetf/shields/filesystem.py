@@ -34,6 +34,7 @@ from securetf._core import (
 )
 from securetf.errors import SecuretfError, UsageError
 from securetf.provisioning import VolumeGrant
+from securetf.shields.buckets import Bucket, Place
 
 __all__ = [
     "Anchor",
@@ -75,8 +76,8 @@ class Anchor(Protocol):
         ...
 
 
-def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> Volume:
-    """Open the ciphertext in `directory` at exactly the state that the grant names.
+def open_volume(directory: Place, grant: VolumeGrant, anchor: Anchor | None) -> Volume:
+    """Open the ciphertext in `directory`, or in a bucket, at exactly the state that the grant names.
 
     A grant that is writable and still at sequence 0 creates the volume, and the directory. A writable grant
     needs an anchor. Raises what `_core.Volume.open` raises.
@@ -85,15 +86,12 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
         raise UsageError(
             f"volume {grant.name} is to be written without an anchor", fix="pass the CAS's advance"
         )
-    if not grant.writable and not directory.is_dir():
-        raise UsageError(
-            f"volume {grant.name} has no directory {directory}",
-            fix="copy the volume's directory there, or name the right one with --volumes or --volume",
-        )
-    if grant.writable:
-        directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(directory, Bucket):
+        directory.check_protection(grant.protection)
+    else:
+        _prepare(directory, grant)
     return Volume.open(
-        str(directory),
+        directory if isinstance(directory, Bucket) else str(directory),
         volume_id=grant.volume_id,
         key=grant.key,
         key_version=grant.key_version,
@@ -108,6 +106,16 @@ def open_volume(directory: Path, grant: VolumeGrant, anchor: Anchor | None) -> V
         protection=grant.protection,
         anchor=anchor if grant.writable else None,
     )
+
+
+def _prepare(directory: Path, grant: VolumeGrant) -> None:
+    if not grant.writable and not directory.is_dir():
+        raise UsageError(
+            f"volume {grant.name} has no directory {directory}",
+            fix="copy the volume's directory there, or name the right one with --volumes or --volume",
+        )
+    if grant.writable:
+        directory.mkdir(parents=True, exist_ok=True)
 
 
 def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | None]:

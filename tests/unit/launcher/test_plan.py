@@ -1,5 +1,6 @@
 """The plan: the Manifest and the named host variables alone count; `--dry-run` shows it, without secrets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from securetf import manifest as manifests
 from securetf.errors import ManifestValueError, UsageError
 from securetf.launcher.plan import describe, plan
+from securetf.shields.buckets import bucket
 
 MANIFEST = manifests.parse(
     f"""
@@ -75,6 +77,32 @@ def test_plan_when_directories_do_not_fit_says_which(arguments: dict, problem: s
         plan(MANIFEST, "trainer", host_environment={}, **arguments)
     assert problem in refused.value.problem
     assert fix in refused.value.fix
+
+
+BUCKET = bucket(
+    "s3://sets/code",
+    {"AWS_ENDPOINT_URL": "http://h", "AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "never shown"},
+)
+
+
+def test_plan_when_a_volume_lies_in_a_bucket_names_it_without_its_access_key() -> None:
+    planned = plan(MANIFEST, "trainer", host_environment={}, volumes=Path("/v"), directories={"code": BUCKET})
+    assert [one.directory for one in planned.mounts if one.name == "code"] == [BUCKET]
+    shown = "\n".join(describe(planned, simulation=None))
+    assert "   /app (ro): volume code, ciphertext in s3://sets/code" in shown
+    assert "never shown" not in shown + repr(planned)
+
+
+def test_plan_when_a_bucket_is_for_what_is_written_or_its_cache_is_the_programs_says_what_to_do() -> None:
+    with pytest.raises(UsageError) as refused:
+        plan(MANIFEST, "trainer", host_environment={}, volumes=Path("/v"), directories={"model": BUCKET})
+    assert "model is mounted for writing, and s3://sets/code is a bucket" in refused.value.problem
+    assert "mount it as /app/out/model:ro in the Manifest, or give `--volume model=DIR`" in refused.value.fix
+    inside = replace(BUCKET, directory="/scratch/below")
+    with pytest.raises(UsageError) as refused:
+        plan(MANIFEST, "trainer", host_environment={}, volumes=Path("/v"), directories={"code": inside})
+    assert "would lie in /scratch/below, and /scratch is the program's own" in refused.value.problem
+    assert "SECURETF_BUCKET_DIRECTORY" in refused.value.fix
 
 
 def test_plan_when_there_is_no_such_workload_names_the_nearest() -> None:

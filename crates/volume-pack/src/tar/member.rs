@@ -6,6 +6,9 @@ use volume::{SetAttr, SetTime};
 use super::pax::{self, Record};
 use super::sparse::{Described, Part, described};
 
+/// Largest size of a file: sizes are signed.
+const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
+
 /// What a member makes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -86,7 +89,8 @@ pub(super) fn interpret(
         Some(text) => pax::number(text),
         None => header.entry_size().ok(),
     }
-    .ok_or_else(|| refuse("has a size that is not a number"))?;
+    .filter(|size| *size <= SIZE_MAX)
+    .ok_or_else(|| refuse("has a size that is not a number, or no file's"))?;
     let attributes = attributes(header, &record).ok_or_else(|| {
         refuse("has a mode, owner or time that is not a number or is out of range")
     })?;

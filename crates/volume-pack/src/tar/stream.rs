@@ -10,8 +10,11 @@ use super::pax::{self, Record};
 use super::{BLOCK, BLOCK_U64, sparse};
 use crate::error::PackError;
 
-/// Largest extended header: attributes of a file have up to 256 KiB.
+/// Largest extended header, and most bytes of all those for one member: attributes of a file have up to 256 KiB.
 const EXTENDED_MAX: u64 = 1 << 20;
+const RECORDS_MAX: usize = 4 << 20;
+/// What a record takes beside its key and value.
+const RECORD_BYTES: usize = 48;
 /// How compressed streams begin.
 const COMPRESSED: [(&[u8], &str); 4] = [
     (&[0x1f, 0x8b], "gzip"),
@@ -69,9 +72,6 @@ impl<'a, R: Read> Stream<'a, R> {
                 EntryType::XGlobalHeader => {
                     let found = self.records(&header)?;
                     self.global.extend(found.iter().cloned());
-                    if self.global.len() > 1024 {
-                        return Err(self.malformed("has more than 1024 global records"));
-                    }
                     records.extend(found);
                     announced = false;
                 }
@@ -80,6 +80,12 @@ impl<'a, R: Read> Stream<'a, R> {
                     let member = member.map_err(|(path, what)| refused(&path, &what))?;
                     return self.begin(&header, member).map(Some);
                 }
+            }
+            let bytes = |(key, value): &Record| key.len() + value.len() + RECORD_BYTES;
+            if records.iter().map(bytes).sum::<usize>() > RECORDS_MAX {
+                return Err(
+                    self.malformed("has more than 4 MiB of extended headers for one member")
+                );
             }
         }
     }
