@@ -216,7 +216,10 @@ def test_locks_when_read_pin_each_package_by_hash_and_name_no_address() -> None:
 
 
 def test_runtime_dependencies_when_searched_for_are_imported() -> None:
-    modules = {"dcap-qvl": "dcap_qvl"}
+    modules = {
+        "dcap-qvl": "dcap_qvl",
+        "httptools": r"uvicorn\.protocols\.http\.httptools_impl",  # uvicorn's protocol on it
+    }
     source = "\n".join(path.read_text() for path, _ in trees())
     unused = []
     for requirement in PROJECT["project"]["dependencies"]:

@@ -194,6 +194,9 @@ def lay_out(volume: Volume, target: str) -> PackStats:
 def take_back(volume: Volume, source: str) -> PackStats:
     """Make the volume equal to a tree that was laid out from it, by contents; one commit, or none."""
 
+def rekey(volume: Volume, progress: _Progress = None) -> tuple[int, bool]:
+    """Seal under the newest key what an older one sealed: bytes moved, and whether none is left."""
+
 @final
 class Volume:
     """An open volume. Closed by `close`; without it, what was not synced is lost, as after a crash."""
@@ -204,6 +207,8 @@ class Volume:
         volume_id: bytes,
         key: bytes,
         key_version: int,
+        key_since: int,
+        older_key: bytes | None,
         epoch: int,
         seq: int,
         root: bytes,
@@ -215,8 +220,9 @@ class Volume:
     ) -> Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
-        volume_id: 16 bytes; key, root: 32 bytes. freshness: "pinned", "follow" or "group". protection: as
-        `Volume.protection`; a volume of another one is refused.
+        volume_id: 16 bytes; keys, root: 32 bytes. Epochs from `key_since` on sealed under `key`, those before
+        under `older_key`, if that is still needed. freshness: "follow", or as `Volume.freshness`. protection:
+        as `Volume.protection`; a volume of another one is refused.
         anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
         FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.
 
@@ -231,6 +237,8 @@ class Volume:
         volume_id: bytes,
         key: bytes,
         key_version: int,
+        key_since: int,
+        older_key: bytes | None,
         seq: int,
         root: bytes,
         chunk_size: int,
@@ -250,7 +258,7 @@ class Volume:
     def diff(self, newer: Volume) -> list[Change]:
         """The paths in which `newer` differs, in order."""
 
-    def compact(self, progress: Callable[[int, int], None] | None = None) -> Compacted:
+    def compact(self, progress: _Progress = None) -> Compacted:
         """Give dead space back, also beside readers and writers. progress(0, moved bytes).
 
         Raises: VolumeIntegrityError, with the file whose chunk is damaged; what was moved stays moved.
@@ -261,6 +269,8 @@ class Volume:
 
     @property
     def protection(self) -> Literal["encrypted", "authenticated"]: ...
+    @property
+    def freshness(self) -> Literal["pinned", "group", "strict", "async"]: ...
     def pack(self, source: str, progress: _Progress = None, *, update: bool = False) -> PackStats:
         """Copy the tree under the directory `source` into the root of the volume, and commit.
 

@@ -33,8 +33,10 @@ class Packed:
         with closing(self.open(writable=True)) as volume:
             volume.pack(str(source))
 
-    def mounted(self, *, writable: bool, follow: bool = False, **options: Any) -> "Host":
-        return Host(self, writable, follow, options)
+    def mounted(
+        self, *, writable: bool, follow: bool = False, freshness: str = "group", **options: Any
+    ) -> "Host":
+        return Host(self, writable, follow, options, freshness)
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Host:
     writable: bool
     follow: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    freshness: str = "group"
 
     def __enter__(self) -> Self:
         request = {
@@ -53,6 +56,7 @@ class Host:
             "mountpoint": str(self.packed.mountpoint),
             "writable": self.writable,
             "follow": self.follow,
+            "freshness": self.freshness,
             "options": self.options,
         }
         self.process = subprocess.Popen(

@@ -1,7 +1,7 @@
 """A program, not a test: mounts one volume in a mount namespace of its own and runs commands there.
 
-argv[1]: JSON {directory, trust_file, mountpoint, writable, follow, options}. Then one JSON request a line on
-stdin, one answer a line on stdout. Ends at end of input: unmounts and closes the volume.
+argv[1]: JSON {directory, trust_file, mountpoint, writable, follow, freshness, options}. Then one JSON
+request a line on stdin, one answer a line on stdout. Ends at end of input: unmounts and closes the volume.
 """
 
 import json
@@ -73,7 +73,7 @@ def main() -> None:
     trust = LocalTrust(Path(given["trust_file"]))
     try:
         enter_mount_namespace()
-        grant = trust.grant(writable=given["writable"])
+        grant = trust.grant(writable=given["writable"], freshness=given["freshness"])
         if given["follow"]:
             grant = replace(grant, freshness="follow")
         volume = open_volume(Path(given["directory"]), grant, trust.advance)

@@ -190,7 +190,22 @@ def test_followed_volume_is_refused_for_a_copy_cannot_follow(job: Job) -> None:
     assert written.returncode == 0, written.stderr  # its writer follows nobody
     result = run(job)
     assert (result.returncode, result.stdout) == (30, "")
-    assert "[STF-1003]: the volume model follows its writer, and a copy in memory cannot" in result.stderr
+    assert (
+        "[STF-1003]: the volume model follows its writer, and a copy in memory cannot be: /dev/fuse is not"
+        in result.stderr
+    )
+    assert job.run().stdout == "started\n"
+
+
+def test_strict_volume_is_refused_for_no_fsync_in_memory_waits_for_the_cas(job: Job) -> None:
+    job.shell(
+        "echo started",
+        workload=f'volumes = {{ model = "{job.base}:rw" }}',
+        tables=f'{WRITTEN}freshness = "strict"\n',
+    )
+    result = run(job)
+    assert (result.returncode, result.stdout) == (30, "")
+    assert "[STF-1003]: the volume model is strict, and a copy in memory cannot be" in result.stderr
     assert job.run().stdout == "started\n"
 
 

@@ -10,8 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from securetf.errors import VolumeRollbackError
+from securetf.shields.buckets import bucket
+from securetf.shields.filesystem import closing, open_volume
+from securetf.shields.local_trust import LocalTrust
 from support.object_store import BUCKET, SECRET, ObjectStore, object_store
 
 PLACE = f"s3://{BUCKET}/team/data"
@@ -268,6 +273,24 @@ def test_tar_stream_when_cut_leaves_the_volume_in_the_bucket_as_it_was(
     entries = json.loads(securetf(server, "ls", *arguments, "--json").stdout)["entries"]
     assert [entry["name"] for entry in entries] == ["below"]
     assert prefix
+
+
+def test_volume_in_a_bucket_that_is_followed_moves_to_the_newer_state_and_not_to_one_that_is_none(
+    server: ObjectStore, tmp_path: Path, filled: tuple[list[str | Path], bytes, str]
+) -> None:
+    arguments, content, _ = filled
+    place, trust = bucket(str(arguments[0]), server.environment()), LocalTrust(Path(arguments[2]))
+    grant = msgspec.structs.replace(trust.grant(writable=False, name="followed"), freshness="follow")
+    with closing(open_volume(place, grant, None)) as first:
+        assert first.cat("big") == content
+        (tmp_path / "source" / "big").write_bytes(b"newer")
+        securetf(server, "pack", tmp_path / "source", *arguments)
+        newest = trust.grant(writable=False, name="followed")
+        with closing(first.at(newest.epoch, newest.seq, newest.root)) as newer:
+            assert newer.cat("big") == b"newer"
+        with pytest.raises(VolumeRollbackError):
+            first.at(newest.epoch, newest.seq + 1, newest.root)
+        assert first.cat("big") == content  # out of the cache: the objects are gone
 
 
 def test_create_where_something_else_lies_is_refused_and_pack_beside_others_leaves_them_alone(

@@ -81,6 +81,14 @@ def test_parse_when_something_is_mounted_beneath_a_followed_volume_refuses(benea
     assert refused.value.fix.startswith(f"mount {beneath} elsewhere")
 
 
+@pytest.mark.parametrize("freshness", ["strict", "async"])
+def test_parse_when_a_workload_writes_a_volume_it_may_be_strict_or_async(freshness: str) -> None:
+    text = changed('writer = "trainer"', f'writer = "trainer"\nfreshness = "{freshness}"')
+    manifest = manifests.parse(text)
+    assert manifest.volumes["model"].freshness == freshness
+    assert manifests.manifest_hash(manifest) != manifests.manifest_hash(manifests.parse(GOOD))
+
+
 REFUSALS = [
     # what is changed, what it becomes, what the problem says, what the fix says
     ('writer = "trainer"', 'writr = "trainer"', "`volumes.model.writr` is not a known key", "`writer`"),
@@ -95,8 +103,8 @@ REFUSALS = [
     ("size_bytes = 32", "", "`secrets.api-token.size_bytes` is missing", "size_bytes = 32"),
     ('kind = "value"', 'kind = "value"\nsize_bytes = 8', "`secrets.licence.size_bytes` is 8", "remove"),
     ('kind = "value"', 'kind = "valeu"', '`secrets.licence.kind` is "valeu", expected "random" or', '"value"'),
-    ('freshness = "pinned"', 'freshness = "strict"', '"strict", which is not in this release', '"group"'),
-    ('freshness = "pinned"', 'freshness = "async"', '"async", which is not in this release', '"group"'),
+    ('freshness = "pinned"', 'freshness = "strict"', 'is set, but the freshness is "strict"', "pinned"),
+    ('freshness = "pinned"', 'freshness = "eventual"', 'expected "group" or "strict" or "async" or', "use one"),
     ('freshness = "pinned"', "", '`volumes.code.root` is set, but the freshness is "group"', "pinned"),
     ('freshness = "pinned"', 'freshness = "pinned"\nwriter = "trainer"', "never written by a workload", "remove"),
     ('freshness = "pinned"', 'freshness = "follow"', 'is set, but the freshness is "follow"', "pinned"),

@@ -72,6 +72,7 @@ REFUSALS = [
     ('"authenticated"', '"plain"', '`volumes.data.protection` is "plain", expected', ""),
     ('"authenticated"', '"authenticated"\nwriter = "trainer"', '`volumes.data` has protection "authenticated" and writer "trainer"', '"encrypted"'),
     ('"authenticated"', '"authenticated"\nfreshness = "follow"', '`volumes.data` has protection "authenticated" and freshness "follow"', '"encrypted"'),
+    ('"authenticated"', '"authenticated"\nfreshness = "strict"', '`volumes.data` has protection "authenticated" and freshness "strict"', '"encrypted"'),
     ('"ephemeral"', '"ephemeral"\nwriter = "trainer"', '`volumes.scratch` has protection "ephemeral" and other keys', "leave"),
     ('"ephemeral"', '"ephemeral"\nfreshness = "pinned"', '`volumes.scratch` has protection "ephemeral" and other keys', "leave"),
     ('"ephemeral"', '"ephemeral"\nper_instance = true', '`volumes.scratch` has protection "ephemeral" and other keys', "leave"),

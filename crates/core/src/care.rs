@@ -4,6 +4,9 @@
 use pyo3::prelude::*;
 use volume_pack::Difference;
 
+use crate::convert::of_volume;
+use crate::volume::{PyVolume, observing};
+
 #[pyclass(frozen, get_all, module = "securetf._core")]
 pub struct Commit {
     seq: u64,
@@ -112,4 +115,20 @@ impl Change {
     fn __repr__(&self) -> String {
         format!("Change(path={:?}, kind={:?})", self.path, self.kind)
     }
+}
+
+#[pyfunction]
+#[pyo3(signature = (volume, progress = None))]
+pub fn rekey(
+    py: Python<'_>,
+    volume: &PyVolume,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(u64, bool)> {
+    let volume = volume.shared()?;
+    let (raised, outcome) = observing(py, progress.as_ref(), |observe| {
+        volume.rekey(&mut |moved| observe(0, moved))
+    });
+    raised?;
+    let done = outcome.map_err(|error| of_volume(py, &error))?;
+    Ok((done.moved_bytes, done.complete))
 }

@@ -28,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<care::Commit>()?;
     module.add_class::<care::Compacted>()?;
     module.add_class::<care::Change>()?;
+    module.add_function(wrap_pyfunction!(care::rekey, module)?)?;
     module.add_class::<network::PyNetworkKey>()?;
     module.add_class::<network::PyNetworkListener>()?;
     module.add_class::<network::PyNetworkShield>()?;

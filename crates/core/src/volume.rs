@@ -50,13 +50,15 @@ fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
     match name {
         "pinned" | "follow" => Ok(Freshness::Pinned),
         "group" => Ok(Freshness::Group),
+        "strict" => Ok(Freshness::Strict),
+        "async" => Ok(Freshness::Async),
         _ => {
             let problem = format!("freshness {name:?} is not known");
             Err(exception(
                 py,
                 "UsageError",
                 &problem,
-                "use \"pinned\", \"follow\" or \"group\"",
+                "use \"pinned\", \"follow\", \"group\", \"strict\" or \"async\"",
             ))
         }
     }
@@ -119,7 +121,7 @@ pub(crate) fn observing<T: Send>(
 #[pymethods]
 impl PyVolume {
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, key_since, older_key, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn open(
         py: Python<'_>,
@@ -127,6 +129,8 @@ impl PyVolume {
         volume_id: &[u8],
         key: &[u8],
         key_version: u32,
+        key_since: u32,
+        older_key: Option<&[u8]>,
         epoch: u32,
         seq: u64,
         root: &[u8],
@@ -140,6 +144,8 @@ impl PyVolume {
             volume_id: exactly(py, "volume_id", volume_id)?,
             key: volume_key(py, key)?,
             key_version,
+            key_since,
+            older_key: older_key.map(|key| volume_key(py, key)).transpose()?,
             epoch,
             seq,
             root: exactly(py, "root", root)?,
@@ -176,6 +182,16 @@ impl PyVolume {
             volume: Some(opened.map_err(|error| of_volume(py, &error))?),
             writable: false,
             followed: Some((place.clone(), grant)),
+        })
+    }
+
+    #[getter]
+    fn freshness(&self) -> PyResult<&'static str> {
+        Ok(match self.volume()?.freshness() {
+            Freshness::Pinned => "pinned",
+            Freshness::Group => "group",
+            Freshness::Strict => "strict",
+            Freshness::Async => "async",
         })
     }
 
@@ -238,7 +254,7 @@ impl PyVolume {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, seq, root, chunk_size, protection))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, key_since, older_key, seq, root, chunk_size, protection))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn salvage(
         py: Python<'_>,
@@ -246,6 +262,8 @@ impl PyVolume {
         volume_id: &[u8],
         key: &[u8],
         key_version: u32,
+        key_since: u32,
+        older_key: Option<&[u8]>,
         seq: u64,
         root: &[u8],
         chunk_size: u32,
@@ -255,6 +273,8 @@ impl PyVolume {
             volume_id: exactly(py, "volume_id", volume_id)?,
             key: volume_key(py, key)?,
             key_version,
+            key_since,
+            older_key: older_key.map(|key| volume_key(py, key)).transpose()?,
             epoch: 0,
             seq,
             root: exactly(py, "root", root)?,

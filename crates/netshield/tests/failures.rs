@@ -6,7 +6,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -20,6 +20,17 @@ use support::{Node, Pair, node, node_at, policy};
 
 /// Longer than a reset takes on a busy machine, and shorter than the silence after which a peer counts as dead.
 const SOON: Duration = Duration::from_secs(10);
+/// Bytes that do not fit into the buffers on the way.
+const PAUSED: usize = 256 << 20;
+
+/// Heartbeats and silence that a test can wait for.
+fn short() -> Limits {
+    Limits {
+        heartbeat: Duration::from_millis(200),
+        silence: Duration::from_secs(2),
+        ..Limits::default()
+    }
+}
 
 fn is_reset(program: &mut TcpStream) {
     let error = program.read(&mut [0]).unwrap_err();
@@ -55,8 +66,9 @@ fn leave() {
     run("ip link set lo up");
 }
 
-/// A worker and a parameter server on two machines with a cable between them; the function cuts it.
-fn two_machines(limits: Limits) -> (Pair, impl FnOnce()) {
+/// A worker and a parameter server on two machines with a cable between them; the function cuts it, by a command on the
+/// worker's machine.
+fn two_machines(limits: Limits, cut_by: &'static str) -> (Pair, impl FnOnce()) {
     let ca = Arc::new(Ca::new("session"));
     let (ready, wait_for_ready) = mpsc::channel();
     let (plug, wait_for_cable) = mpsc::channel();
@@ -89,7 +101,7 @@ fn two_machines(limits: Limits) -> (Pair, impl FnOnce()) {
             .send(node(&near_ca, &leaf, policy("worker", 0), limits))
             .unwrap();
         let () = wait_for_cut.recv().unwrap();
-        run("ip link delete near");
+        run(cut_by);
     });
     let (ps, listener) = far.join().unwrap();
     let pair = Pair::of(Ca::new("unused"), worker.recv().unwrap(), ps);
@@ -104,12 +116,7 @@ fn two_machines(limits: Limits) -> (Pair, impl FnOnce()) {
 
 #[test]
 fn a_peer_that_vanishes_without_a_word_is_cut_in_bounded_time_on_both_sides() {
-    let limits = Limits {
-        heartbeat: Duration::from_millis(200),
-        silence: Duration::from_secs(2),
-        ..Limits::default()
-    };
-    let (pair, cut) = two_machines(limits);
+    let (pair, cut) = two_machines(short(), NO_WAY);
     let (mut near, mut far) = pair.connect();
     near.write_all(b"x").unwrap();
     far.read_exact(&mut [0]).unwrap();
@@ -123,6 +130,60 @@ fn a_peer_that_vanishes_without_a_word_is_cut_in_bounded_time_on_both_sides() {
     for Node { denials, .. } in [&pair.worker, &pair.ps] {
         denials.expect("cut: the peer is silent");
     }
+}
+
+/// What cuts the cable: nothing can be sent any more.
+const NO_WAY: &str = "ip link delete near";
+/// What makes the worker's machine deaf: what the other one sends arrives nowhere.
+const NOBODY: &str = "ip address flush dev near";
+
+#[test]
+fn a_peer_that_vanishes_after_its_last_byte_is_cut_in_bounded_time() {
+    let (pair, cut) = two_machines(short(), NO_WAY);
+    let (near, far) = pair.connect();
+    vanishes_after_its_last_byte(&pair, near, far, cut);
+    let (pair, cut) = two_machines(short(), NOBODY);
+    let (near, far) = pair.connect();
+    vanishes_after_its_last_byte(&pair, far, near, cut);
+}
+
+/// `ending` ends its direction, then its machine is gone; nobody writes, so heartbeats alone must tell `listening`.
+fn vanishes_after_its_last_byte(
+    pair: &Pair,
+    mut listening: TcpStream,
+    mut ending: TcpStream,
+    cut: impl FnOnce(),
+) {
+    ending.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(listening.read(&mut [0]).unwrap(), 0);
+    let begin = Instant::now();
+    cut();
+    let error = loop {
+        if let Some(error) = listening.take_error().unwrap() {
+            break error;
+        }
+        assert!(begin.elapsed() < SOON, "the program was never told");
+        thread::sleep(Duration::from_millis(50));
+    };
+    // How a reset shows where the end of the stream was read before; tcp_reset() in the kernel.
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    is_reset(&mut ending);
+    for Node { denials, .. } in [&pair.worker, &pair.ps] {
+        denials.expect("cut: the peer is silent");
+    }
+}
+
+#[test]
+fn a_program_that_does_not_read_after_its_last_byte_is_no_dead_peer() {
+    let (pair, _cut) = two_machines(short(), NO_WAY);
+    let (mut near, mut far) = pair.connect();
+    far.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(near.read(&mut [0]).unwrap(), 0);
+    let writing = thread::spawn(move || near.write_all(&vec![1; PAUSED]).unwrap());
+    thread::sleep(short().silence * 2);
+    assert!(!writing.is_finished(), "everything fits into buffers");
+    far.read_exact(&mut vec![0; PAUSED]).unwrap();
+    writing.join().unwrap();
 }
 
 const ROLE: &str = "FAILURES_TEST_RELAY";

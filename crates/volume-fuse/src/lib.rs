@@ -11,6 +11,7 @@ mod generations;
 mod listing;
 mod mount;
 mod namespace;
+mod opens;
 mod prefetch;
 mod removed;
 mod server;

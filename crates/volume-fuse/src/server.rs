@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use volume::{NAME_MAX, NodeKind, SetAttr, Volume};
 
@@ -27,7 +27,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// FLUSH and IOCTL are left to fuser's answer ENOSYS: close(2) has nothing to wait for, and the kernel makes ENOTTY of it.
+/// IOCTL is left to fuser's answer ENOSYS, of which the kernel makes ENOTTY.
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.agree(config)
@@ -183,16 +183,7 @@ impl Filesystem for Server {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.read_only {
-            return reply.error(Errno::ENOSYS); // FUSE_NO_OPEN_SUPPORT: the kernel never asks again, and keeps its cache
-        }
-        match self.open_existing(request.uid(), ino, flags) {
-            Ok(()) => {
-                let handle = self.writers.opened(ino.0, flags);
-                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE);
-            }
-            Err(error) => reply.error(self.failure(&error)),
-        }
+        self.open_for(request, ino, flags, reply);
     }
 
     fn create(
@@ -205,14 +196,8 @@ impl Filesystem for Server {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.create_or_open(request, parent, name, mode, flags) {
-            Ok(node) => {
-                let (found, cache) = (self.shown(&node), FopenFlags::FOPEN_KEEP_CACHE);
-                let handle = self.writers.opened(node.ino, OpenFlags(flags));
-                reply.created(&FOREVER, &found, GENERATION, handle, cache);
-            }
-            Err(error) => reply.error(self.failure(&error)),
-        }
+        let outcome = self.create_or_open(request, parent, name, mode, flags);
+        self.created(outcome, OpenFlags(flags), reply);
     }
 
     fn read(
@@ -255,6 +240,17 @@ impl Filesystem for Server {
             Ok(count) => reply.written(count),
             Err(error) => reply.error(self.failure(&error)),
         }
+    }
+
+    fn flush(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.closing(ino, handle, reply);
     }
 
     fn release(

@@ -7,24 +7,22 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use fuser::{
-    Errno, FileAttr, FopenFlags, INodeNo, InitFlags, KernelConfig, OpenAccMode, OpenFlags,
-    ReplyEmpty, ReplyEntry, Request,
+    Errno, FileAttr, FopenFlags, INodeNo, InitFlags, KernelConfig, ReplyEmpty, ReplyEntry, Request,
 };
 use volume::{Attr, FileType, NodeKind, SetAttr, Volume, VolumeError};
 
 use crate::convert::{FOREVER, GENERATION, absent, attr, errno};
 use crate::device::MAX_REQUEST;
 use crate::generations::{Generations, Place};
+use crate::opens::Writers;
 use crate::prefetch::Prefetch;
 use crate::removed::Removed;
-use crate::sparse::{Ask, Writers};
+use crate::sparse::Ask;
 use crate::stats::Counters;
 
 const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
-const O_TRUNC: i32 = 0o1000;
-const O_EXCL: i32 = 0o200;
 
 /// Serves one volume.
 pub(crate) struct Server {
@@ -154,7 +152,7 @@ impl Server {
         let outcome = if self.read_only {
             Ok(())
         } else {
-            self.volume.sync(Some(ino.0))
+            self.volume.fsync(Some(ino.0))
         };
         self.empty(outcome, reply);
     }
@@ -243,48 +241,6 @@ impl Server {
             self.volume.set_attr(ino.0, &change)?;
         }
         Ok(())
-    }
-
-    pub(crate) fn open_existing(
-        &self,
-        user: u32,
-        ino: INodeNo,
-        flags: OpenFlags,
-    ) -> Result<(), VolumeError> {
-        self.volume.open_file(ino.0)?;
-        if flags.0 & O_TRUNC != 0 && flags.acc_mode() != OpenAccMode::O_RDONLY {
-            let cut = SetAttr {
-                size: Some(0),
-                ..SetAttr::default()
-            };
-            if let Err(error) = self.change(user, ino, &cut) {
-                self.volume.release(ino.0);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn create_or_open(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        flags: i32,
-    ) -> Result<Attr, VolumeError> {
-        match self.make(request, parent, name, NodeKind::File, mode) {
-            Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
-                let found = self.volume.lookup(parent.0, name.as_bytes())?;
-                self.open_existing(request.uid(), INodeNo(found.ino), OpenFlags(flags))?;
-                self.volume.attr(found.ino)
-            }
-            Ok(node) => {
-                self.volume.open_file(node.ino)?;
-                Ok(node)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Mode, owner and group of a new node: in a set-group-id directory the group is inherited (`inode_init_owner`).

@@ -1,10 +1,9 @@
 //! Holes as programs ask for them: fallocate(2), and lseek(2) with `SEEK_DATA` and `SEEK_HOLE`.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use fuser::{Errno, FileHandle, INodeNo, Notifier, OpenAccMode, OpenFlags, ReplyLseek};
+use fuser::{Errno, INodeNo, Notifier, ReplyLseek};
 use volume::{Seek, Volume, VolumeError};
 
 use crate::convert::errno;
@@ -16,67 +15,12 @@ const ZERO_RANGE: i32 = 16;
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 
-/// Handle of an open through which the kernel may keep pages back.
-const WRITER: FileHandle = FileHandle(1);
-const READER: FileHandle = FileHandle(0);
-
 /// A question of lseek(2) whose answer needs what the kernel has not written yet.
 pub(crate) struct Ask {
     ino: u64,
     offset: u64,
     what: Seek,
     reply: ReplyLseek,
-}
-
-/// Opens that can leave unwritten pages with the kernel, by inode: those that allow a shared mapping, and where the
-/// kernel gathers writes, all that write.
-pub(crate) struct Writers {
-    opens: Mutex<HashMap<u64, u64>>,
-    gathering: bool,
-}
-
-impl Writers {
-    pub(crate) fn new(gathering: bool) -> Self {
-        Self {
-            opens: Mutex::default(),
-            gathering,
-        }
-    }
-
-    /// Notes an open; its handle is for [`Writers::closed`].
-    pub(crate) fn opened(&self, ino: u64, flags: OpenFlags) -> FileHandle {
-        let keeps = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => false,
-            OpenAccMode::O_WRONLY => self.gathering,
-            OpenAccMode::O_RDWR => true,
-        };
-        if !keeps {
-            return READER;
-        }
-        *self.opens().entry(ino).or_default() += 1;
-        WRITER
-    }
-
-    pub(crate) fn closed(&self, ino: u64, handle: FileHandle) {
-        if handle != WRITER {
-            return;
-        }
-        let mut opens = self.opens();
-        if let Some(count) = opens.get_mut(&ino) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                opens.remove(&ino);
-            }
-        }
-    }
-
-    fn any(&self, ino: u64) -> bool {
-        self.opens().contains_key(&ino)
-    }
-
-    fn opens(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
-        self.opens.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Server {
@@ -145,32 +89,5 @@ pub(crate) fn serve(volume: &Volume, notifier: &Notifier, asked: &Receiver<Ask>)
         // Fails only for an inode that the kernel does not have, whose pages it has not either.
         let _ = notifier.inval_inode(INodeNo(ask.ino), 0, 0);
         ask.answer(volume);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const O_WRONLY: OpenFlags = OpenFlags(1);
-    const O_RDWR: OpenFlags = OpenFlags(2);
-
-    #[test]
-    fn a_file_has_writers_until_the_last_of_them_is_closed() {
-        let writers = Writers::new(false);
-        assert_eq!(writers.opened(7, O_WRONLY), READER);
-        let (first, second) = (writers.opened(7, O_RDWR), writers.opened(7, O_RDWR));
-        writers.closed(7, READER);
-        writers.closed(7, first);
-        assert!(writers.any(7));
-        writers.closed(7, second);
-        assert!(!writers.any(7));
-    }
-
-    #[test]
-    fn every_open_that_writes_counts_where_the_kernel_gathers_writes() {
-        let writers = Writers::new(true);
-        assert_eq!(writers.opened(7, O_WRONLY), WRITER);
-        assert!(writers.any(7));
     }
 }

@@ -41,6 +41,8 @@ fn open(dir: &Path, anchor: &Arc<LocalAnchor>, writable: bool) -> Arc<Volume> {
         volume_id: [1; 16],
         key,
         key_version: 1,
+        key_since: 0,
+        older_key: None,
         epoch,
         seq,
         root,

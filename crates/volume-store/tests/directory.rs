@@ -43,6 +43,8 @@ impl LocalAnchor {
             volume_id: [1; 16],
             key,
             key_version: 1,
+            key_since: 0,
+            older_key: None,
             epoch,
             seq,
             root,

@@ -68,6 +68,8 @@ impl FileAnchor {
             volume_id: [1; 16],
             key: VolumeKey::new([7; 32]),
             key_version: 1,
+            key_since: 0,
+            older_key: None,
             epoch,
             seq,
             root,

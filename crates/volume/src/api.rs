@@ -77,10 +77,14 @@ impl std::fmt::Debug for VolumeKey {
 pub struct Grant {
     /// Identifies the volume.
     pub volume_id: [u8; 16],
-    /// The volume key.
+    /// The volume key, of the newest version.
     pub key: VolumeKey,
     /// Version of the key.
     pub key_version: u32,
+    /// The first epoch that seals under this version; 0 for a volume's first key.
+    pub key_since: u32,
+    /// The key of the version before, for what the epochs before sealed, while the volume is re-keyed.
+    pub older_key: Option<VolumeKey>,
     /// The mount epoch; a grant for writing carries one that was never given out before.
     pub epoch: u32,
     /// Sequence of the anchored state; 0 for a virgin volume.
@@ -100,8 +104,12 @@ pub struct Grant {
 pub enum Freshness {
     /// Read-only at a fixed root.
     Pinned,
+    /// fsync, closing a file after writing it and each rename wait for the anchor.
+    Strict,
     /// fsync and rename-over wait for the anchor; everything else is anchored within a second.
     Group,
+    /// fsync and rename-over wait for the store alone; the anchor follows, see [`Options::anchor_window`].
+    Async,
 }
 
 /// How an open volume behaves. [`Options::new`] has the values for production.
@@ -117,6 +125,8 @@ pub struct Options {
     pub commit_interval: Option<Duration>,
     /// How long a commit tries to reach the anchor.
     pub anchor_deadline: Duration,
+    /// For [`Freshness::Async`]: how long the anchor may be behind before fsync waits for it again.
+    pub anchor_window: Duration,
 }
 
 impl Options {
@@ -129,6 +139,7 @@ impl Options {
             snapshot_after: 16 << 20,
             commit_interval: Some(Duration::from_millis(500)),
             anchor_deadline: Duration::from_secs(30),
+            anchor_window: Duration::from_secs(5),
         }
     }
 }

@@ -132,6 +132,7 @@ impl Volume {
     }
 
     fn encode_changes(&self, tree: &Tree, captured: &mut Captured) -> Result<()> {
+        let version = self.keys.newest().version;
         let inos: Vec<Ino> = captured.nodes.iter().copied().collect();
         let bulk = inline_bytes(tree, &inos) > INLINE_COMMIT_MAX;
         for ino in inos {
@@ -145,7 +146,7 @@ impl Volume {
             }
             self.flush(node, &mut data)?;
             emit(&mut captured.parts, |out| {
-                Op::Inode(Box::new(node.to_record(&data))).encode(out);
+                Op::Inode(Box::new(node.to_record(&data, version))).encode(out);
             });
             let changed = std::mem::take(&mut data.changed);
             let cut = data.cut.take();
@@ -188,6 +189,7 @@ impl Volume {
     /// The whole state. Files that changed again since their capture are flushed again, so each is whole.
     fn encode_state(&self, tree: &Tree, seq: u64, captured: &mut Captured) -> Result<Pages> {
         let mut writer = snapshot::Writer::new(&self.keys, &self.nonces, seq);
+        let version = self.keys.newest().version;
         let mut inos: Vec<Ino> = tree.nodes.keys().copied().collect();
         inos.sort_unstable();
         for ino in &inos {
@@ -197,7 +199,7 @@ impl Volume {
             let mut data = node.data.write();
             self.flush(node, &mut data)?;
             writer.add(*ino, |out| {
-                Op::Inode(Box::new(node.to_record(&data))).encode(out);
+                Op::Inode(Box::new(node.to_record(&data, version))).encode(out);
             })?;
             let indices = data.map.iter().map(|(index, _)| index);
             map_runs(&data, *ino, indices, |op| {

@@ -6,20 +6,19 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::api::Position;
+use parking_lot::MutexGuard;
+
+use crate::api::{Freshness, Position};
 use crate::capture::Captured;
-use crate::error::{AnchorError, StoreError, VolumeError};
+use crate::error::{StoreError, VolumeError};
 use crate::record::{self, FLAG_LAST, FLAG_SNAPSHOT};
 use crate::segment::{self, Dead};
 use crate::snapshot;
-use crate::superblock::{self, Superblock};
 use crate::types::Ino;
 use crate::volume::{Result, Volume};
 
 /// Journal files after which a snapshot is written: each mount starts a new one.
 const JOURNAL_FILES_MAX: usize = 32;
-/// Pause after the anchor did not answer.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the chain stands. Held by the one that commits.
 pub(crate) struct Log {
@@ -65,7 +64,23 @@ impl Volume {
     /// in memory, and a later call may succeed.
     pub fn sync(&self, ino: Option<Ino>) -> Result<()> {
         let _ = ino;
-        self.join_commit(false)
+        self.join_commit(false)?;
+        if self.options.freshness == Freshness::Async {
+            self.catch_up(self.options.anchor_deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Waits as the freshness says: as [`Volume::sync`], or with [`Freshness::Async`] until all that was done before is
+    /// durable in the store, and the anchor is not behind for longer than [`crate::Options::anchor_window`].
+    ///
+    /// # Errors
+    /// As [`Volume::sync`].
+    pub fn fsync(&self, ino: Option<Ino>) -> Result<()> {
+        if self.options.freshness == Freshness::Async && !self.is_late() {
+            return self.join_commit(false);
+        }
+        self.sync(ino)
     }
 
     /// Takes part in a commit; one that nobody waits for does not begin while commits are held.
@@ -145,9 +160,11 @@ impl Volume {
     }
 
     fn commit(&self) -> Result<()> {
+        let behind = self.options.freshness == Freshness::Async;
+        let _alone = (!behind).then(|| self.anchoring.lock());
         let mut log = self.log.lock();
         self.require_writable()?;
-        if self.pending.lock().is_clean() && log.head == log.anchored {
+        if self.pending.lock().is_clean() && (behind || log.head == log.anchored) {
             return Ok(());
         }
         self.flush_dirty()?;
@@ -157,11 +174,25 @@ impl Volume {
             .max(log.snapshot.map_or(0, |(_, bytes)| bytes));
         let snapshot_due = log.journal_bytes > limit || log.files.len() > JOURNAL_FILES_MAX;
         let captured = self.capture(snapshot_due.then_some(log.head.0 + 1))?;
-        self.commit_captured(&mut log, captured)
+        self.write_captured(&mut log, captured)?;
+        if behind {
+            return Ok(());
+        }
+        self.advance(&mut log, self.options.anchor_deadline)
     }
 
     /// Makes a captured state durable and anchored.
-    pub(crate) fn commit_captured(&self, log: &mut Log, mut captured: Captured) -> Result<()> {
+    pub(crate) fn commit_captured(
+        &self,
+        log: &mut MutexGuard<'_, Log>,
+        captured: Captured,
+    ) -> Result<()> {
+        self.write_captured(log, captured)?;
+        self.advance(log, self.options.anchor_deadline)
+    }
+
+    /// Makes a captured state durable; the anchor is behind from then on.
+    fn write_captured(&self, log: &mut Log, mut captured: Captured) -> Result<()> {
         if captured.is_empty() && log.head == log.anchored {
             return Ok(());
         }
@@ -176,8 +207,7 @@ impl Volume {
             return Err(error);
         }
         log.dead.append(&mut captured.superseded);
-        self.advance(log)?;
-        self.settle(log);
+        self.behind.lock().get_or_insert_with(Instant::now);
         Ok(())
     }
 
@@ -213,7 +243,7 @@ impl Volume {
     }
 
     /// Appends records for `parts`, the last one with `flags`, and makes them durable.
-    fn append(&self, log: &mut Log, parts: &[Vec<u8>], flags: u16) -> Result<()> {
+    pub(crate) fn append(&self, log: &mut Log, parts: &[Vec<u8>], flags: u16) -> Result<()> {
         let (mut head, mut offset, mut files) = (log.head, log.offset, log.files.clone());
         let mut touched = Vec::new();
         let mut bytes = 0;
@@ -282,81 +312,6 @@ impl Volume {
         log.superblock_due = true;
         Ok(())
     }
-
-    /// Moves the anchor to the head, trying again while it does not answer.
-    pub(crate) fn advance(&self, log: &mut Log) -> Result<()> {
-        let anchor = self.anchor.as_ref().ok_or(VolumeError::ReadOnly)?;
-        let deadline = Instant::now() + self.options.anchor_deadline;
-        let mut from = log.anchored;
-        let mut candidates = log.attempted.clone();
-        loop {
-            match anchor.advance(self.nonces.epoch, from, log.head) {
-                Ok(()) => break,
-                Err(AnchorError::Unreachable(text)) => {
-                    if !log.attempted.contains(&log.head) {
-                        log.attempted.push(log.head);
-                    }
-                    if Instant::now() + RETRY_PAUSE > deadline {
-                        return Err(VolumeError::Anchor(AnchorError::Unreachable(text)));
-                    }
-                    std::thread::sleep(RETRY_PAUSE);
-                }
-                // An advance that seemed lost may have happened: go on from where it would have led.
-                Err(AnchorError::Conflict) => {
-                    let Some(position) = candidates.pop() else {
-                        self.fence();
-                        return Err(VolumeError::Anchor(AnchorError::Conflict));
-                    };
-                    from = position;
-                    if position == log.head {
-                        self.append(log, &[Vec::new()], FLAG_LAST)?;
-                    }
-                }
-                Err(AnchorError::Fenced) => {
-                    self.fence();
-                    return Err(VolumeError::LeaseLost);
-                }
-                Err(error @ AnchorError::Refused(_)) => return Err(VolumeError::Anchor(error)),
-            }
-        }
-        log.anchored = log.head;
-        log.attempted.clear();
-        *self.anchored.lock() = log.head;
-        Ok(())
-    }
-
-    /// After the anchor moved: what only older states referenced may go.
-    fn settle(&self, log: &mut Log) {
-        for dead in log.dead.drain(..) {
-            self.give_back(dead);
-        }
-        if log.superblock_due {
-            log.superblock_due = self.write_superblock(log).is_err();
-        }
-        if !log.superblock_due {
-            for path in log.dead_files.drain(..) {
-                let _ = self.store.remove(&path);
-            }
-        }
-    }
-
-    /// Writes the older of both superblocks anew. It is a hint: a failure costs nothing but time at the next mount.
-    pub(crate) fn write_superblock(&self, log: &mut Log) -> Result<()> {
-        let generation = log.generation + 1;
-        let superblock = Superblock {
-            volume_id: self.keys.volume_id,
-            chunk_size: self.chunk_size,
-            key_version: self.keys.key_version,
-            generation,
-            seq: log.anchored.0,
-            snapshot: log.snapshot.map_or(0, |(seq, _)| seq),
-            journal: log.files.last().copied().unwrap_or_default(),
-        };
-        self.store
-            .replace(superblock::path(generation), &superblock.encode())?;
-        log.generation = generation;
-        Ok(())
-    }
 }
 
 /// The store's name of a journal file.
@@ -387,5 +342,6 @@ fn commit_now_and_then(volume: &Weak<Volume>, interval: Duration) {
             // Whoever waits for this commit learns its error from `sync`; the next round tries again.
             let _ = volume.join_commit(true);
         }
+        let _ = volume.catch_up(Duration::ZERO);
     }
 }

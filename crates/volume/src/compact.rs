@@ -28,26 +28,7 @@ impl Volume {
             let segments = self.segments.lock();
             (segments.wasteful(), segments.dead_bytes())
         };
-        let mut moved = 0;
-        let mut committed = 0;
-        let mut inos: Vec<Ino> = self.tree.read().nodes.keys().copied().collect();
-        inos.sort_unstable();
-        for ino in if victims.is_empty() { Vec::new() } else { inos } {
-            let Ok(node) = self.node(ino) else { continue };
-            if node.kind != FileType::File {
-                continue;
-            }
-            let found = self.move_file(&node, &victims);
-            moved += found.map_err(|error| self.name_file(error, ino))?;
-            if moved - committed > COMMIT_AFTER {
-                self.sync(None)?;
-                committed = moved;
-            }
-            if !go_on(moved) {
-                break;
-            }
-        }
-        self.sync(None)?;
+        let (moved, _) = self.empty_segments(&victims, go_on)?;
         let segments = self.segments.lock();
         let gone = |id: &&u32| segments.get(**id).is_none();
         Ok(Compacted {
@@ -58,21 +39,32 @@ impl Volume {
         })
     }
 
-    /// Moves the chunks of one file; returns the plain bytes.
-    fn move_file(&self, node: &Node, victims: &BTreeSet<u32>) -> Result<u64> {
-        let indices: Vec<u64> = {
-            let data = node.data.read();
-            let inside = data
-                .map
-                .iter()
-                .filter(|(_, entry)| victims.contains(&entry.segment));
-            inside.map(|(index, _)| index).collect()
-        };
-        let mut moved = 0;
-        for batch in indices.chunks(BATCH) {
-            moved += self.move_chunks(node, batch, victims)?;
+    /// Moves what lives out of these segments, and commits. Returns the bytes, and whether `go_on` let it end.
+    pub(crate) fn empty_segments(
+        &self,
+        victims: &BTreeSet<u32>,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(u64, bool)> {
+        let (mut moved, mut committed, mut ended) = (0, 0, true);
+        let mut inos: Vec<Ino> = self.tree.read().nodes.keys().copied().collect();
+        inos.sort_unstable();
+        'files: for ino in if victims.is_empty() { Vec::new() } else { inos } {
+            let Ok(node) = self.node(ino) else { continue };
+            for batch in chunks_inside(&node, victims).chunks(BATCH) {
+                let found = self.move_chunks(&node, batch, victims);
+                moved += found.map_err(|error| self.name_file(error, ino))?;
+                if moved - committed > COMMIT_AFTER {
+                    self.sync(None)?;
+                    committed = moved;
+                }
+                if !go_on(moved) {
+                    ended = false;
+                    break 'files;
+                }
+            }
         }
-        Ok(moved)
+        self.sync(None)?;
+        Ok((moved, ended))
     }
 
     fn move_chunks(&self, node: &Node, batch: &[u64], victims: &BTreeSet<u32>) -> Result<u64> {
@@ -106,4 +98,17 @@ impl Volume {
         self.flush(node, &mut data)?;
         failure.map_or(Ok(moved), Err)
     }
+}
+
+/// The chunks of a file that lie in these segments.
+fn chunks_inside(node: &Node, victims: &BTreeSet<u32>) -> Vec<u64> {
+    if node.kind != FileType::File {
+        return Vec::new();
+    }
+    let data = node.data.read();
+    let inside = data
+        .map
+        .iter()
+        .filter(|(_, entry)| victims.contains(&entry.segment));
+    inside.map(|(index, _)| index).collect()
 }

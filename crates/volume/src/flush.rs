@@ -76,7 +76,8 @@ impl Volume {
             }
             return Ok(());
         }
-        let key = self.hot.key(node, &self.keys)?;
+        let keys = self.keys.newest();
+        let key = self.hot.key(node, keys)?;
         let mut index = first;
         let mut rest = plain;
         while !rest.is_empty() {
@@ -93,7 +94,7 @@ impl Volume {
                 scratch.extend_from_slice(head);
                 for ((chunk, slot), index) in scratch.chunks_mut(step).zip(run.slot..).zip(index..)
                 {
-                    let aad = self.keys.chunk_aad(&node.file_id, index, self.chunk_size);
+                    let aad = keys.chunk_aad(&node.file_id, index, self.chunk_size);
                     let seal = self.nonces.seal(&key, &aad, chunk)?;
                     placed.push((
                         index,
@@ -138,13 +139,14 @@ impl Volume {
             whole.resize(length as usize, 0);
             return digest(&whole);
         }
-        let key = self.hot.key(node, &self.keys)?;
+        let keys = self.keys.newest();
+        let key = self.hot.key(node, keys)?;
         let run = self.segments.lock().allocate_short(length)?;
         let result = SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             scratch.extend_from_slice(plain.get(..length as usize).unwrap_or(plain));
             scratch.resize(length as usize, 0);
-            let aad = self.keys.chunk_aad(&node.file_id, index, length);
+            let aad = keys.chunk_aad(&node.file_id, index, length);
             let seal = self.nonces.seal(&key, &aad, scratch)?;
             self.put(run.segment, run.slot, scratch)?;
             Ok(Entry {

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::VolumeError;
 use crate::inode::Node;
-use crate::seal::Keys;
+use crate::seal::KeySet;
 use crate::types::Ino;
 
 /// Files whose key and chunk are kept, at most one per number modulo this.
@@ -26,7 +26,8 @@ pub struct CachedChunk {
 #[derive(Default)]
 pub struct Slot {
     ino: Ino,
-    key: Option<Arc<LessSafeKey>>,
+    /// Of one version of the volume's key.
+    key: Option<(u32, Arc<LessSafeKey>)>,
     /// The chunk last opened for a partial read.
     pub chunk: Option<Arc<CachedChunk>>,
 }
@@ -57,19 +58,14 @@ impl Hot {
     }
 
     /// The file's key, derived unless it is at hand.
-    pub fn key(&self, node: &Node, keys: &Keys) -> Result<Arc<LessSafeKey>, VolumeError> {
-        if let Some(key) = self.slot(node.ino).and_then(|slot| slot.key.clone()) {
+    pub fn key(&self, node: &Node, keys: &KeySet) -> Result<Arc<LessSafeKey>, VolumeError> {
+        let kept = self.slot(node.ino).and_then(|slot| slot.key.clone());
+        if let Some((_, key)) = kept.filter(|(version, _)| *version == keys.version) {
             return Ok(key);
-        }
-        if node.key_version != keys.key_version {
-            return Err(VolumeError::Key(format!(
-                "a file is sealed under key version {}, the grant has version {}",
-                node.key_version, keys.key_version
-            )));
         }
         let key = Arc::new(keys.file(&node.file_id)?);
         if let Some(mut slot) = self.slot(node.ino) {
-            slot.key = Some(Arc::clone(&key));
+            slot.key = Some((keys.version, Arc::clone(&key)));
         }
         Ok(key)
     }

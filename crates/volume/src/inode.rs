@@ -17,7 +17,6 @@ pub struct Node {
     pub file_id: [u8; 16],
     pub kind: FileType,
     pub protection: Protection,
-    pub key_version: u32,
     pub chunk_log2: u8,
     /// Number of a device; 0 for anything else.
     pub device: u32,
@@ -71,7 +70,6 @@ impl Node {
             uid,
             gid,
             nlink,
-            key_version,
             chunk_log2,
             device,
             size,
@@ -101,7 +99,6 @@ impl Node {
             file_id,
             kind,
             protection,
-            key_version,
             chunk_log2,
             device,
             meta: Mutex::new(meta),
@@ -109,8 +106,8 @@ impl Node {
         }
     }
 
-    /// The inode as it is written; the caller holds `data`.
-    pub fn to_record(&self, data: &FileData) -> InodeRecord {
+    /// The inode as it is written under this version of the key; the caller holds `data`.
+    pub fn to_record(&self, data: &FileData, key_version: u32) -> InodeRecord {
         let meta = self.meta.lock();
         InodeRecord {
             ino: self.ino,
@@ -121,7 +118,7 @@ impl Node {
             uid: meta.uid,
             gid: meta.gid,
             nlink: meta.nlink,
-            key_version: self.key_version,
+            key_version,
             chunk_log2: self.chunk_log2,
             device: self.device,
             size: meta.size,

@@ -4,6 +4,7 @@
 //! reaches storage, the anchor, the clock and randomness only through [`Store`], [`Anchor`] and [`Environment`].
 #![forbid(unsafe_code)]
 
+mod anchoring;
 mod api;
 mod capture;
 mod chain;
@@ -13,6 +14,7 @@ mod codec;
 mod commit;
 mod compact;
 mod error;
+mod fits;
 mod flush;
 mod history;
 mod holes;
@@ -25,6 +27,7 @@ mod ops;
 mod plain;
 mod read;
 mod record;
+mod rekey;
 mod rename;
 mod salvage;
 mod seal;
@@ -42,7 +45,7 @@ pub use error::{AnchorError, StoreError, VolumeError};
 pub use salvage::Salvaged;
 pub use types::{
     Attr, Commit, Compacted, DirEntry, FileType, Finding, Ino, NAME_MAX, NodeKind, Protection,
-    ROOT_INO, RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX, XATTR_TOTAL_MAX,
-    XATTR_VALUE_MAX, XattrMode,
+    ROOT_INO, Rekeyed, RenameFlags, Seek, SetAttr, SetTime, StatFs, Status, TARGET_MAX,
+    XATTR_TOTAL_MAX, XATTR_VALUE_MAX, XattrMode,
 };
 pub use volume::Volume;

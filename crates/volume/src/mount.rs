@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::api::{Anchor, Environment, Freshness, Grant, Options, Store};
+use crate::api::{Anchor, Environment, Grant, Options, Store};
 use crate::chain::{self, Index, Place};
 use crate::codec::{Reader, malformed};
 use crate::commit::Log;
 use crate::error::{StoreError, VolumeError};
+use crate::fits::{check_fits, check_grant};
 use crate::inode::Node;
 use crate::ops::{InodeRecord, Op};
 use crate::record::FLAG_SNAPSHOT;
@@ -97,36 +98,12 @@ fn find_records(store: &dyn Store, keys: &Keys, grant: &Grant) -> Result<Vec<Pla
                 "the grant's epoch was used before; every open for writing needs a new one",
             ));
         }
+        // Nothing is kept that only an older key vouches for: who replaces a key may not trust all who had it.
         let head_epoch = places.last().map_or(0, |place| place.header.epoch);
-        places.extend(index.beyond(store, keys, anchored, head_epoch, grant.epoch));
+        let from = head_epoch.max(keys.since());
+        places.extend(index.beyond(store, keys, anchored, from, grant.epoch));
     }
     Ok(places)
-}
-
-fn check_grant(grant: &Grant, anchored: bool, freshness: Freshness) -> Result<()> {
-    let sizes = 4096..=1 << 20;
-    if !grant.chunk_size.is_power_of_two() || !sizes.contains(&grant.chunk_size) {
-        return Err(VolumeError::Invalid(
-            "the chunk size must be a power of two from 4 KiB to 1 MiB",
-        ));
-    }
-    if (grant.seq == 0) != (grant.root == [0; 32]) {
-        return Err(VolumeError::Invalid(
-            "sequence 0 and only it has a root of zeros",
-        ));
-    }
-    if grant.writable && (!anchored || freshness == Freshness::Pinned || grant.epoch == 0) {
-        return Err(VolumeError::Invalid(
-            "writing needs an anchor, an epoch from 1 on and freshness group",
-        ));
-    }
-    if !grant.writable && grant.seq == 0 {
-        return Err(VolumeError::Format {
-            problem: "the volume was never written: its anchor stands at sequence 0".to_owned(),
-            fix: "pack or write it first, then open it for reading".to_owned(),
-        });
-    }
-    Ok(())
 }
 
 /// Reads the hints; refuses other versions and other volumes early. Returns the newest generation.
@@ -167,34 +144,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
-    })
-}
-
-/// Every inode of a volume has the chunk size and the protection of the grant in this release.
-fn check_fits(op: &Op, grant: &Grant) -> Result<()> {
-    let expected = grant.chunk_size;
-    if let Op::Inode(inode) = op
-        && inode.protection != grant.protection
-    {
-        return Err(VolumeError::Format {
-            problem: format!(
-                "the volume is {}, the grant says {}",
-                inode.protection, grant.protection
-            ),
-            fix: "name the protection with which the volume was packed, or pack it anew".to_owned(),
-        });
-    }
-    let found = match op {
-        Op::Snapshot { chunk_size, .. } | Op::Mount { chunk_size, .. } => *chunk_size,
-        Op::Inode(inode) => 1_u32.checked_shl(u32::from(inode.chunk_log2)).unwrap_or(0),
-        _ => expected,
-    };
-    if found == expected {
-        return Ok(());
-    }
-    Err(VolumeError::Format {
-        problem: format!("the volume has chunks of {found} bytes, the grant says {expected}"),
-        fix: "use the chunk size with which the volume was made".to_owned(),
     })
 }
 
@@ -247,7 +196,8 @@ impl<'a> Loader<'a> {
     }
 
     fn apply(&mut self, op: Op, place: &Place) -> Result<()> {
-        check_fits(&op, self.grant)?;
+        let keys = self.keys.of(place.header.epoch)?;
+        check_fits(&op, self.grant, keys.version)?;
         if let Op::Snapshot {
             epoch, seq, root, ..
         } = op
@@ -271,7 +221,7 @@ impl<'a> Loader<'a> {
             epoch,
             seq,
         };
-        let grant = self.grant;
+        let (grant, version) = (self.grant, self.keys.of(epoch)?.version);
         let (tree, segments) = (&mut self.tree, &mut self.segments);
         let bytes = reader.replay(root, &mut |op| match op {
             Op::Snapshot { .. } | Op::Mount { .. } => Err(malformed(
@@ -279,7 +229,7 @@ impl<'a> Loader<'a> {
                 "an operation that only records have",
             )),
             op => {
-                check_fits(&op, grant)?;
+                check_fits(&op, grant, version)?;
                 tree.apply(op, segments)
             }
         })?;
@@ -326,7 +276,7 @@ impl Volume {
             uid: 0,
             gid: 0,
             nlink: 2,
-            key_version: self.keys.key_version,
+            key_version: self.keys.newest().version,
             chunk_log2: self.chunk_log2(),
             device: 0,
             size: 0,

@@ -128,7 +128,7 @@ impl Volume {
             uid,
             gid,
             nlink: if kind == FileType::Dir { 2 } else { 1 },
-            key_version: self.keys.key_version,
+            key_version: self.keys.newest().version,
             chunk_log2: self.chunk_log2(),
             device,
             size: body.as_ref().map_or(0, |body| body.len() as u64),

@@ -146,8 +146,9 @@ impl Volume {
         let Some(first) = run.first() else {
             return Ok(());
         };
-        let key = self.hot.key(node, &self.keys)?;
         let (path, epoch, offset) = self.locate(first.segment, first.slot)?;
+        let keys = self.keys.of(epoch)?;
+        let key = self.hot.key(node, keys)?;
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.len() < out.len() {
                 scratch.resize(out.len(), 0);
@@ -171,7 +172,7 @@ impl Volume {
                     return Err(damaged(chunk_name(index), format!("{path} ends too early")));
                 }
                 let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-                let aad = self.keys.chunk_aad(&node.file_id, index, length);
+                let aad = keys.chunk_aad(&node.file_id, index, length);
                 if !seal::open(&key, epoch, &entry.seal, &aad, sealed, plain) {
                     plain.fill(0);
                     return Err(damaged(

@@ -106,6 +106,7 @@ pub fn seal_record(
         seal: reserved,
     };
     let mut bytes = header.bound();
+    let keys = keys.newest();
     let aad = keys.record_aad(&bytes);
     let mut text = payload.to_vec();
     let sealed = nonces.seal_with(keys.metadata(), reserved.counter, &aad, &mut text)?;
@@ -118,6 +119,7 @@ pub fn seal_record(
 /// Opens the record in `raw` (header and ciphertext, exactly).
 pub fn open_record(keys: &Keys, raw: &[u8]) -> Result<(Header, Vec<u8>), VolumeError> {
     let header = Header::parse(raw)?;
+    let keys = keys.of(header.epoch)?;
     let aad = keys.record_aad(raw.get(..Header::SIZE - seal::TAG).unwrap_or_default());
     let sealed = raw.get(Header::SIZE..).unwrap_or_default();
     let mut payload = vec![0; sealed.len()];

@@ -1,5 +1,6 @@
 //! Renaming.
 
+use crate::api::Freshness;
 use crate::error::VolumeError;
 use crate::namespace::{change_links, check_name};
 use crate::tree::Tree;
@@ -7,11 +8,11 @@ use crate::types::{Ino, ROOT_INO, RenameFlags};
 use crate::volume::{Result, Volume};
 
 impl Volume {
-    /// Renames. Over an existing target it returns only when the new state is anchored.
+    /// Renames. Over an existing target, and with [`Freshness::Strict`] always, it waits as [`Volume::fsync`] does.
     ///
     /// # Errors
     /// `NotFound`, `Exists` (`NoReplace`), `NotDirectory`, `IsDirectory`, `NotEmpty`, `Invalid` for a directory into
-    /// itself, `NameTooLong`, `ReadOnly`; those of [`Volume::sync`] after the rename itself is done.
+    /// itself, `NameTooLong`, `ReadOnly`; those of [`Volume::fsync`] after the rename itself is done.
     pub fn rename(
         &self,
         from_parent: Ino,
@@ -54,7 +55,11 @@ impl Volume {
                 }
             }
         };
-        if replaced { self.sync(None) } else { Ok(()) }
+        if replaced || self.options.freshness == Freshness::Strict {
+            self.fsync(None)
+        } else {
+            Ok(())
+        }
     }
 
     /// Puts a name to an inode that moves from one directory to another.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 
-use crate::api::Grant;
+use crate::api::{Grant, VolumeKey};
 use crate::error::VolumeError;
 
 /// AES-256-GCM, HKDF-SHA-256, SHA-256.
@@ -23,22 +23,70 @@ pub struct Seal {
     pub tag: [u8; TAG],
 }
 
-/// The keys of one volume. aws-lc wipes its own copies when they are freed.
+/// The keys of one volume: of the newest version and, while it is re-keyed, of the one before. Which of them sealed
+/// something follows from the epoch in its nonce, never from what the store says of it.
 pub struct Keys {
     pub volume_id: [u8; 16],
-    pub key_version: u32,
-    prk: Prk,
-    metadata: LessSafeKey,
+    newest: KeySet,
+    since: u32,
+    older: Option<KeySet>,
 }
 
 impl Keys {
     pub fn new(grant: &Grant) -> Result<Self, VolumeError> {
-        let prk = Salt::new(HKDF_SHA256, &grant.volume_id).extract(grant.key.bytes());
-        let version = grant.key_version.to_be_bytes();
-        let metadata = expand(&prk, &[INFO_METADATA, &version])?;
+        let older = grant.older_key.as_ref().map(|key| {
+            let version = grant.key_version.checked_sub(1);
+            let version = version.ok_or(VolumeError::Invalid("no key is older than version 0"))?;
+            KeySet::new(grant.volume_id, version, key)
+        });
         Ok(Self {
             volume_id: grant.volume_id,
-            key_version: grant.key_version,
+            newest: KeySet::new(grant.volume_id, grant.key_version, &grant.key)?,
+            since: grant.key_since,
+            older: older.transpose()?,
+        })
+    }
+
+    /// The keys that seal now.
+    pub fn newest(&self) -> &KeySet {
+        &self.newest
+    }
+
+    /// The first epoch that sealed under the newest version.
+    pub fn since(&self) -> u32 {
+        self.since
+    }
+
+    /// The keys under which an epoch sealed.
+    pub fn of(&self, epoch: u32) -> Result<&KeySet, VolumeError> {
+        if epoch >= self.since {
+            return Ok(&self.newest);
+        }
+        self.older.as_ref().ok_or_else(|| {
+            VolumeError::Key(format!(
+                "something is sealed in epoch {epoch}, under a key that the volume no longer has: key version {} \
+                 began with epoch {}",
+                self.newest.version, self.since
+            ))
+        })
+    }
+}
+
+/// The keys of one version. aws-lc wipes its own copies when they are freed.
+pub struct KeySet {
+    pub version: u32,
+    volume_id: [u8; 16],
+    prk: Prk,
+    metadata: LessSafeKey,
+}
+
+impl KeySet {
+    fn new(volume_id: [u8; 16], version: u32, key: &VolumeKey) -> Result<Self, VolumeError> {
+        let prk = Salt::new(HKDF_SHA256, &volume_id).extract(key.bytes());
+        let metadata = expand(&prk, &[INFO_METADATA, &version.to_be_bytes()])?;
+        Ok(Self {
+            version,
+            volume_id,
             prk,
             metadata,
         })
@@ -48,7 +96,7 @@ impl Keys {
     pub fn file(&self, file_id: &[u8; 16]) -> Result<LessSafeKey, VolumeError> {
         expand(
             &self.prk,
-            &[INFO_FILE, &self.key_version.to_be_bytes(), file_id],
+            &[INFO_FILE, &self.version.to_be_bytes(), file_id],
         )
     }
 
@@ -62,7 +110,7 @@ impl Keys {
         out.push(domain);
         out.push(SUITE);
         out.extend_from_slice(&self.volume_id);
-        out.extend_from_slice(&self.key_version.to_be_bytes());
+        out.extend_from_slice(&self.version.to_be_bytes());
     }
 
     /// Associated data of a chunk.

@@ -288,6 +288,12 @@ impl Segments {
         chosen.map(|(id, _)| *id).collect()
     }
 
+    /// Segments of epochs before this one.
+    pub fn before(&self, epoch: u32) -> BTreeSet<u32> {
+        let older = self.table.iter().filter(|(_, one)| one.epoch < epoch);
+        older.map(|(id, _)| *id).collect()
+    }
+
     /// Bytes of slots that nothing references.
     pub fn dead_bytes(&self) -> u64 {
         let used = |segment: &Segment| u64::from(segment.next) * self.unit(segment.kind);

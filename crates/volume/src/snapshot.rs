@@ -120,8 +120,9 @@ impl<'a> Writer<'a> {
             .filter(|length| *length <= PAGE_MAX);
         let length = length.ok_or(VolumeError::TooBig)?;
         let offset = self.bytes.len() as u64;
-        let aad = self.keys.page_aad(self.seq, level, offset, length);
-        let seal = self.nonces.seal(self.keys.metadata(), &aad, &mut page)?;
+        let keys = self.keys.newest();
+        let aad = keys.page_aad(self.seq, level, offset, length);
+        let seal = self.nonces.seal(keys.metadata(), &aad, &mut page)?;
         self.bytes.append(&mut page);
         Ok(PageRef {
             level,
@@ -206,12 +207,11 @@ impl SnapshotReader<'_> {
         if got != length {
             return Err(damaged(what(), format!("{path} ends too early")));
         }
-        let aad = self
-            .keys
-            .page_aad(self.seq, page.level, page.offset, page.length);
+        let keys = self.keys.of(self.epoch)?;
+        let aad = keys.page_aad(self.seq, page.level, page.offset, page.length);
         let mut plain = vec![0; length];
         if seal::open(
-            self.keys.metadata(),
+            keys.metadata(),
             self.epoch,
             &page.seal,
             &aad,

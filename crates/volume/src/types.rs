@@ -235,6 +235,15 @@ pub struct Commit {
     pub snapshot: bool,
 }
 
+/// What `rekey` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rekeyed {
+    /// Plain bytes that were sealed anew.
+    pub moved_bytes: u64,
+    /// Nothing that the anchored state references needs an older key.
+    pub complete: bool,
+}
+
 /// What `compact` did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {

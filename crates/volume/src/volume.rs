@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -30,7 +31,7 @@ const STATE_FAILED: u8 = 3;
 
 /// An open volume. All calls take `&self` and are thread-safe.
 ///
-/// Lock order: log, tree, a node's data, then the leaves (segments, pending, a node's meta and cache).
+/// Lock order: anchoring, log, tree, a node's data, then the leaves (segments, pending, behind, a node's meta and cache).
 pub struct Volume {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) anchor: Option<Arc<dyn Anchor>>,
@@ -48,6 +49,10 @@ pub struct Volume {
     pub(crate) log: Mutex<Log>,
     pub(crate) gate: Mutex<Gate>,
     pub(crate) gate_changed: Condvar,
+    /// Held by the one that moves the anchor.
+    pub(crate) anchoring: Mutex<()>,
+    /// Since when the anchor has been behind the store, at most.
+    pub(crate) behind: Mutex<Option<Instant>>,
     /// The anchored position, for `status`.
     pub(crate) anchored: Mutex<crate::api::Position>,
     state: AtomicU8,
@@ -156,6 +161,8 @@ impl Volume {
             log: Mutex::new(log),
             gate: Mutex::default(),
             gate_changed: Condvar::new(),
+            anchoring: Mutex::default(),
+            behind: Mutex::default(),
             anchored: Mutex::new((grant.seq, grant.root)),
             state: AtomicU8::new(state),
             committer: Mutex::new(None),

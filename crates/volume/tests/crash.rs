@@ -11,10 +11,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use securetf_volume::{NodeKind, Position, ROOT_INO, VolumeError};
+use securetf_volume::{Freshness, Grant, NodeKind, Position, ROOT_INO, VolumeError};
+use support::history::{make, pattern};
 use support::model::{self, Model, Op, View};
 use support::program::random_op;
-use support::{Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, write_into};
+use support::{
+    Event, Files, MemoryStore, Mood, Rng, TestAnchor, open, open_as, open_grant, write_into,
+};
 
 /// What the disk has kept of what was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ struct Recording {
     views: Vec<View>,
 }
 
-fn record(seed: u64, steps: usize) -> Recording {
+fn record(seed: u64, steps: usize, freshness: Freshness) -> Recording {
     let mut rng = Rng(seed);
     let events = Arc::new(Mutex::new(Vec::new()));
     let store = Arc::new(MemoryStore {
@@ -41,7 +44,7 @@ fn record(seed: u64, steps: usize) -> Recording {
         ..MemoryStore::default()
     });
     let anchor = TestAnchor::recording(0, (0, [0; 32]), Some(Arc::clone(&events)));
-    let mut volume = open(&store, &anchor, true).unwrap();
+    let mut volume = open_as(&store, &anchor, freshness).unwrap();
     let mut expected = Model::default();
     let mut views = vec![expected.view()];
     events.lock().unwrap().push(Event::Acknowledged(0));
@@ -49,12 +52,19 @@ fn record(seed: u64, steps: usize) -> Recording {
         let op = random_op(&mut rng);
         let outcome = expected.apply(&op);
         views.push(expected.view());
-        assert_eq!(model::apply(&volume, &op), outcome);
+        if matches!(op, Op::Sync) && freshness == Freshness::Async {
+            volume.fsync(None).unwrap();
+        } else {
+            assert_eq!(model::apply(&volume, &op), outcome);
+        }
         if matches!(op, Op::Sync) {
             events
                 .lock()
                 .unwrap()
                 .push(Event::Acknowledged(views.len() - 1));
+        }
+        if freshness == Freshness::Async && step % 7 == 0 {
+            volume.sync(None).unwrap(); // as the thread that follows with the anchor, now and then
         }
         if step == steps / 2 {
             volume.close().unwrap();
@@ -62,7 +72,7 @@ fn record(seed: u64, steps: usize) -> Recording {
                 .lock()
                 .unwrap()
                 .push(Event::Acknowledged(views.len() - 1));
-            volume = open(&store, &anchor, true).unwrap();
+            volume = open_as(&store, &anchor, freshness).unwrap();
         }
     }
     volume.close().unwrap();
@@ -195,8 +205,9 @@ fn check_point(recording: &Recording, point: usize, loss: Loss, seed: u64) {
 #[test]
 fn test_a_crash_at_any_point_opens_clean_when_the_disk_kept_or_lost_what_was_not_synced() {
     let mut points = 0;
-    for seed in 0..6 {
-        let recording = record(seed, 70);
+    let modes = [Freshness::Group, Freshness::Async];
+    for (seed, freshness) in (0..6).flat_map(|seed| modes.map(|one| (seed, one))) {
+        let recording = record(seed, 70, freshness);
         for point in 0..=recording.events.len() {
             for loss in [Loss::Nothing, Loss::Unsynced, Loss::Torn] {
                 check_point(&recording, point, loss, seed);
@@ -209,7 +220,7 @@ fn test_a_crash_at_any_point_opens_clean_when_the_disk_kept_or_lost_what_was_not
 
 #[test]
 fn test_a_sync_that_the_disk_lied_about_is_an_alarm_when_the_anchored_record_is_gone() {
-    let recording = record(3, 40);
+    let recording = record(3, 40, Freshness::Group);
     let (epoch, position) = anchored(&recording.events);
     let mut files = disk(
         &recording.events,
@@ -264,4 +275,74 @@ fn test_a_commit_of_several_records_is_kept_only_whole() {
         assert_eq!(model::view(&next).unwrap().len(), expected);
         assert_eq!(next.status().files, expected as u64 + 1);
     }
+}
+
+/// Re-keying a volume of two epochs, as events; the first epoch of the next key, and what a program sees throughout.
+fn record_rekeying() -> (Vec<Event>, u32, View) {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let store = Arc::new(MemoryStore {
+        events: Some(Arc::clone(&events)),
+        ..MemoryStore::default()
+    });
+    let anchor = TestAnchor::recording(0, (0, [0; 32]), Some(Arc::clone(&events)));
+    for epoch in 0..2_u8 {
+        let volume = open(&store, &anchor, true).unwrap();
+        for number in 0..4_u8 {
+            let size = [9000, 2500, 40, 70_000][usize::from(number)];
+            make(
+                &volume,
+                &format!("{epoch} {number}"),
+                &pattern(number, size),
+            );
+        }
+        volume.close().unwrap();
+    }
+    let since = anchor.state.lock().unwrap().0 + 1;
+    let begun = events.lock().unwrap().len();
+    let volume = open_grant(&store, &anchor, anchor.rekeyed(true, since)).unwrap();
+    let expected = model::view(&volume).unwrap();
+    let mut files = 0;
+    let done = volume.rekey(&mut |_| {
+        files += 1;
+        files != 4 // a commit in the middle
+    });
+    assert!(!done.unwrap().complete);
+    assert!(volume.rekey(&mut |_| true).unwrap().complete);
+    volume.close().unwrap();
+    let mut all = events.lock().unwrap().clone();
+    let marked = all.split_off(begun);
+    all.push(Event::Acknowledged(0)); // where the re-keying begins
+    all.extend(marked);
+    (all, since, expected)
+}
+
+#[test]
+fn test_a_crash_at_any_point_of_a_rekeying_loses_nothing_and_the_next_run_ends_it() {
+    let (events, since, expected) = record_rekeying();
+    let begun = events
+        .iter()
+        .position(|event| matches!(event, Event::Acknowledged(_)));
+    let mut points = 0;
+    for point in begun.unwrap()..=events.len() {
+        for loss in [Loss::Nothing, Loss::Unsynced, Loss::Torn] {
+            let context = format!("point {point}, {loss:?}");
+            let store = MemoryStore::new(disk(&events, point, loss, &mut Rng(point as u64)));
+            let (epoch, position) = anchored(&events[..point]);
+            let anchor = TestAnchor::at(epoch.max(since - 1) + 1, position);
+            let reader = open_grant(&store, &anchor, anchor.rekeyed(false, since)).unwrap();
+            assert!(model::view(&reader).unwrap() == expected, "{context}");
+            let volume = open_grant(&store, &anchor, anchor.rekeyed(true, since)).unwrap();
+            assert!(volume.rekey(&mut |_| true).unwrap().complete, "{context}");
+            volume.close().unwrap();
+            let alone = Grant {
+                older_key: None,
+                ..anchor.rekeyed(false, since)
+            };
+            let reader = open_grant(&store, &anchor, alone).unwrap();
+            assert!(model::view(&reader).unwrap() == expected, "{context}");
+            assert_eq!(reader.check().unwrap(), [], "{context}");
+            points += 1;
+        }
+    }
+    assert!(points > 60, "{points} crash points");
 }

@@ -11,6 +11,7 @@ from securetf.errors import AttesterError
 
 GRAMINE = Path("/dev/attestation")
 NSM = Path("/dev/nsm")
+SEV_GUEST = Path("/dev/sev-guest")
 TDX_MEASUREMENTS = Path("/sys/devices/virtual/misc/tdx_guest/measurements")
 IMDS = "http://169.254.169.254"  # link-local: every Azure machine has its own there
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
@@ -23,7 +24,8 @@ class Devices:
     """Where the interfaces of the platforms are on this machine.
 
     tsm: directory of configfs-tsm. tdx_measurements: the kernel's directory of TDX registers. gramine:
-    directory of Gramine's pseudo-files. nsm: device of the Nitro Security Module. tpm: address of a TPM.
+    directory of Gramine's pseudo-files. nsm: device of the Nitro Security Module. sev_guest: device that
+    derives keys for an SEV-SNP guest. tpm: address of a TPM.
     tpm_key: file of the enrolled attestation key (`securetf tpm enrol`). event_log: the firmware's
     measurements of this boot; None: the kernel's, of a device's TPM. imds: metadata service of an Azure
     machine.
@@ -33,6 +35,7 @@ class Devices:
     tdx_measurements: Path = TDX_MEASUREMENTS
     gramine: Path = GRAMINE
     nsm: Path = NSM
+    sev_guest: Path = SEV_GUEST
     tpm: TpmAddress = field(default_factory=lambda: TpmAddress(path=TPM_DEVICE))
     tpm_key: Path | None = None
     event_log: Path | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from securetf.attester import Attester, Devices, detect
 from securetf.attester.detection import EVENT_LOG
@@ -9,12 +10,16 @@ from securetf.claims import Evidence, Platform
 from securetf.errors import AttesterError, UsageError
 from securetf.evidence.tpm2 import EVENT_LOG_SIZE_LIMIT
 
+if TYPE_CHECKING:
+    from securetf.attester.sealing import TeeKey
+
 AUTO = "auto"
 CERTIFIED_TPM = "gce_tpm"  # a TPM whose key Google Cloud certified: TPM 2.0 Evidence
 NAMES = (
     AUTO, Platform.TDX.value, Platform.SEV_SNP.value, Platform.SGX.value, Platform.NITRO.value,
     Platform.TPM2.value, CERTIFIED_TPM, Platform.AZURE_VTPM.value,
 )  # fmt: skip
+SEALING = (Platform.SGX, Platform.SEV_SNP)  # platforms that derive keys for what runs on them
 KEY_FILE_SIZE_LIMIT = 8192  # bytes
 
 
@@ -62,6 +67,35 @@ def _make(name: str, devices: Devices, code_roots: Mapping[str, bytes]) -> Attes
     if name in {Platform.TPM2, CERTIFIED_TPM}:
         return TpmMachine(devices, certified=name == CERTIFIED_TPM)
     raise UsageError(f"there is no attester {name[:64]!r}", f"name one of {', '.join(NAMES)}")
+
+
+def sealing_key(platform: Platform, devices: Devices, choice: Sequence[str]) -> "TeeKey":
+    """Return the key that this machine's TEE derives for what runs in it.
+
+    platform: of `SEALING`. choice: on SGX, `mrenclave` or `mrsigner`, the first if there is none; on SEV-SNP,
+    what the key depends on besides policy, measurement and firmware.
+
+    Raises:
+        UsageError: there is no such choice.
+    """
+    from securetf.attester import sev_snp_sealing, sgx_sealing  # noqa: PLC0415  (only on these platforms)
+    from securetf.attester.sev_snp import SnpAttester  # noqa: PLC0415
+
+    if platform is Platform.SGX:
+        identities = (sgx_sealing.MRENCLAVE, sgx_sealing.MRSIGNER)
+        if len(choice) > 1 or not {*choice} <= {*identities}:
+            raise UsageError(
+                f"an SGX sealing key is not of {', '.join(choice)[:64]!r}", "choose mrenclave or mrsigner"
+            )
+        return sgx_sealing.SgxSealingKey(devices.gramine, *choice)
+    allowed = sorted(sev_snp_sealing.CHOOSABLE)
+    if len({*choice}) != len(choice) or not {*choice} <= {*allowed}:
+        raise UsageError(
+            f"an SEV-SNP derived key has no fields {', '.join(choice)[:64]!r}, or has one twice",
+            f"choose of {', '.join(allowed)}; policy, measurement and TCB version are always in it",
+        )
+    exchange = sev_snp_sealing.device(devices.sev_guest)
+    return sev_snp_sealing.SnpSealingKey(SnpAttester(devices.tsm), exchange, tuple(choice))
 
 
 class TpmMachine:

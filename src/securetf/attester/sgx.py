@@ -32,24 +32,31 @@ class SgxAttester:
             raise AttesterError(
                 f"report data has {len(report_data)} bytes, expected {REPORT_DATA_SIZE}", "give a SHA-512"
             )
-        kind = self._read("attestation_type", _WORD_SIZE_LIMIT).decode("ascii", "replace").strip()
+        kind = read(self._root / "attestation_type", _WORD_SIZE_LIMIT).decode("ascii", "replace").strip()
         if kind != "dcap":
             raise AttesterError(f"Gramine attests by {kind!r}, expected 'dcap'", _FIX)
-        try:
-            (self._root / "user_report_data").write_bytes(report_data)
-        except OSError as error:
-            raise AttesterError(f"user_report_data cannot be written: {error.strerror}", _FIX) from None
-        raw = self._read("quote", dcap.QUOTE_SIZE_LIMIT)
+        write(self._root / "user_report_data", report_data)
+        raw = read(self._root / "quote", dcap.QUOTE_SIZE_LIMIT)
         if sgx.parse(raw).body.report_data != report_data:
             raise AttesterError("Gramine gave a quote with other report data", "attest again, one at a time")
         return Evidence(Platform.SGX, raw)
 
-    def _read(self, name: str, limit: int) -> bytes:
-        try:
-            with (self._root / name).open("rb") as stream:
-                content = stream.read(limit + 1)
-        except OSError as error:
-            raise AttesterError(f"{self._root / name} cannot be read: {error.strerror}", _FIX) from None
-        if len(content) > limit:
-            raise AttesterError(f"{name} has more than {limit} bytes", _FIX)
-        return content
+
+def read(path: Path, limit: int) -> bytes:
+    """Return what a pseudo-file gives. Raises AttesterError: unreadable, or more than `limit` bytes."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise AttesterError(f"{path} cannot be read: {error.strerror}", _FIX) from None
+    if len(content) > limit:
+        raise AttesterError(f"{path.name} has more than {limit} bytes", _FIX)
+    return content
+
+
+def write(path: Path, content: bytes) -> None:
+    """Give a pseudo-file its content. Raises AttesterError when it takes none."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise AttesterError(f"{path.name} cannot be written: {error.strerror}", _FIX) from None

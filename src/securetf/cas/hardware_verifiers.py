@@ -17,14 +17,15 @@ from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError, MalformedEvidenceError
 from securetf.evidence import azure_vtpm as azure
 from securetf.verifier import Verifier, azure_vtpm, sev_snp, sgx, tdx
-from securetf.verifier.certificate_path import PATH_LIMIT, KnownPaths
+from securetf.verifier.certificate_path import PATH_LIMIT
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
 from securetf.verifier.known import Known
 from securetf.verifier.needs import needs_of
 from securetf.verifier.nitro import NitroVerifier
 from securetf.verifier.sev_snp_chain import KnownSnp
 from securetf.verifier.tpm2 import Tpm2Verifier
-from securetf.verifier.tpm2_origin import KeyOrigins
+from securetf.verifier.tpm2_origin import KeyOrigins, KnownOrigins
+from securetf.verifier.tpm2_quote import KnownTpms
 
 MINIMUM_TCB_EVALUATION = 18  # Intel's tcbEvaluationDataNumber; older sets call known holes up to date
 _AS_GIVEN = "send it as the platform gave it"
@@ -120,8 +121,8 @@ def tpm_verifier(
         TrustAnchors(spki_sha256=pins, development=False), tpm_roots.certificates if tpm_roots else ()
     )
 
-    def make(origins: KeyOrigins) -> Verifier:
-        return Tpm2Verifier(origins, event_log_required=False)
+    def make(origins: KeyOrigins, known: KnownTpms) -> Verifier:
+        return Tpm2Verifier(origins, event_log_required=False, known=known)
 
     return _TpmVerifier(library, roots, enrolment_of or _nobody, make)
 
@@ -188,10 +189,10 @@ class _TpmVerifier:
         library: Library,
         roots: TpmRoots,
         enrolment_of: EnrolmentOf,
-        make: Callable[[KeyOrigins], Verifier],
+        make: Callable[[KeyOrigins, KnownTpms], Verifier],
     ) -> None:
         self._library, self._roots, self._enrolment_of, self._make = library, roots, enrolment_of, make
-        self._known = KnownPaths()
+        self._known, self._machines = KnownOrigins(), KnownTpms()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         issuers = Issuers()
@@ -204,4 +205,5 @@ class _TpmVerifier:
             issuers_for=lambda _: issuers,
             known=self._known,
         )
-        return self._make(origins).verify(evidence, expected_report_data=expected_report_data, now=now)
+        verifier = self._make(origins, self._machines)
+        return verifier.verify(evidence, expected_report_data=expected_report_data, now=now)

@@ -105,9 +105,11 @@ class CasClient:
         """Ask whether the CAS is ready."""
         return self._call("GET", "/v1/status", None, StatusResponse, repeatable=True)
 
-    def ask(self, target: str, message: Message, answer: type[_M]) -> _M:
-        """Send a call that nobody signs, and that may be sent again when its answer is lost."""
-        return self._call("POST", target, message, answer, repeatable=True)
+    def ask(
+        self, target: str, message: Message | None, answer: type[_M], *, signer: Signer | None = None
+    ) -> _M:
+        """Send a call without a method here; one that nobody signs is repeated if its answer is lost."""
+        return self._call("POST", target, message, answer, signer=signer, repeatable=signer is None)
 
     def create_session(self, manifest_text: str, owner_key: OwnerKey) -> SessionView:
         """Submit the first version (TOML text); the key becomes `creator`. The CAS makes keys and secrets."""
@@ -157,15 +159,20 @@ class CasClient:
             FencedError: the epoch is not current, or another key holds the lease: stop writing.
             ConflictError: (seq, root) is not the current state.
         """
+        signer = self.writer_of(volume_id)
+        message = AdvanceRequest(epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
+        target = f"/v1/volumes/{volume_id.hex()}/advance"
+        self._call("POST", target, message, Done, signer=signer, repeatable=True)
+
+    def writer_of(self, volume_id: bytes) -> Signer:
+        """Return who holds the lease of a volume through this client. Raises UsageError: nobody."""
         signer = self._writers.get(volume_id)
         if signer is None:
             raise UsageError(
                 f"this client holds no writing grant for volume {volume_id.hex()}",
                 "get a grant first, from this client",
             )
-        message = AdvanceRequest(epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
-        target = f"/v1/volumes/{volume_id.hex()}/advance"
-        self._call("POST", target, message, Done, signer=signer, repeatable=True)
+        return signer
 
     def import_secret(self, session: str, secret: str, value: bytes, owner_key: OwnerKey) -> None:
         """Seal a value to the CAS and store it as a secret of kind `value`."""

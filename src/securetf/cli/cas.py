@@ -32,9 +32,11 @@ def command() -> None:
 )
 @click.option(
     "--root-key",
-    metavar="tpm[:PCR,…]",
-    help="What seals the root key, with --attester: the TPM, while these PCRs stay as they are.",
+    metavar="tpm[:PCR,…]|sgx[:mrenclave|mrsigner]|sev_snp[:FIELD,…]",
+    help="What seals the root key, with --attester: the TPM, while these PCRs stay as they are, or the TEE. "
+    "Default: the TEE where it can, else the TPM.",
 )
+@click.option("--sev-guest", type=_PATH, metavar="FILE", help="Device that derives keys (SEV-SNP).")
 @hardware_options.verifying_options
 @click.option(
     "--insecure-simulation",

@@ -1,6 +1,7 @@
 """Options of whoever verifies hardware, and of a CAS that runs on it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,25 +80,47 @@ def machine(given: dict[str, Any], insecure_anchor: Path | None) -> "HardwareSet
     from securetf.cas.tpm_machine import HardwareSettings  # noqa: PLC0415
 
     devices = attester_options.devices(given)
+    if given["sev_guest"] is not None:
+        devices = replace(devices, sev_guest=given["sev_guest"])
     if names == ("auto",):
         from securetf.attester import detect  # noqa: PLC0415
 
         names = (detect(devices).value,)
     values: dict[str, Any] = {"names": names, "devices": devices}
-    index = _after_tpm("--anchor", anchor)
-    if index:
-        values["counter_index"] = _number(index, "--anchor", range(0x01800000, 0x01C10000))
-    pcrs = _after_tpm("--root-key", root_key)
-    if pcrs:
-        values["sealing_pcrs"] = tuple(_number(one, "--root-key", range(24)) for one in pcrs.split(","))
-    return HardwareSettings(**values)
-
-
-def _after_tpm(option: str, value: str | None) -> str:
-    kind, _, rest = (value or "tpm").partition(":")
+    kind, index = _split(anchor, "tpm")
     if kind != "tpm":
-        raise UsageError(f"`{option} {kind}` is not in this release", f"write `{option} tpm`")
-    return rest
+        raise UsageError(f"`--anchor {kind}` is not in this release", "write `--anchor tpm`")
+    if index:
+        values["counter_index"] = _number(",".join(index), "--anchor", range(0x01800000, 0x01C10000))
+    return HardwareSettings(**values, **_sealing(names, root_key))
+
+
+def _sealing(names: tuple[str, ...], root_key: str | None) -> dict[str, Any]:
+    """Return what seals the root key: the TEE where it derives keys, else the TPM."""
+    from securetf.attester.hardware import SEALING  # noqa: PLC0415
+    from securetf.cas.tpm_machine import TeeSealing  # noqa: PLC0415
+
+    tees = {one.value: one for one in SEALING}
+    own = next((name for name in names if name in tees), "tpm")
+    kind, choice = _split(root_key, own)
+    if kind == "tpm":
+        pcrs = tuple(_number(one, "--root-key", range(24)) for one in choice)
+        return {"sealing_pcrs": pcrs} if pcrs else {}
+    if kind not in tees:
+        raise UsageError(
+            f"`--root-key {kind}` is not in this release", f"write tpm or one of {', '.join(tees)}"
+        )
+    if kind not in names:
+        raise UsageError(
+            f"`--root-key {kind}` on a CAS that attests by {' and '.join(names)}",
+            f"add `--attester {kind}`: clients must see what the key is sealed to",
+        )
+    return {"tee_sealing": TeeSealing(platform=tees[kind], choice=choice)}
+
+
+def _split(value: str | None, default: str) -> tuple[str, tuple[str, ...]]:
+    kind, _, rest = (value or default).partition(":")
+    return kind, tuple(rest.split(",")) if rest else ()
 
 
 def _number(text: str, option: str, allowed: range) -> int:

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -204,7 +205,7 @@ def status(access: Access, directory: Place, as_json: bool) -> None:
     """Print sequence, root and sizes of the volume in DIRECTORY, if it holds the anchored state."""
     with access.opened(directory, writable=False) as volume:
         commits = volume.log()
-        held = {"roots_held": len(commits), "oldest_held": commits[0].seq}
+        held = {"roots_held": len(commits), "oldest_held": commits[0].seq, "freshness": volume.freshness}
         facts = {**_facts(volume.status()), "stored_bytes": volume.stored_bytes(), **held}
     if as_json:
         click.echo(json.dumps(facts))
@@ -217,9 +218,24 @@ def status(access: Access, directory: Place, as_json: bool) -> None:
 @click.argument("directory", type=PLACE)
 @click.argument("mountpoint", type=DIRECTORY)
 @click.option("--writable", is_flag=True, help="Mount for writing; fences any other writer.")
+@click.option(
+    "--freshness",
+    type=click.Choice(["strict", "group", "async"]),
+    default=None,
+    help="What waits for the anchor; only with --writable and --trust-file. Default group.",
+)
 @with_past
-def mount(access: Access, directory: Place, mountpoint: Path, writable: bool) -> None:
+def mount(
+    access: Access,
+    directory: Place,
+    mountpoint: Path,
+    writable: bool,
+    freshness: Literal["strict", "group", "async"] | None,
+) -> None:
     """Show the volume in DIRECTORY at MOUNTPOINT until this command is interrupted. Needs root."""
+    if freshness is not None and not writable:
+        raise UsageError("--freshness says when writes are anchored", "add --writable, or drop it")
+    access = replace(access, freshness=freshness)
     if writable and access.root is not None:
         raise UsageError("--at shows an earlier state, which cannot be written", "drop --writable or --at")
     if writable and isinstance(directory, Bucket):
@@ -230,7 +246,7 @@ def mount(access: Access, directory: Place, mountpoint: Path, writable: bool) ->
     with access.opened(directory, writable=writable) as volume:
         mounted = volume.mount(str(mountpoint))
         try:
-            how = "for writing" if writable else "read-only"
+            how = f"for writing, freshness {volume.freshness}" if writable else "read-only"
             click.echo(f"{directory} is mounted at {mounted.path} {how}; Ctrl-C ends it")
             sys.stdout.flush()
             signal.sigwait(_ENDING)
@@ -238,7 +254,7 @@ def mount(access: Access, directory: Place, mountpoint: Path, writable: bool) ->
             mounted.unmount()
 
 
-for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_care.repair):
+for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_care.rekey, volume_care.repair):
     command.add_command(_care)
 
 

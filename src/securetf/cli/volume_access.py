@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from securetf.errors import UsageError, VolumeIntegrityError
-from securetf.provisioning import VolumeGrant
+from securetf.provisioning import Freshness, VolumeGrant
 from securetf.shields import filesystem, history
 from securetf.shields.buckets import SCHEME, Place, bucket
 from securetf.shields.local_trust import LocalTrust
+
+if TYPE_CHECKING:
+    from securetf.cas_client import CasClient
+    from securetf.keys import OwnerKey
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
@@ -42,18 +46,53 @@ class Access:
     volume: str | None
     key: Path | None
     root: str | None = None  # of an earlier state; None for the anchored one
+    freshness: Freshness | None = None  # with a trust file; None for `group`
 
     @contextmanager
     def grant(self, *, writable: bool) -> Iterator[tuple[VolumeGrant, filesystem.Anchor]]:
         """Yield the grant and the anchor that belongs to it."""
         if self.trust_file is not None:
-            if self.cas or self.session or self.volume or self.key:
-                raise UsageError(
-                    "--trust-file stands without a CAS", "drop --cas, --session, --volume and --key"
-                )
-            local = LocalTrust(self.trust_file)
-            yield local.grant(writable=writable, name=self.trust_file.name), local.advance
+            local = self._local(self.trust_file)
+            freshness = self.freshness or "group"
+            grant = local.grant(writable=writable, name=self.trust_file.name, freshness=freshness)
+            yield grant, local.advance
             return
+        if self.freshness is not None:
+            raise UsageError("--freshness is for --trust-file", "leave it away: the Manifest says it")
+        with self._at_cas() as (client, session, volume, owner):
+            grant = (client.packing_grant if writable else client.export_grant)(session, volume, owner)
+            yield grant, _advance(client, grant)
+
+    @contextmanager
+    def rekeying(self) -> Iterator["Rekeying"]:
+        """Have the next key made, unless one is on its way; yield what seals the volume anew."""
+        if self.trust_file is not None:
+            local = self._local(self.trust_file)
+            version = local.begin_rekey()
+            grant = local.grant(writable=True, name=self.trust_file.name)
+            yield Rekeying(version, None, Sealing(grant, local.advance, local.end_rekey))
+            return
+        from securetf.cas_client.rekeying import begin_rekey, end_rekey  # noqa: PLC0415  (as below)
+
+        with self._at_cas() as (client, session, volume, owner):
+            begun = begin_rekey(client, session, volume, owner)
+            if begun.writer is not None:
+                yield Rekeying(begun.key_version, begun.writer, None)
+                return
+            grant = client.packing_grant(session, volume, owner)
+
+            def end(epoch: int, seq: int) -> None:
+                end_rekey(client, grant.volume_id, epoch=epoch, seq=seq)
+
+            yield Rekeying(begun.key_version, None, Sealing(grant, _advance(client, grant), end))
+
+    def _local(self, trust_file: Path) -> LocalTrust:
+        if self.cas or self.session or self.volume or self.key:
+            raise UsageError("--trust-file stands without a CAS", "drop --cas, --session, --volume and --key")
+        return LocalTrust(trust_file)
+
+    @contextmanager
+    def _at_cas(self) -> Iterator[tuple["CasClient", str, str, "OwnerKey"]]:
         if self.cas is None or self.session is None or self.volume is None or self.key is None:
             raise UsageError(
                 "the volume's key is with a CAS, which needs --cas, --session, --volume and --key",
@@ -67,15 +106,7 @@ class Access:
             click.echo("securetf: SIMULATION: this CAS proves nothing about its machine", err=True)
         owner = load_owner_key(self.key)
         with CasClient(trust) as client:
-            ask = client.packing_grant if writable else client.export_grant
-            grant = ask(self.session, self.volume, owner)
-
-            def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
-                client.advance(
-                    grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root
-                )
-
-            yield grant, advance
+            yield client, self.session, self.volume, owner
 
     @contextmanager
     def opened(self, directory: Place, *, writable: bool) -> Iterator[filesystem.Volume]:
@@ -89,6 +120,31 @@ class Access:
             else:
                 with earlier(directory, grant, volume, self.root) as then:
                     yield then
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What seals a volume anew. end(epoch, seq): says that nothing from this state on needs the older key."""
+
+    grant: VolumeGrant
+    anchor: filesystem.Anchor
+    end: Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeying:
+    """A re-keying that has begun. writer: the workload that seals the volume anew; None: we do."""
+
+    version: int
+    writer: str | None
+    sealing: Sealing | None
+
+
+def _advance(client: "CasClient", grant: VolumeGrant) -> filesystem.Anchor:
+    def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
+        client.advance(grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
+
+    return advance
 
 
 @contextmanager

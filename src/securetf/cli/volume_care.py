@@ -1,4 +1,4 @@
-"""`securetf volume log|diff|compact|repair`: the past of a volume, and its care."""
+"""`securetf volume log|diff|compact|rekey|repair`: the past of a volume, and its care."""
 
 import json
 from datetime import UTC, datetime
@@ -6,8 +6,18 @@ from pathlib import Path
 
 import click
 
-from securetf.cli.volume_access import DIRECTORY, FILE, JSON, PLACE, Access, earlier, progress, with_access
-from securetf.errors import UsageError, VolumeIntegrityError
+from securetf.cli.volume_access import (
+    DIRECTORY,
+    FILE,
+    JSON,
+    PLACE,
+    Access,
+    Sealing,
+    earlier,
+    progress,
+    with_access,
+)
+from securetf.errors import UsageError, VolumeBusyError, VolumeIntegrityError
 from securetf.shields import filesystem
 from securetf.shields.buckets import Place
 from securetf.shields.local_trust import WARNING, LocalTrust
@@ -90,6 +100,46 @@ def compact(access: Access, directory: Path, as_json: bool) -> None:
         f"{directory}: {done.segments} segments emptied, {done.moved_bytes} bytes moved; dead bytes "
         f"{done.dead_before} before, {done.dead_after} now; stored {before} before, {after} now"
     )
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@with_access
+@JSON
+def rekey(access: Access, directory: Path, as_json: bool) -> None:
+    """Seal all of the volume in DIRECTORY anew under a new key. Fences any other writer.
+
+    Can be interrupted at any point, and goes on when it is called again. When nothing needs the older key
+    any more, the CAS, or the trust file, forgets it. Older states are not held afterwards. A volume that a
+    workload writes gets the new key; the workload seals it anew beside its program when it runs next.
+    """
+    with access.rekeying() as rekeying:
+        facts: dict[str, object] = {"key_version": rekeying.version, "writer": rekeying.writer}
+        if rekeying.sealing is not None:
+            facts |= _seal_anew(directory, rekeying.sealing)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    done = f"{facts.get('moved_bytes')} bytes sealed anew"
+    if rekeying.writer is not None:
+        done = f"workload {rekeying.writer} seals it anew when it runs next"
+    click.echo(f"{directory}: key version {rekeying.version}, {done}")
+
+
+def _seal_anew(directory: Path, sealing: Sealing) -> dict[str, object]:
+    with (
+        filesystem.closing(filesystem.open_volume(directory, sealing.grant, sealing.anchor)) as volume,
+        progress("sealing anew") as observe,
+    ):
+        moved, complete = filesystem.rekey(volume, observe)
+        if not complete:
+            raise VolumeBusyError(
+                f"{directory}: something else wrote to it, so not all of it is sealed anew",
+                "call `securetf volume rekey` again: it goes on",
+            )
+        status = volume.status()
+        sealing.end(status.epoch, status.seq)
+    return {"moved_bytes": moved, "sequence": status.seq, "root": f"sha256:{status.root.hex()}"}
 
 
 @click.command()

@@ -36,7 +36,7 @@ KINDS: dict[str, Callable[[bytes], Window]] = {
     "dcap": lambda content: windows.of_dcap(Endorsements.from_json(content)),
     "chain": lambda content: windows.of_certificates("certificates", content),
     "vcek": lambda content: windows.of_certificates("VCEK", content),
-    "certificate": lambda content: windows.of_certificates("certificate", content),
+    "certificate": lambda content: windows.of_issuers("certificate", content),
     "crl": lambda content: windows.of_crl("revocation list", content),
 }
 _NAME = re.compile(rf"({'|'.join(KINDS)})(-[a-z0-9]{{1,64}}){{1,5}}\Z")

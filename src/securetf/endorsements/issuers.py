@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from securetf.endorsements import names
+from securetf.endorsements import bundles, names
 from securetf.endorsements.cache import Artefact
 from securetf.endorsements.needs import IssuersNeed
 from securetf.endorsements.sources import Fetched, Sources
@@ -39,7 +39,7 @@ def issuers(need: IssuersNeed, get: Get, sources: Sources) -> Issuers:
         if url is None:
             break
         found = get(names.certificate(url), partial(sources.tpm_certificate, url))
-        path.append(_read(found.content))
+        path.append(_read(found.content, below=path[-1]))
         above.append(path[-1].public_bytes(Encoding.DER))
     urls = dict.fromkeys(url for one in path if (url := crl_url(one)) is not None)
     lists = [get(names.crl(url), partial(sources.tpm_crl, url)).content for url in urls]
@@ -79,12 +79,13 @@ def _http(name: x509.GeneralName) -> str | None:
     return url if url.startswith(("http://", "https://")) else None
 
 
-def _read(content: bytes) -> x509.Certificate:
+def _read(content: bytes, below: x509.Certificate | None = None) -> x509.Certificate:
+    """Read one certificate; of several, the one that issued `below`."""
     try:
-        if content.lstrip()[:5] == b"-----":
-            (certificate,) = x509.load_pem_x509_certificates(content)
-        else:
-            certificate = x509.load_der_x509_certificate(content)
+        found = bundles.read(content)
+        certificate = found[0] if below is None else bundles.issuer(below, found)
+        if below is None and len(found) > 1:
+            raise ValueError(f"{len(found)} certificates, expected one")
         _ = certificate.issuer, certificate.subject, certificate.extensions
     except UNREADABLE as error:
         raise EndorsementError(f"a TPM's certificate or issuer cannot be read: {error}", _FIX) from None

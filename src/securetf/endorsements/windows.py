@@ -5,10 +5,12 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
+from securetf.endorsements import bundles
 from securetf.endorsements.dcap import Endorsements, strict_json
 from securetf.endorsements.trust import UNREADABLE
 from securetf.errors import EndorsementError
 
+_VALIDITY = ("not_valid_before_utc", "not_valid_after_utc")
 _FIX = "fetch it again, from the vendor's own service"
 
 
@@ -67,6 +69,20 @@ def of_certificates(what: str, content: str | bytes) -> Window:
     except UNREADABLE as error:
         raise EndorsementError(f"{what}: not certificates: {error}", _FIX) from None
     return _joined(windows)
+
+
+def of_issuers(what: str, content: bytes) -> Window:
+    """Return when at least one of several certificates counts: each has its own time where it is used.
+
+    Raises:
+        EndorsementError: they cannot be read.
+    """
+    try:
+        found = bundles.read(content)
+        starts, ends = ([getattr(one, name) for one in found] for name in _VALIDITY)
+    except UNREADABLE as error:
+        raise EndorsementError(f"{what}: not certificates: {error}", _FIX) from None
+    return Window(start=min(starts), end=max(ends), ends_with=what)
 
 
 def of_crl(what: str, der: bytes) -> Window:

@@ -89,7 +89,7 @@ def parse(raw: bytes) -> SgxQuote:
     if version != VERSION:
         raise MalformedEvidenceError(f"quote version is {version}, expected 3", AS_GIVEN)
     check_kind(key_type, tee, vendor, TEE_SGX, "SGX")
-    body = _parse_body(reader.take("body", REPORT_SIZE))
+    body = parse_report(reader.take("body", REPORT_SIZE))
     signature_data = reader.sized("signature data")
     check_padding(reader)
     signed = parse_signature_data(signature_data, nested=False)
@@ -109,7 +109,17 @@ def signed_bytes(quote: SgxQuote) -> bytes:
     return header + _BODY.pack(*(getattr(quote.body, name) if name else b"" for name in _NAMES))
 
 
-def _parse_body(raw: bytes) -> SgxReport:
+def parse_report(raw: bytes) -> SgxReport:
+    """Read the body (384 bytes) of an enclave's report, of a quote or a local one (Intel SDM volume 3D,
+    "REPORT").
+
+    Raises:
+        MalformedEvidenceError: another size, or reserved bytes that are not zero.
+    """
+    if len(raw) != REPORT_SIZE:
+        raise MalformedEvidenceError(
+            f"the enclave's report has {len(raw)} bytes, expected {REPORT_SIZE}", AS_GIVEN
+        )
     parts = list(zip(_NAMES, _BODY.unpack(raw), strict=True))
     if any(any(part) for name, part in parts if not name):
         raise MalformedEvidenceError("reserved bytes of the enclave's report are not zero", AS_GIVEN)

@@ -14,6 +14,11 @@ class Reader:
     def __init__(self, raw: bytes, name: str) -> None:
         self._raw, self._name, self._offset, self._length = raw, name, 0, len(raw)
 
+    @property
+    def offset(self) -> int:
+        """How many bytes were taken."""
+        return self._offset
+
     def take(self, part: str, size: int) -> bytes:
         """Return the next `size` bytes."""
         start, end = self._offset, self._offset + size

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from securetf.attester import Attester
-from securetf.cas_client import CasClient, CasTrust
+from securetf.cas_client import CasClient, CasTrust, rekeying
 from securetf.claims import Evidence, Platform
 from securetf.errors import FuseUnavailableError, LaunchError
 from securetf.keys import WorkloadKey
@@ -101,6 +101,10 @@ class CasProvisioner:
 
         return advance
 
+    def end_rekey(self, volume_id: bytes, epoch: int, seq: int) -> None:
+        """End a re-keying; signed by this member's key."""
+        rekeying.end_rekey(self._client, volume_id, epoch=epoch, seq=seq)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -171,10 +175,11 @@ class FilesystemShield:
             if mount is not None:
                 return _MountedVolume(volume, mount)
             memory = self._in_memory()
-            if grant.freshness == "follow" and not grant.writable:
+            if (grant.freshness, grant.writable) in (("follow", False), ("strict", True)):
+                what = "is strict" if grant.writable else "follows its writer"
                 raise FuseUnavailableError(
-                    f"the volume {grant.name} follows its writer, and a copy in memory cannot: {memory.why}",
-                    'make FUSE available here, or set `freshness = "pinned"` for it in the Manifest',
+                    f"the volume {grant.name} {what}, and a copy in memory cannot be: {memory.why}",
+                    "make FUSE available here, or set another `freshness` for it in the Manifest",
                 )
             return memory.show(grant.name, volume, path, writable=grant.writable)
         except BaseException:
@@ -223,6 +228,9 @@ class _MountedVolume:
             self._volume = opened
 
         return show
+
+    def rekey(self, stopped: Callable[[], bool]) -> tuple[int, int] | None:
+        return filesystem.rekey_until(self._volume, stopped)
 
     def unmount(self) -> None:
         self._mount.unmount()

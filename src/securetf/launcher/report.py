@@ -21,6 +21,7 @@ class Report:
         self._steps: list[dict[str, object]] = []
         self._memory: dict[str, int] = {}
         self._processor: dict[str, float] = {}
+        self._volumes: dict[str, dict[str, object]] = {}
         self._stale: dict[str, int] = {}
         self._in_memory: dict[str, str] = {}
         self._inner = 0.0  # seconds that steps inside the current one took
@@ -57,6 +58,14 @@ class Report:
         self._processor["beside_program"] = round(beside, 4)
         self._processor["program"] = _processor_s(resource.RUSAGE_CHILDREN)
 
+    def mounted(self, volume: str, *, writable: bool, freshness: str) -> None:
+        """Note how a volume of the session was mounted."""
+        self._volumes[volume] = {"writable": writable, "freshness": freshness}
+
+    def rekeyed(self, volume: str) -> None:
+        """Note that nothing in a volume needs its older key any more."""
+        self._volumes[volume]["rekeyed"] = True
+
     def stale(self, volume: str, count: int) -> None:
         """Note how many reads of states that are followed no more failed."""
         self._stale[volume] = count
@@ -73,6 +82,7 @@ class Report:
         """Write the JSON form. Raises EnvironmentUnfitError if the file cannot be written."""
         whole = {**self.facts, "steps": self._steps, "resident_memory": self._memory}
         whole["processor_seconds"] = self._processor
+        whole |= {"volumes": self._volumes} if self._volumes else {}
         whole |= {"stale_errors": self._stale} if self._stale else {}
         whole |= {"in_memory": self._in_memory} if self._in_memory else {}
         try:

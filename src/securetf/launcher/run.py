@@ -23,10 +23,11 @@ from securetf.launcher.network import LaunchNetwork, Stages, give_to
 from securetf.launcher.plan import LaunchPlan, PlannedMount
 from securetf.launcher.program import Cancelled, Program, Signals, check_program, end_descendants
 from securetf.launcher.progress import Progress
+from securetf.launcher.rekeying import Rekeying
 from securetf.launcher.report import Report
 from securetf.launcher.stages import MountBy, Mounted, Provisioner, Shield
 from securetf.manifest.rules import HOME_MEMORY
-from securetf.provisioning import Provision
+from securetf.provisioning import Provision, VolumeGrant
 
 FUSE_DEVICE = os.makedev(10, 229)  # linux/miscdevice.h, FUSE_MINOR
 _FUSE_FIX = "load the kernel module fuse (`modprobe fuse`); in a container, pass the device /dev/fuse"
@@ -258,9 +259,11 @@ class _Launch:
             elif one.kind == "volume" and one.directory is not None:
                 grant = grants[one.name]
                 mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
+                self._report.mounted(one.name, writable=grant.writable, freshness=grant.freshness)
                 if grant.freshness == "follow" and not grant.writable:
                     self._network.followers.add(one.name, mounted, grant.seq)
                 self._shown(one, mounted, undo)
+                self._rekey(grant, mounted, provisioner, undo)
             else:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
                 self._shield.mount_memory(one.path, size_bytes=one.size_bytes, mode=mode)
@@ -279,6 +282,12 @@ class _Launch:
         when = "; what the program changes is kept when it has ended, not before" if kept else ""
         self._network.say(f"volume {one.name}: in memory, not mounted: {why}{when}")
         self._report.in_memory(one.name, why)
+
+    def _rekey(self, grant: VolumeGrant, mounted: Mounted, provisioner: Provisioner, undo: ExitStack) -> None:
+        if grant.writable and grant.older_key is not None:
+            rekeying = Rekeying(grant, mounted, provisioner, self._report, self._network.say)
+            rekeying.start()
+            undo.callback(rekeying.stop)
 
     def _fill_memory(self, one: PlannedMount) -> None:
         for name in ("home", "tmp") if one.path == HOME_MEMORY else ():

@@ -58,6 +58,10 @@ class Provisioner(Protocol):
         """Return what makes new roots of this volume count at the CAS; native threads call it."""
         ...
 
+    def end_rekey(self, volume_id: bytes, epoch: int, seq: int) -> None:
+        """Tell the CAS that nothing from the state `seq` of this volume on needs its older key."""
+        ...
+
     def close(self) -> None:
         """Close the connection; called last, also when `provision` was never called."""
         ...
@@ -82,6 +86,13 @@ class Mounted(Protocol):
         """Open a newer state of a volume that is followed; return what shows it from then on.
 
         Raises VolumeRollbackError, VolumeIntegrityError, …: what is mounted stays.
+        """
+        ...
+
+    def rekey(self, stopped: Callable[[], bool]) -> tuple[int, int] | None:
+        """Seal everything anew beside the program.
+
+        Returns epoch and sequence of the state from which on nothing needs the older key; None: stopped.
         """
         ...
 

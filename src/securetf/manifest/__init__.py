@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from securetf.errors import ManifestSyntaxError, ManifestValueError
 from securetf.manifest import network_rules, outside_rules, rules
 from securetf.manifest.canonical import canonical, hash_text, manifest_hash
-from securetf.manifest.convert import dotted, required, struct, unknown_key
+from securetf.manifest.convert import required, struct, unknown_key
 from securetf.manifest.diff import diff
 from securetf.manifest.lookup import (
     check_instance,
@@ -67,7 +67,6 @@ def parse(text: str) -> Manifest:
         raise ManifestSyntaxError(
             f"the Manifest is not TOML: {error}", "correct the line that is named"
         ) from None
-    _refuse_later_freshness(tree)
     manifest = _manifest(tree)
     rules.check(manifest)
     network_rules.check(manifest)
@@ -121,14 +120,3 @@ def load(path: Path) -> Manifest:
             "save it as UTF-8, without a byte order mark",
         ) from None
     return parse(text.replace("\r\n", "\n"))
-
-
-def _refuse_later_freshness(tree: dict[str, object]) -> None:
-    volumes = tree.get("volumes")
-    for name, volume in volumes.items() if isinstance(volumes, dict) else ():
-        freshness = volume.get("freshness") if isinstance(volume, dict) else None
-        if freshness in ("strict", "async"):
-            raise ManifestValueError(
-                f'`{dotted("volumes", name, "freshness")}` is "{freshness}", which is not in this release',
-                'use "group", "follow" or "pinned"',
-            )

@@ -67,8 +67,10 @@ def _volumes(manifest: Manifest) -> None:
 
 def _protection(name: str, volume: Volume) -> None:
     key = dotted("volumes", name)
-    if volume.protection == "authenticated" and (volume.writer or volume.freshness == "follow"):
-        found = f'writer "{volume.writer}"' if volume.writer else 'freshness "follow"'
+    if volume.protection == "authenticated" and (
+        volume.writer or volume.freshness not in ("group", "pinned")
+    ):
+        found = f'writer "{volume.writer}"' if volume.writer else f'freshness "{volume.freshness}"'
         _refuse(
             f'`{key}` has protection "authenticated" and {found}; owners pack its files',
             'remove the key, or use protection "encrypted"',

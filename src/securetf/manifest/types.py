@@ -133,8 +133,9 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     protection: of its contents on the storage. `authenticated`: plain files in place, which owners pack and
     workloads read. `ephemeral`: encrypted under a key of one run and gone after it; unknown to the CAS.
-    freshness: `group` (commits are anchored in groups), `follow` (as that, and running readers move to newer
-    roots) or `pinned` (never written by a workload).
+    freshness: `group` (commits are anchored in groups), `strict` (closing and renaming wait for the anchor),
+    `async` (fsync waits for the storage alone; the anchor follows), `follow` (as `group`, and running readers
+    move to newer roots) or `pinned` (never written by a workload).
     root: the one version that may be mounted, only with `pinned`. export: owners' keys that may take out the
     volume key of a volume that a workload writes. per_instance: each instance of a workload has its own,
     known as NAME.INSTANCE.
@@ -142,7 +143,7 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     protection: Literal["encrypted", "authenticated", "ephemeral"] = "encrypted"
     writer: Name | None = None
-    freshness: Literal["group", "follow", "pinned"] = "group"
+    freshness: Literal["group", "strict", "async", "follow", "pinned"] = "group"
     root: Hash | None = None
     export: Annotated[tuple[KeyId, ...], Meta(max_length=MAX_ENTRIES)] = ()
     per_instance: bool = False

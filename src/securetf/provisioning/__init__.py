@@ -13,10 +13,11 @@ from securetf.provisioning.sealing import (
     seal_secret,
     secret_transcript,
 )
-from securetf.provisioning.values import NetworkGrant, Provision, VolumeGrant
+from securetf.provisioning.values import Freshness, NetworkGrant, Provision, VolumeGrant
 
 __all__ = [
     "HPKE_PUBLIC_KEY_SIZE",
+    "Freshness",
     "HpkeKeyPair",
     "NetworkGrant",
     "Provision",

@@ -7,11 +7,15 @@ from msgspec import Meta, Struct
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
+Freshness = Literal["pinned", "follow", "group", "strict", "async"]
+
 
 class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The right to read, or to read and write, one volume from one state on.
 
-    key: 32 bytes, never shown. epoch: for a writable grant the raised one; older writers are fenced.
+    key: 32 bytes, never shown. key_since: the first epoch that seals under it. older_key: of the version
+    before, for what earlier epochs sealed; None when nothing needs it.
+    epoch: for a writable grant the raised one; older writers are fenced.
     seq, root: the state that the CAS names; root is 32 bytes, all zero for a volume that was never written.
     mount_path: where the workload sees it; empty for an owner's grant. chunk_size: bytes. protection: of the
     files' contents; a volume of another one is refused.
@@ -21,11 +25,13 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     volume_id: Bytes16
     key: Bytes32
     key_version: int
+    key_since: int = 0
+    older_key: Bytes32 | None = None
     epoch: int
     seq: int
     root: Bytes32
     writable: bool
-    freshness: Literal["pinned", "follow", "group"]
+    freshness: Freshness
     mount_path: str
     chunk_size: int
     protection: Literal["encrypted", "authenticated"] = "encrypted"
@@ -33,6 +39,7 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def __repr__(self) -> str:
         return (
             f"VolumeGrant({self.name!r}, id={self.volume_id.hex()}, key=<{len(self.key)} bytes>, "
+            f"key_version={self.key_version}, "
             f"epoch={self.epoch}, seq={self.seq}, root={self.root.hex()}, writable={self.writable})"
         )
 

@@ -91,8 +91,9 @@ async def _say_ready(service: Service, ready: Callable[[], None]) -> None:
 async def _start_rest(service: Service, listening: socket.socket) -> Callable[[], asyncio.Future[None]]:
     import uvicorn  # noqa: PLC0415  (after the watcher has begun)
 
+    from securetf.listening.heads import bounded  # noqa: PLC0415
     from securetf.serving.rest.app import application  # noqa: PLC0415
-    from securetf.serving.rest.head_limits import protocol  # noqa: PLC0415
+    from securetf.serving.rest.whole_bodies import WholeBodies  # noqa: PLC0415
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -102,7 +103,7 @@ async def _start_rest(service: Service, listening: socket.socket) -> Callable[[]
     options = service.options
     config = uvicorn.Config(
         application(service),
-        http=protocol(options.header_timeout_s),
+        http=bounded(WholeBodies, options.header_timeout_s),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -4,7 +4,7 @@ A `Volume` comes from `open_volume`. `Volume.mount` shows it in the mount namesp
 nested paths mount the outer first, so that the longest wins, and unmount in reverse order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +28,7 @@ from securetf._core import (
     mount_tmpfs,
     pack_tar,
     read_part,
+    rekey,
     take_back,
     unmount,
     unpack_tar,
@@ -58,6 +59,8 @@ __all__ = [
     "open_volume",
     "pack_tar",
     "read_part",
+    "rekey",
+    "rekey_until",
     "salvage_volume",
     "take_back",
     "unmount",
@@ -95,13 +98,14 @@ def open_volume(directory: Place, grant: VolumeGrant, anchor: Anchor | None) -> 
         volume_id=grant.volume_id,
         key=grant.key,
         key_version=grant.key_version,
+        key_since=grant.key_since,
+        older_key=grant.older_key,
         epoch=grant.epoch,
         seq=grant.seq,
         root=grant.root,
         writable=grant.writable,
-        freshness="group"
-        if grant.writable
-        else grant.freshness,  # an owner also writes what readers have pinned
+        # An owner also writes what readers have pinned.
+        freshness="group" if grant.writable and grant.freshness in ("pinned", "follow") else grant.freshness,
         chunk_size=grant.chunk_size,
         protection=grant.protection,
         anchor=anchor if grant.writable else None,
@@ -127,11 +131,35 @@ def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | N
         volume_id=grant.volume_id,
         key=grant.key,
         key_version=grant.key_version,
+        key_since=grant.key_since,
+        older_key=grant.older_key,
         seq=grant.seq,
         root=grant.root,
         chunk_size=grant.chunk_size,
         protection=grant.protection,
     )
+
+
+class _StoppedError(Exception):
+    """The volume is about to be closed."""
+
+
+def rekey_until(volume: Volume, stopped: Callable[[], bool]) -> tuple[int, int] | None:
+    """Seal everything anew under the newest key.
+
+    Return epoch and sequence of the state from which on nothing needs the older key; None: stopped.
+    """
+
+    def observe(_files: int, _size: int) -> None:
+        if stopped():
+            raise _StoppedError
+
+    try:
+        _, complete = rekey(volume, observe)
+    except _StoppedError:
+        return None
+    status = volume.status()
+    return (status.epoch, status.seq) if complete else None
 
 
 @contextmanager

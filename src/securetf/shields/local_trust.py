@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from securetf.errors import ConflictError, FencedError, KeyFileError, UsageError
-from securetf.provisioning import VolumeGrant
+from securetf.provisioning import Freshness, VolumeGrant
 
 WARNING = (
     "LOCAL TRUST FILE, NOT A CAS: it holds the key of the volume, and an older copy of this file together "
@@ -41,6 +41,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     volume_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     key: Annotated[str, msgspec.Meta(min_length=44, max_length=44)]
     key_version: Annotated[int, msgspec.Meta(ge=1, lt=2**32)] = 1
+    key_since: _Counter | msgspec.UnsetType = msgspec.UNSET  # absent: from the first epoch on
+    older_key: Annotated[str, msgspec.Meta(min_length=44, max_length=44)] | msgspec.UnsetType = msgspec.UNSET
     epoch: Annotated[int, msgspec.Meta(ge=0, le=_MAX_EPOCH)] = 0
     seq: _Counter = 0
     root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] = _ZERO_ROOT.hex()
@@ -70,7 +72,7 @@ class LocalTrust:
             )
         content = _File(
             volume_id=secrets.token_bytes(16).hex(),
-            key=base64.b64encode(secrets.token_bytes(32)).decode(),
+            key=_new_key(),
             chunk_size=chunk_size,
             protection=protection,
         )
@@ -91,7 +93,7 @@ class LocalTrust:
             os.fsync(file.fileno())
         return cls(path)
 
-    def grant(self, *, writable: bool, name: str = "local") -> VolumeGrant:
+    def grant(self, *, writable: bool, name: str = "local", freshness: Freshness = "group") -> VolumeGrant:
         """What a CAS would grant: for writing with the epoch raised durably, for reading as it stands."""
         with self._locked():
             content = self._read()
@@ -105,13 +107,15 @@ class LocalTrust:
         return VolumeGrant(
             name=name,
             volume_id=bytes.fromhex(content.volume_id),
-            key=_key(self.path, content),
+            key=_key(self.path, content.key),
             key_version=content.key_version,
+            key_since=content.key_since or 0,
+            older_key=_key(self.path, content.older_key) if content.older_key else None,
             epoch=content.epoch,
             seq=content.seq,
             root=bytes.fromhex(content.root),
             writable=writable,
-            freshness="group",
+            freshness=freshness,
             mount_path="",
             chunk_size=content.chunk_size,
             protection=content.protection,
@@ -121,17 +125,53 @@ class LocalTrust:
         """Compare and swap, durably: as `shields.filesystem.Anchor`."""
         with self._locked():
             content = self._read()
-            if content.epoch != epoch:
-                raise FencedError(
-                    f"the volume was opened for writing again: epoch {content.epoch}, here {epoch}",
-                    fix="stop the other writer, then open the volume anew",
-                )
+            _check_epoch(content, epoch)
             if (content.seq, bytes.fromhex(content.root)) != (seq, root):
                 raise ConflictError(
                     f"trust file {self.path} is at sequence {content.seq}, this writer builds on {seq}",
                     fix="open the volume anew",
                 )
             self._write(msgspec.structs.replace(content, seq=new_seq, root=new_root.hex()))
+
+    def begin_rekey(self) -> int:
+        """Make the next key, for the epochs to come, unless one is on its way; return its version.
+
+        Raises:
+            ConflictError: the volume was never written.
+        """
+        with self._locked():
+            content = self._read()
+            if content.seq == 0:
+                raise ConflictError(
+                    f"the volume of {self.path} was never written", fix="pack it first; its key is new"
+                )
+            if not content.older_key:
+                content = msgspec.structs.replace(
+                    content,
+                    key=_new_key(),
+                    key_version=content.key_version + 1,
+                    key_since=content.epoch + 1,
+                    older_key=content.key,
+                )
+                self._write(content)
+            return content.key_version
+
+    def end_rekey(self, epoch: int, seq: int) -> None:
+        """Forget the older key: the writer of `epoch` says that nothing from its state `seq` on needs it.
+
+        Raises:
+            FencedError: as `advance`. ConflictError: that state is not anchored, or older than the new key.
+        """
+        with self._locked():
+            content = self._read()
+            _check_epoch(content, epoch)
+            if content.seq < seq or epoch < (content.key_since or 0):
+                raise ConflictError(
+                    f"trust file {self.path} is at sequence {content.seq}, with a key from epoch "
+                    f"{content.key_since or 0} on; sealed anew was {seq} in epoch {epoch}",
+                    fix="re-key the current state: `securetf volume rekey`",
+                )
+            self._write(msgspec.structs.replace(content, older_key=msgspec.UNSET))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -186,9 +226,21 @@ def _encode(content: _File) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
-def _key(path: Path, content: _File) -> bytes:
+def _check_epoch(content: _File, epoch: int) -> None:
+    if content.epoch != epoch:
+        raise FencedError(
+            f"the volume was opened for writing again: epoch {content.epoch}, here {epoch}",
+            fix="stop the other writer, then open the volume anew",
+        )
+
+
+def _new_key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _key(path: Path, text: str) -> bytes:
     try:
-        key = base64.b64decode(content.key, validate=True)
+        key = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise KeyFileError(f"the key in trust file {path} is not base64", fix="restore the file") from error
     if len(key) != 32:

@@ -17,6 +17,7 @@ from securetf.shields.filesystem import (
     lay_out,
     memory_needed,
     mount_tmpfs,
+    rekey_until,
     take_back,
     unmount,
 )
@@ -108,6 +109,10 @@ class Materialised:
     def newer(self, epoch: int, seq: int, root: bytes) -> Callable[[], None]:  # noqa: ARG002
         """Refuse: files that lie in memory do not follow."""
         raise UsageError("a volume in memory follows nobody", "use FUSE")
+
+    def rekey(self, stopped: Callable[[], bool]) -> tuple[int, int] | None:
+        """Seal what the host holds anew; as of a mounted one."""
+        return None if self._volume is None else rekey_until(self._volume, stopped)
 
     def unmount(self) -> None:
         """Take it out of the program's sight."""

@@ -22,9 +22,11 @@ TCB_STATUS = "NotReported"  # a TPM reports no TCB level
 class GcpVtpmVerifier:
     """Verifies `Platform.GCP_VTPM` Evidence."""
 
-    def __init__(self, origins: KeyOrigins) -> None:
-        """origins: whose keys count; Google's root is `TrustAnchors.google_tpm()`."""
-        self._origins, self._known = origins, KnownTpms()
+    def __init__(self, origins: KeyOrigins, known: KnownTpms | None = None) -> None:
+        """origins: whose keys count; Google's root is `TrustAnchors.google_tpm()`. known: as for
+        `Tpm2Verifier`.
+        """
+        self._origins, self._known = origins, known or KnownTpms()
 
     def verify(self, evidence: Evidence, *, expected_report_data: bytes, now: datetime) -> VerifiedClaims:
         """As `Verifier.verify`; the quote's extra data is `tpm2.qualifying_data(expected_report_data)`."""

@@ -5,7 +5,9 @@ Sources: TCG EK Credential Profile 2.5; TCG "TPM 2.0 Keys for Device Identity an
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -18,11 +20,12 @@ from securetf.evidence import tpm2_public
 from securetf.evidence.tpm2_public import Public
 from securetf.verifier import certificate_path, revocation
 from securetf.verifier.certificate_path import KnownPaths
-from securetf.verifier.tpm2_quote import PublicKey
+from securetf.verifier.tpm2_quote import PublicKey, public_key
 
 IssuersFor = Callable[[tuple[bytes, ...]], Issuers | None]
 EnrolmentOf = Callable[[bytes], KnownAk | None]  # name of an AK to its enrolment
 
+_KEYS = 512  # keys and certificates whose properties are kept
 _CHAIN = "the TPM certificate chain"
 _ENROL = "enrol this TPM's attestation key, or use one whose certificate chain ends in a pinned root"
 # tcg-kp-EKCertificate, which Google's AK certificates have too, and tcg-kp-AIKCertificate
@@ -40,7 +43,7 @@ class KeyOrigins:
         authorities: Iterable[bytes] = (),
         revoked: frozenset[bytes] = frozenset(),
         issuers_for: IssuersFor = lambda _: None,
-        known: KnownPaths | None = None,
+        known: "KnownOrigins | None" = None,
     ) -> None:
         """Configure.
 
@@ -60,7 +63,7 @@ class KeyOrigins:
                 "pin the roots of your TPMs' manufacturers",
             )
         self._anchors, self._enrolment_of, self._revoked = anchors, enrolment_of, revoked
-        self._known, self._issuers_for = known or KnownPaths(), issuers_for
+        self._known, self._issuers_for = known or KnownOrigins(), issuers_for
         loaded = [certificate_path.load("an authority", der) for der in authorities]
         self._authorities = {certificate.subject: certificate for certificate in loaded}
 
@@ -77,7 +80,7 @@ class KeyOrigins:
             SignatureError: nobody vouches for the key, or no longer.
         """
         if certificates:
-            return self._certified(key, certificates, now)
+            return self._certified(ak, certificates, now)
         name = tpm2_public.name(ak)
         known = self._enrolment_of(name)
         if known is None or known.name != name:
@@ -90,12 +93,11 @@ class KeyOrigins:
             raise SignatureError("the TPM's key is revoked", "do not use this machine")
         return known.ek_sha256, known.valid_until
 
-    def _certified(
-        self, key: PublicKey, certificates: Sequence[bytes], now: datetime
-    ) -> tuple[bytes, datetime]:
+    def _certified(self, ak: Public, certificates: Sequence[bytes], now: datetime) -> tuple[bytes, datetime]:
         issuers = self._issuers_for(tuple(certificates)) or Issuers()
-        path = [self._known.load("a TPM certificate", der) for der in certificates]
-        given = [self._known.load("a TPM certificate", der) for der in issuers.certificates]
+        paths = self._known.paths
+        path = [paths.load("a TPM certificate", der) for der in certificates]
+        given = [paths.load("a TPM certificate", der) for der in issuers.certificates]
         authorities = self._authorities | {certificate.subject: certificate for certificate in given}
         while path[-1].issuer != path[-1].subject and len(path) < certificate_path.PATH_LIMIT:
             above = authorities.get(path[-1].issuer)
@@ -103,20 +105,43 @@ class KeyOrigins:
                 break
             path.append(above)
         end = certificate_path.check(
-            _CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked, known=self._known
+            _CHAIN, path, anchors=self._anchors, now=now, revoked=self._revoked, known=paths
         )
         end = min(end, revocation.check(_CHAIN, path, issuers.crls, now) or end)
-        digest = spki_sha256(key)
-        if self._known.digest(path[0]) != digest:
+        digest = self._known.digest(ak)
+        if paths.digest(path[0]) != digest:
             raise SignatureError("the certificate is of another key than the attestation key", _ENROL)
-        try:
-            usage = path[0].extensions.get_extension_for_class(x509.KeyUsage).value
-            purposes = set(path[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-        except x509.ExtensionNotFound:
-            purposes = set()
-        if not purposes & _PURPOSES or not usage.digital_signature:
-            raise SignatureError("the certificate is not of a TPM's attestation key", _ENROL)
+        self._known.check_purpose(path[0])
         return digest, end
+
+
+def _ak_digest(ak: Public) -> bytes:
+    return spki_sha256(public_key(ak))
+
+
+def _check_purpose(certificate: x509.Certificate) -> None:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        purposes = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        purposes = set()
+    if not purposes & _PURPOSES or not usage.digital_signature:
+        raise SignatureError("the certificate is not of a TPM's attestation key", _ENROL)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownOrigins:
+    """What depends on the bytes of attestation keys and certificates alone, each with a bounded memory.
+
+    Thread-safe. As of `KnownPaths`: no time, anchor, enrolment or revocation is in it, refusals are not kept,
+    and forgetting all of it changes no answer.
+    """
+
+    paths: KnownPaths = field(default_factory=KnownPaths)
+    digest: Callable[[Public], bytes] = field(default_factory=lambda: lru_cache(_KEYS)(_ak_digest))
+    check_purpose: Callable[[x509.Certificate], None] = field(
+        default_factory=lambda: lru_cache(_KEYS)(_check_purpose)
+    )
 
 
 def spki_sha256(key: PublicKey) -> bytes:

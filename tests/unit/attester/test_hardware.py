@@ -1,7 +1,5 @@
 """Attesters of TDX, SEV-SNP and SGX against fake kernels: the protocol, and why they refuse."""
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,50 +14,17 @@ from securetf.attester.tdx import TdxAttester
 from securetf.claims import Platform
 from securetf.errors import AttesterError, MalformedEvidenceError
 from securetf.evidence import sev_snp_certificates, tdx
+from support.configfs import FakeKernel
 from support.sgx_platform import NOW, SgxPlatform
 from support.snp_platform import Platform as Chip
 
 REPORT_DATA = bytes(range(1, 65))
 
 
-class FakeKernel:
-    """A directory that behaves as configfs-tsm does: files appear with mkdir, the report with a write."""
-
-    def __init__(self, root: Path, provider: str, answer: Callable[[bytes], bytes]) -> None:
-        self.root, self.provider, self.answer = root, provider, answer
-        self.auxblob: bytes | None = None
-        self.extra_writes = 0
-        self.made: list[Path] = []
-
-    def mkdir(self, directory: Path) -> None:
-        if not self.root.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        directory.mkdir()
-        self.made.append(directory)
-        (directory / "provider").write_text(f"{self.provider}\n")
-        (directory / "generation").write_text("0\n")
-
-    def write(self, path: Path, content: bytes) -> None:
-        assert path.name == "inblob"
-        (path.parent / "outblob").write_bytes(self.answer(content))
-        if self.auxblob is not None:
-            (path.parent / "auxblob").write_bytes(self.auxblob)
-        (path.parent / "generation").write_text(f"{1 + self.extra_writes}\n")
-
-    def rmdir(self, directory: Path) -> None:
-        for path in directory.iterdir():  # the kernel's files go with their directory
-            path.unlink()
-        directory.rmdir()
-
-
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeKernel]:
     def make(provider: str, answer: Callable[[bytes], bytes]) -> FakeKernel:
-        fake = FakeKernel(tmp_path, provider, answer)
-        monkeypatch.setattr(configfs_tsm, "_mkdir", fake.mkdir)
-        monkeypatch.setattr(configfs_tsm, "_write", fake.write)
-        monkeypatch.setattr(configfs_tsm, "_remove", fake.rmdir)
-        return fake
+        return FakeKernel(tmp_path, provider, answer).install(monkeypatch)
 
     return make
 

@@ -48,6 +48,7 @@ from securetf.wire import (
     RenewResponse,
     SessionView,
 )
+from securetf.wire.rekeying import KeyEndRequest, RekeyResponse
 from support.waiting import HERE, waited
 
 SESSION = "acme/digits"
@@ -206,6 +207,16 @@ class Cas:
         draft = AuditDraft(action="volume.advance")
         self.service.volumes.advance(self.signed(key), draft, grant.volume_id, request)
         return request.new_root
+
+    def rekey(self, volume: str = "data", key: OwnerKey | None = None) -> RekeyResponse:
+        draft = AuditDraft(action="volume.rekey")
+        return self.service.rekeying.begin(self.owner(key), draft, SESSION, volume)
+
+    def end_rekey(self, grant: VolumeGrant, key: Signer, **changes: int) -> None:
+        """Say that nothing from the grant's state on needs the older key."""
+        request = KeyEndRequest(**{"epoch": grant.epoch, "seq": grant.seq, **changes})
+        draft = AuditDraft(action="volume.key-end")
+        self.service.rekeying.end(self.signed(key), draft, grant.volume_id, request)
 
     def pack(self, volume: str = "data") -> bytes:
         return self.advance(self.grant("packing", volume), self.key)

@@ -1,12 +1,13 @@
 """Issuers and revocation lists of TPM certificates, by the addresses in them: then the chain verifies."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from securetf.endorsements.cache import Cache
@@ -74,6 +75,52 @@ def test_issuers_when_fetched_then_the_chain_holds_and_afterwards_without_networ
         certificate_path.check("it", path, anchors=chain[2].anchors, now=NOW)
         assert revocation.check("it", path, found.crls, NOW)
     assert len(vendor.asked) == 4
+
+
+@pytest.mark.parametrize("encoding", [Encoding.DER, Encoding.PEM])
+def test_issuers_when_they_come_in_pkcs7_with_others_then_the_one_that_signed_is_taken(
+    vendor: Vendor, cache: Cache, chain: list[Authority], encoding: Encoding
+) -> None:
+    leaf, middle, root = chain
+    twin = issue("another root").issue("manufacturing")  # same name, another key
+    for path, one in (("/middle.crt", middle), ("/root.crt", root)):
+        bundle = [twin.certificate, root.certificate, one.certificate]
+        vendor.routes[path] = Reply(pkcs7.serialize_certificates(bundle, encoding))
+    need = IssuersNeed(chain=(leaf.der,))
+    for sources in (vendor.sources(), None):
+        found = Library(cache, sources).obtain(need, now=NOW)
+        assert found.certificates == (middle.der, root.der)
+
+
+def test_issuers_when_none_of_several_signed_then_refused(
+    vendor: Vendor, cache: Cache, chain: list[Authority]
+) -> None:
+    twin = issue("another root").issue("manufacturing")
+    bundle = pkcs7.serialize_certificates([twin.certificate, chain[2].certificate], Encoding.DER)
+    vendor.routes["/middle.crt"] = Reply(bundle)
+    with pytest.raises(EndorsementError, match="none of 2 certificates issued"):
+        Library(cache, vendor.sources()).obtain(IssuersNeed(chain=(chain[0].der,)), now=NOW)
+
+
+def test_issuers_when_a_bundle_is_empty_cut_or_endless_then_refused(
+    vendor: Vendor, cache: Cache, chain: list[Authority]
+) -> None:
+    whole = pkcs7.serialize_certificates([chain[1].certificate, chain[2].certificate], Encoding.DER)
+    many = pkcs7.serialize_certificates([issue(f"{one}").certificate for one in range(33)], Encoding.DER)
+    for content, reason in ((whole[:-1], "not certificates"), (many, "33 certificates, expected 1 to 32")):
+        vendor.routes["/middle.crt"] = Reply(content)
+        with pytest.raises(EndorsementError, match=reason):
+            Library(cache, vendor.sources()).obtain(IssuersNeed(chain=(chain[0].der,)), now=NOW)
+
+
+def test_bundle_when_an_unrelated_certificate_in_it_has_expired_then_still_used(
+    vendor: Vendor, cache: Cache, chain: list[Authority]
+) -> None:
+    old = issue("old", start=NOW - timedelta(days=3), end=NOW - timedelta(days=1))
+    bundle = [old.certificate, chain[1].certificate]
+    vendor.routes["/middle.crt"] = Reply(pkcs7.serialize_certificates(bundle, Encoding.DER))
+    found = Library(cache, vendor.sources()).obtain(IssuersNeed(chain=(chain[0].der,)), now=NOW)
+    assert found.certificates == (chain[1].der, chain[2].der)
 
 
 def test_issuers_when_they_came_along_then_only_the_lists_are_fetched(

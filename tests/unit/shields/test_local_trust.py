@@ -104,3 +104,37 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
 def test_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="nowhere cannot be read: No such file"):
         LocalTrust(tmp_path / "nowhere").grant(writable=False)
+
+
+def test_rekey_gives_the_epochs_to_come_a_new_key_and_keeps_the_older_one_until_its_end(
+    tmp_path: Path,
+) -> None:
+    trust = LocalTrust.create(tmp_path / "trust")
+    first = trust.grant(writable=True)
+    with pytest.raises(ConflictError, match="was never written"):
+        trust.begin_rekey()
+    trust.advance(first.epoch, 0, bytes(32), 1, ROOT_1)
+    assert "older_key" not in (tmp_path / "trust").read_text()  # as releases before wrote it
+    assert (trust.begin_rekey(), trust.begin_rekey()) == (2, 2)
+    reading, writing = trust.grant(writable=False), trust.grant(writable=True)
+    assert (reading.key, reading.older_key, reading.key_since) == (writing.key, first.key, 2)
+    assert writing.epoch == writing.key_since
+    assert first.key != writing.key
+    with pytest.raises(FencedError, match="epoch 2, here 1"):
+        trust.end_rekey(first.epoch, 1)
+    with pytest.raises(ConflictError, match="is at sequence 1"):
+        trust.end_rekey(writing.epoch, 2)
+    trust.end_rekey(writing.epoch, 1)
+    ended = trust.grant(writable=False)
+    assert (ended.key, ended.older_key, ended.key_version, ended.key_since) == (writing.key, None, 2, 2)
+    assert trust.begin_rekey() == 3
+
+
+def test_rekey_is_not_ended_by_a_writer_from_before_it(tmp_path: Path) -> None:
+    trust = LocalTrust.create(tmp_path / "trust")
+    writer = trust.grant(writable=True)
+    trust.advance(writer.epoch, 0, bytes(32), 1, ROOT_1)
+    trust.begin_rekey()
+    with pytest.raises(ConflictError, match="with a key from epoch 2 on; sealed anew was 1 in epoch 1"):
+        trust.end_rekey(writer.epoch, 1)
+    assert trust.grant(writable=False).older_key == writer.key

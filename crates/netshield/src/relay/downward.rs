@@ -17,6 +17,7 @@ use super::pool::{Buffer, Size};
 use super::record::{Content, MAX_RECORD, RecordError};
 use super::stats::add;
 use super::tunnel::{Incoming, TunnelError, read_once, receive};
+use super::unanswered::unanswered;
 
 /// Records given to the program with one system call.
 const BATCH: usize = 64;
@@ -186,6 +187,13 @@ impl Downward {
                         Some(tunnel) = self.next.recv() => return self.change(tunnel).await,
                         ended = end_of(&self.tunnel.tcp), if !self.link.peer_done.get() => {
                             ended?;
+                            self.link.set(&self.link.peer_done, true);
+                        }
+                        () = unanswered(&self.tunnel.tcp, self.limits), if !self.link.peer_done.get() => {
+                            if !self.link.is_done() {
+                                return Err(Cut::Silent);
+                            }
+                            // Our program has got everything, and what it sent is with the peer's machine or lost with it.
                             self.link.set(&self.link.peer_done, true);
                         }
                         () = self.link.changed.notified() => {}

@@ -24,6 +24,7 @@ mod state;
 mod stats;
 mod stream;
 mod tunnel;
+mod unanswered;
 mod upward;
 mod verify;
 

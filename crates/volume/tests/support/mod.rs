@@ -23,6 +23,8 @@ use securetf_volume::{
 };
 
 pub const KEY: [u8; 32] = [0x42; 32];
+/// The next version of the key.
+pub const NEW_KEY: [u8; 32] = [0x17; 32];
 pub const VOLUME_ID: [u8; 16] = *b"the-test-volume!";
 
 /// What happened, in order.
@@ -245,12 +247,25 @@ impl TestAnchor {
             volume_id: VOLUME_ID,
             key,
             key_version: 1,
+            key_since: 0,
+            older_key: None,
             epoch,
             seq,
             root,
             writable,
             chunk_size: 4096,
             protection: Protection::Encrypted,
+        }
+    }
+
+    /// While the volume is re-keyed: both keys, the newer from epoch `since` on.
+    pub fn rekeyed(&self, writable: bool, since: u32) -> Grant {
+        Grant {
+            key: VolumeKey::new(NEW_KEY),
+            key_version: 2,
+            key_since: since,
+            older_key: Some(VolumeKey::new(KEY)),
+            ..self.grant(writable)
         }
     }
 }
@@ -333,17 +348,30 @@ pub fn open_grant(
     } else {
         Freshness::Pinned
     };
+    open_with(store, anchor, grant, options(freshness))
+}
+
+pub fn open_with(
+    store: &Arc<MemoryStore>,
+    anchor: &Arc<TestAnchor>,
+    grant: Grant,
+    options: Options,
+) -> Result<Arc<Volume>, VolumeError> {
     let (store, anchor) = (
         Arc::clone(store) as Arc<dyn Store>,
         Arc::clone(anchor) as Arc<dyn Anchor>,
     );
-    Volume::open_with(
-        store,
-        Some(anchor),
-        Arc::new(TestEnvironment::default()),
-        grant,
-        options(freshness),
-    )
+    let clock = Arc::new(TestEnvironment::default());
+    Volume::open_with(store, Some(anchor), clock, grant, options)
+}
+
+/// For writing, with this freshness.
+pub fn open_as(
+    store: &Arc<MemoryStore>,
+    anchor: &Arc<TestAnchor>,
+    freshness: Freshness,
+) -> Result<Arc<Volume>, VolumeError> {
+    open_with(store, anchor, anchor.grant(true), options(freshness))
 }
 
 /// Small and repeatable random numbers.
@@ -367,7 +395,5 @@ impl Rng {
 pub fn open_roomy(store: &Arc<MemoryStore>, anchor: &Arc<TestAnchor>) -> Arc<Volume> {
     let mut options = options(Freshness::Group);
     options.snapshot_after = 16 << 20;
-    let (held, anchored) = (Arc::clone(store) as Arc<dyn Store>, Arc::clone(anchor));
-    let (clock, grant) = (TestEnvironment::default(), anchor.grant(true));
-    Volume::open_with(held, Some(anchored), Arc::new(clock), grant, options).unwrap()
+    open_with(store, anchor, anchor.grant(true), options).unwrap()
 }

@@ -10,6 +10,7 @@ from securetf.cas.service import AuditDraft, CasService
 from securetf.cas.service.access import OwnerRequest
 from securetf.cas.service.context import Refused
 from securetf.cas.service.waiting import Waits
+from securetf.errors import UsageError
 from securetf.keys.signature import SignedRequest
 from securetf.wire.messages import Message
 
@@ -44,9 +45,7 @@ class Incoming:
 
     def owner(self) -> OwnerRequest:
         """Authenticate the owner. Raises NotAuthorisedError."""
-        if self.signed is None:
-            raise AssertionError("the table says that this call is signed by an owner")
-        return self.service.owners.authenticate(self.signed, self.draft)
+        return self.service.owners.authenticate(signature_of(self), self.draft)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +76,22 @@ def message_of(incoming: Incoming, kind: type[_M]) -> _M:
     if not isinstance(incoming.message, kind):
         raise AssertionError(f"the table and the handler disagree about {kind.__name__}")
     return incoming.message
+
+
+def signature_of(incoming: Incoming) -> SignedRequest:
+    """Return the signature of a call that the table says is signed."""
+    if incoming.signed is None:
+        raise AssertionError("the table says that this call is signed")
+    return incoming.signed
+
+
+def volume_id_of(incoming: Incoming) -> bytes:
+    """Return the volume's id from the path. Raises UsageError."""
+    text = incoming.parameters["volume_id"]
+    try:
+        volume_id = bytes.fromhex(text)
+    except ValueError:
+        volume_id = b""
+    if len(volume_id) != 16 or volume_id.hex() != text:
+        raise UsageError("the volume id is not 32 lower-case hex digits", "send the id that the grant named")
+    return volume_id

@@ -2,7 +2,8 @@
 
 from concurrent.futures import Future
 
-from securetf.cas.http.call import Call, Incoming, Signed, message_of
+from securetf.cas.http.call import Call, Incoming, Signed, message_of, signature_of, volume_id_of
+from securetf.cas.http.rekeying_calls import REKEYING_CALLS
 from securetf.cas.service import AuditDraft
 from securetf.cas.service.context import Refused
 from securetf.cas.service.waiting import Waits
@@ -60,12 +61,12 @@ async def _attest(incoming: Incoming, waits: Waits) -> Message:
 
 async def _renew(incoming: Incoming, waits: Waits) -> Message:
     request = message_of(incoming, RenewRequest)
-    return await incoming.service.attestation.renew(_signature(incoming), request, incoming.draft, waits)
+    return await incoming.service.attestation.renew(signature_of(incoming), request, incoming.draft, waits)
 
 
 async def _token(incoming: Incoming, waits: Waits) -> Message:
     request = message_of(incoming, TokenRequest)
-    return await incoming.service.attestation.refresh(_signature(incoming), request, incoming.draft, waits)
+    return await incoming.service.attestation.refresh(signature_of(incoming), request, incoming.draft, waits)
 
 
 def _keys(incoming: Incoming) -> Message:
@@ -73,7 +74,7 @@ def _keys(incoming: Incoming) -> Message:
 
 
 def _members(incoming: Incoming) -> Message:
-    members, signed = incoming.service.members, _signature(incoming)
+    members, signed = incoming.service.members, signature_of(incoming)
     if is_owner_key_id(signed.key_id):
         return members.of_owner(incoming.owner(), incoming.draft, incoming.session)
     workload, number = incoming.query.get("workload", ""), incoming.query.get("instance", "")
@@ -90,20 +91,14 @@ def _members(incoming: Incoming) -> Message:
 
 def _denials(incoming: Incoming) -> Message:
     report = message_of(incoming, DenialReport)
-    incoming.service.members.denials(_signature(incoming), incoming.draft, incoming.session, report)
+    incoming.service.members.denials(signature_of(incoming), incoming.draft, incoming.session, report)
     return Done()
 
 
 def _leave(incoming: Incoming) -> Message:
     request = message_of(incoming, LeaveRequest)
-    incoming.service.members.leave(_signature(incoming), incoming.draft, incoming.session, request)
+    incoming.service.members.leave(signature_of(incoming), incoming.draft, incoming.session, request)
     return Done()
-
-
-def _signature(incoming: Incoming) -> SignedRequest:
-    if incoming.signed is None:
-        raise AssertionError("the table says that this call is signed")
-    return incoming.signed
 
 
 def _create(incoming: Incoming) -> Message:
@@ -157,15 +152,8 @@ def _begin_advance(incoming: Incoming) -> "Future[Refused | None]":
 
 
 def _advance_arguments(incoming: Incoming) -> tuple[SignedRequest, AuditDraft, bytes, AdvanceRequest]:
-    signed = _signature(incoming)
-    text = incoming.parameters["volume_id"]
-    try:
-        volume_id = bytes.fromhex(text)
-    except ValueError:
-        volume_id = b""
-    if len(volume_id) != 16 or volume_id.hex() != text:
-        raise UsageError("the volume id is not 32 lower-case hex digits", "send the id that the grant named")
-    return signed, incoming.draft, volume_id, message_of(incoming, AdvanceRequest)
+    signed, request = signature_of(incoming), message_of(incoming, AdvanceRequest)
+    return signed, incoming.draft, volume_id_of(incoming), request
 
 
 def _audit(incoming: Incoming) -> Message:
@@ -361,4 +349,5 @@ CALLS = (
         begin=_begin_advance,
         signed=Signed.LEASE_HOLDER,
     ),
+    *REKEYING_CALLS,
 )

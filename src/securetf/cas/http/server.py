@@ -13,12 +13,15 @@ from contextlib import contextmanager
 import uvicorn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import load_der_x509_certificate
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from securetf.cas.http.app import application
 from securetf.cas.service import CasIdentity, CasService
+from securetf.listening.heads import bounded
 
 _THREADS = 32
 _MAX_CONNECTIONS = 2048
+_HEAD_S = 10.0
 _KEEP_ALIVE_S = 75
 _SHUTDOWN_S = 2
 
@@ -29,7 +32,7 @@ def serve(service: CasService, listening: socket.socket, ready: Callable[[], Non
         context = _tls(service.context.identity)
         config = uvicorn.Config(
             application(service, workers),
-            http="h11",
+            http=bounded(HttpToolsProtocol, _HEAD_S),
             loop="asyncio",
             ws="none",
             lifespan="off",

@@ -12,6 +12,7 @@ from securetf.cas.service.context import Clock, Context
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.identity import CasIdentity, load_or_create
 from securetf.cas.service.members import Members
+from securetf.cas.service.rekeying import Rekeying
 from securetf.cas.service.secrets import Secrets
 from securetf.cas.service.sessions import Sessions
 from securetf.cas.service.tpm import Tpms
@@ -31,6 +32,7 @@ class CasService:
     owners: Owners
     sessions: Sessions
     volumes: Volumes
+    rekeying: Rekeying
     secrets: Secrets
     attestation: Attestation
     members: Members
@@ -45,6 +47,7 @@ class CasService:
             owners=Owners(context),
             sessions=Sessions(context),
             volumes=Volumes(context),
+            rekeying=Rekeying(context),
             secrets=Secrets(context),
             attestation=Attestation(context),
             members=Members(context),

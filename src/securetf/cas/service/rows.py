@@ -63,13 +63,19 @@ class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class VolumeRow(Row, frozen=True, kw_only=True):
-    """One volume. Table `volume`, key its id (16 bytes)."""
+    """One volume. Table `volume`, key its id (16 bytes).
+
+    key_since: the first epoch of `key`. older_key: of the version before, until a writer says that nothing
+    needs it.
+    """
 
     volume_id: bytes
     session: str
     name: str
     key: bytes
     key_version: int
+    key_since: int = 0
+    older_key: bytes | None = None
     epoch: int
     seq: int
     root: bytes

@@ -22,7 +22,7 @@ from securetf.cas.service.rows import (
     session_of,
     volume_of,
 )
-from securetf.cas.store import Transaction
+from securetf.cas.store import Store, Transaction
 from securetf.errors import (
     ConflictError,
     FencedError,
@@ -38,7 +38,7 @@ from securetf.provisioning import VolumeGrant, check_public_key, grant_transcrip
 from securetf.wire import AdvanceRequest
 
 MAX_VOLUMES = 1024  # of one session, all versions together
-_VOLUME_KEY_SIZE = 32  # bytes
+VOLUME_KEY_SIZE = 32  # bytes
 _MAX_EPOCH = 2**32 - 1
 
 
@@ -130,25 +130,15 @@ class Volumes:
             "seq": str(request.new_seq),
             "root": request.new_root.hex(),
         }
-        check_window(self.context, signed)
-        self._authenticate(signed, volume_id)
+        authenticate(self.context, signed, volume_id)
 
         def operation(transaction: Transaction) -> None:
-            volume = find(transaction, VolumeRow, volume_id)
-            lease = _lease(volume, signed.key_id)
-            if volume is None or lease is None:
-                raise _fenced(signed.key_id)
+            volume = held_by(transaction, volume_id, signed.key_id)
             draft.session = volume.session
             draft.details["volume"] = volume.name
             _swap(transaction, volume, request)
 
         return self.context.begin(draft, operation)
-
-    def _authenticate(self, signed: SignedRequest, volume_id: bytes) -> None:
-        lease = _lease(find(self.context.store, VolumeRow, volume_id), signed.key_id)
-        if lease is None:
-            raise _fenced(signed.key_id)
-        signed.verify(public_key(lease.spki) if lease.spki else None)
 
     def _grant(
         self,
@@ -213,6 +203,8 @@ def _grant_of(volume: VolumeRow, rule: Volume, mount_path: str, *, writable: boo
         volume_id=volume.volume_id,
         key=volume.key,
         key_version=volume.key_version,
+        key_since=volume.key_since,
+        older_key=volume.older_key,
         epoch=volume.epoch,
         seq=volume.seq,
         root=volume.root,
@@ -224,12 +216,17 @@ def _grant_of(volume: VolumeRow, rule: Volume, mount_path: str, *, writable: boo
     )
 
 
-def _swap(transaction: Transaction, volume: VolumeRow, request: AdvanceRequest) -> None:
-    if request.epoch != volume.epoch:
+def check_epoch(volume: VolumeRow, epoch: int) -> None:
+    """Raise FencedError unless this is the epoch of the newest writer."""
+    if epoch != volume.epoch:
         raise FencedError(
-            f"volume {volume.name} is in epoch {volume.epoch}, this writer has {request.epoch}",
+            f"volume {volume.name} is in epoch {volume.epoch}, this writer has {epoch}",
             "stop writing; start again to get the lease and the current state",
         )
+
+
+def _swap(transaction: Transaction, volume: VolumeRow, request: AdvanceRequest) -> None:
+    check_epoch(volume, request.epoch)
     if (volume.seq, volume.root) == (request.new_seq, request.new_root):
         return  # the answer to the first sending was lost; the epoch shows that it is the same writer
     if (volume.seq, volume.root) != (request.seq, request.root):
@@ -294,7 +291,7 @@ def make_volume(transaction: Transaction, session: str, name: str) -> str:
             volume_id=volume_id,
             session=session,
             name=name,
-            key=os.urandom(_VOLUME_KEY_SIZE),
+            key=os.urandom(VOLUME_KEY_SIZE),
             key_version=1,
             epoch=0,
             seq=0,
@@ -306,13 +303,19 @@ def make_volume(transaction: Transaction, session: str, name: str) -> str:
     return volume_id.hex()
 
 
-def _lease(volume: VolumeRow | None, key_id: str) -> Lease | None:
-    lease = None if volume is None else volume.lease
-    return lease if lease is not None and lease.key_id == key_id else None
+def authenticate(context: Context, signed: SignedRequest, volume_id: bytes) -> None:
+    """Check that the holder of the volume's lease signed. Raises FencedError, NotAuthorisedError."""
+    check_window(context, signed)
+    lease = held_by(context.store, volume_id, signed.key_id).lease
+    signed.verify(public_key(lease.spki) if lease is not None and lease.spki else None)
 
 
-def _fenced(key_id: str) -> FencedError:
-    return FencedError(
+def held_by(source: Store | Transaction, volume_id: bytes, key_id: str) -> VolumeRow:
+    """Return the volume whose lease this key holds. Raises FencedError: it does not."""
+    volume = find(source, VolumeRow, volume_id)
+    if volume is not None and volume.lease is not None and volume.lease.key_id == key_id:
+        return volume
+    raise FencedError(
         f"{key_id} does not hold the lease of this volume: another writer got it, or the Manifest changed",
         "stop writing; start again to get the lease and the current state",
     )

@@ -27,6 +27,7 @@ class Transaction:
         self, read: Callable[[str, bytes], bytes | None], *, log_length: int, log_digest: bytes
     ) -> None:
         self._read = read
+        self._known: dict[RowKey, bytes | None] = {}  # rows as they were before: nobody else writes meanwhile
         self.changes: dict[RowKey, bytes | None] = {}
         self.entries: list[LogEntry] = []
         self._log_length, self._log_digest = log_length, log_digest
@@ -35,7 +36,9 @@ class Transaction:
         """Return a row's value as of this transaction, None when there is none."""
         if (table, key) in self.changes:
             return self.changes[table, key]
-        return self._read(table, key)
+        if (table, key) not in self._known:
+            self._known[table, key] = self._read(table, key)
+        return self._known[table, key]
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Write a row."""
