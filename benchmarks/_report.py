@@ -81,3 +81,22 @@ def bars(path: Path, title: str, groups: dict[str, dict[str, float]], unit: str)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     print(f"plot: {path}")
+
+
+def lines(path: Path, title: str, across: str, places: list[int], series: dict[str, list[float]]) -> None:
+    """Draw one panel for each series, all over the same places; both axes logarithmic."""
+    import matplotlib as mpl  # noqa: PLC0415  (only for the plot)
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, panels = pyplot.subplots(1, len(series), figsize=(3 * len(series), 3), squeeze=False)
+    for panel, (name, values) in zip(panels[0], series.items(), strict=True):
+        panel.loglog(places, values, marker="o")
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel(across)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    print(f"plot: {path}")

@@ -185,6 +185,15 @@ def unpack_tar(volume: Volume, target: str | None, progress: _Progress = None) -
 def read_part(volume: Volume, path: str, offset: int, size: int) -> bytes:
     """The verified contents of a part of a file; fewer bytes only at its end."""
 
+def memory_needed(volume: Volume) -> int:
+    """Bytes that `lay_out` takes in a memory file system."""
+
+def lay_out(volume: Volume, target: str) -> PackStats:
+    """As `Volume.unpack`, with set-user-id and set-group-id bits."""
+
+def take_back(volume: Volume, source: str) -> PackStats:
+    """Make the volume equal to a tree that was laid out from it, by contents; one commit, or none."""
+
 def rekey(volume: Volume, progress: _Progress = None) -> tuple[int, bool]:
     """Seal under the newest key what an older one sealed: bytes moved, and whether none is left."""
 

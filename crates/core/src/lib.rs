@@ -36,6 +36,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(streams::pack_tar, module)?)?;
     module.add_function(wrap_pyfunction!(streams::unpack_tar, module)?)?;
     module.add_function(wrap_pyfunction!(streams::read_part, module)?)?;
+    module.add_function(wrap_pyfunction!(streams::memory_needed, module)?)?;
+    module.add_function(wrap_pyfunction!(streams::lay_out, module)?)?;
+    module.add_function(wrap_pyfunction!(streams::take_back, module)?)?;
     module.add_function(wrap_pyfunction!(mount::enter_mount_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(mount::mount_tmpfs, module)?)?;
     module.add_function(wrap_pyfunction!(mount::cover_file, module)?)?;

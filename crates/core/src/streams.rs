@@ -1,4 +1,4 @@
-//! Tar streams in and out of a volume, and the contents of one file in parts.
+//! Tar streams in and out of a volume, trees in memory, and the contents of one file in parts.
 #![allow(missing_docs)] // documented in _core.pyi
 
 use std::path::PathBuf;
@@ -62,4 +62,29 @@ pub fn read_part<'py>(
         py,
         &part.map_err(|error| of_pack(py, &error))?,
     ))
+}
+
+#[pyfunction]
+pub fn memory_needed(py: Python<'_>, volume: &PyVolume) -> PyResult<u64> {
+    let volume = volume.shared()?;
+    py.detach(|| volume_pack::memory_needed(&volume))
+        .map_err(|error| of_pack(py, &error))
+}
+
+#[pyfunction]
+pub fn lay_out(py: Python<'_>, volume: &PyVolume, target: PathBuf) -> PyResult<PackStats> {
+    let volume = volume.shared()?;
+    let outcome = observing(py, None, |observe| {
+        volume_pack::lay_out(&volume, &target, observe)
+    });
+    stats(py, outcome)
+}
+
+#[pyfunction]
+pub fn take_back(py: Python<'_>, volume: &PyVolume, source: PathBuf) -> PyResult<PackStats> {
+    let volume = volume.shared()?;
+    let outcome = observing(py, None, |observe| {
+        volume_pack::take_back(&volume, &source, observe)
+    });
+    stats(py, outcome)
 }

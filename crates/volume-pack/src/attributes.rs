@@ -30,7 +30,12 @@ pub(crate) fn own(at: &OwnedFd, name: &[u8], attr: &Attr) -> rustix::io::Result<
     rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-pub(crate) fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr) -> io::Result<()> {
+/// modes: the bits that are kept.
+pub(crate) fn set_attributes(
+    at: impl std::os::fd::AsFd,
+    attr: &Attr,
+    modes: u32,
+) -> io::Result<()> {
     let at = at.as_fd();
     if rustix::process::geteuid().is_root() {
         rustix::fs::fchown(
@@ -39,7 +44,7 @@ pub(crate) fn set_attributes(at: impl std::os::fd::AsFd, attr: &Attr) -> io::Res
             Some(Gid::from_raw(attr.gid)),
         )?;
     }
-    rustix::fs::fchmod(at, Mode::from_raw_mode(attr.mode & 0o1777))?;
+    rustix::fs::fchmod(at, Mode::from_raw_mode(attr.mode & modes))?;
     rustix::fs::futimens(at, &times(attr))?;
     Ok(())
 }

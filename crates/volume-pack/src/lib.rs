@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod contents;
 mod diff;
 mod error;
+mod memory;
 mod pack;
 mod plan;
 mod progress;
@@ -17,6 +19,7 @@ mod view;
 
 pub use diff::{Change, Difference, diff};
 pub use error::PackError;
+pub use memory::{lay_out, memory_needed, take_back};
 pub use pack::{pack, update};
 pub use progress::{Progress, Tally};
 pub use salvage::salvage;

@@ -1,8 +1,8 @@
 //! A plain tree into a volume, on all cores.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::{self, File, Metadata};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::{Mode, OFlags};
 use volume::{Ino, NodeKind, ROOT_INO, SetAttr, Volume, VolumeError, XattrMode};
 
+use crate::contents::{Copier, Failed};
 use crate::error::PackError;
-use crate::plan::{Leaf, Plan, attributes, scan};
+use crate::plan::{Leaf, Plan, attributes, differing, scan};
 use crate::progress::{Meter, Progress, Tally};
-use crate::update::{Kept, prune};
+use crate::resume::MARKER;
+use crate::update::{Keep, Kept, prune, prune_to_compare};
 use crate::view::children;
 
-const BUFFER: usize = 1 << 20;
 const XATTR_PREFIX: &[u8] = b"user.";
 
 /// Makes the tree of `volume` equal to the one under the directory `source`, commits and anchors it. What the volume
@@ -27,7 +28,7 @@ const XATTR_PREFIX: &[u8] = b"user.";
 /// # Errors
 /// [`PackError::Usage`] for devices, before anything is written; else as the source or the volume says.
 pub fn pack(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
-    fill(volume, source, false, progress)
+    fill(volume, source, Keep::Nothing, progress)
 }
 
 /// As [`pack`], but a file that the volume has with the same size and time of change stays as it is: after an
@@ -36,68 +37,63 @@ pub fn pack(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Ta
 /// # Errors
 /// As [`pack`].
 pub fn update(volume: &Volume, source: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
-    fill(volume, source, true, progress)
+    fill(volume, source, Keep::SameTime, progress)
 }
 
-fn fill(
+pub(crate) fn fill(
     volume: &Volume,
     source: &Path,
-    keep: bool,
+    keep: Keep,
     progress: Progress<'_>,
 ) -> Result<Tally, PackError> {
-    let plan = scan(source)?;
-    let kept = if keep {
-        prune(volume, &plan)?
-    } else {
-        clear(volume, ROOT_INO)?;
-        Kept::default()
-    };
-    let inodes = make_directories(volume, &plan)?;
-    for leaf in &plan.symlinks {
-        make_symlink(volume, &plan, &inodes, leaf)?;
+    if keep != Keep::SameContents {
+        refuse_unfinished(source)?; // what a program wrote under that name is a file like any other
     }
+    let plan = scan(source)?;
+    let kept = match keep {
+        Keep::Nothing => clear(volume, ROOT_INO).map(|()| Kept::default())?,
+        Keep::SameTime => prune(volume, &plan)?,
+        Keep::SameContents => prune_to_compare(volume, &plan)?,
+    };
     let work = Work {
         volume,
         plan: &plan,
-        inodes: &inodes,
+        inodes: &make_directories(volume, &plan)?,
+        keep,
         kept: &kept,
         next: AtomicUsize::new(0),
         meter: Meter::default(),
-        shared: Mutex::new(make_specials(volume, &plan, &inodes)?),
+        done: Mutex::default(),
         failure: Mutex::default(),
     };
+    for leaf in &plan.symlinks {
+        work.symlink(leaf)?;
+    }
+    for leaf in &plan.specials {
+        work.special(leaf)?;
+    }
     work.meter.watch(workers(), &|| work.run(), progress);
-    let files = work.finish()?;
-    for leaf in &plan.links {
-        let first = files
-            .0
-            .get(&(leaf.metadata.dev(), leaf.metadata.ino()))
-            .copied()
-            .unwrap_or_default();
-        let parent = inodes.get(leaf.directory).copied().unwrap_or_default();
-        volume
-            .link(first, parent, &leaf.name)
-            .map_err(|error| plan.failed(leaf, error))?;
-    }
-    for (directory, ino) in plan.directories.iter().zip(&inodes).rev() {
-        let failed = |error| PackError::volume(directory.path.as_os_str().as_bytes(), error);
-        replace_xattrs(volume, *ino, &directory.path)?;
-        volume
-            .set_attr(*ino, &attributes(&directory.metadata))
-            .map_err(failed)?;
-    }
-    volume
-        .sync(None)
-        .map_err(|error| PackError::volume(b"", error))?;
+    let bytes = work.meter.bytes();
+    let done = work.finish()?;
     Ok(Tally {
         files: plan.files.len() as u64,
         directories: plan.directories.len().saturating_sub(1) as u64,
         symlinks: plan.symlinks.len() as u64,
         hard_links: plan.links.len() as u64,
         specials: plan.specials.len() as u64,
-        bytes: files.1,
-        kept: kept.len() as u64,
+        bytes,
+        kept: done.kept,
     })
+}
+
+fn refuse_unfinished(source: &Path) -> Result<(), PackError> {
+    if fs::symlink_metadata(source.join(MARKER)).is_ok() {
+        return Err(PackError::usage(
+            format!("{} is an unpack that was not finished", source.display()),
+            "run that unpack again, or remove its file .securetf-unpack to pack what is there",
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn workers() -> usize {
@@ -141,71 +137,95 @@ fn make_directories(volume: &Volume, plan: &Plan) -> Result<Vec<Ino>, PackError>
     Ok(inodes)
 }
 
-fn make_symlink(
-    volume: &Volume,
-    plan: &Plan,
-    inodes: &[Ino],
-    leaf: &Leaf,
-) -> Result<(), PackError> {
-    let path = plan.path(leaf);
-    let target = fs::read_link(&path).map_err(|error| PackError::io("read", &path, &error))?;
-    let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
-    let parent = inodes.get(leaf.directory).copied().unwrap_or_default();
-    let (uid, gid) = (leaf.metadata.uid(), leaf.metadata.gid());
-    volume
-        .make_node(parent, &leaf.name, kind, 0o777, uid, gid)
-        .and_then(|made| {
-            volume.set_attr(
-                made.ino,
-                &SetAttr {
-                    mode: None,
-                    ..attributes(&leaf.metadata)
-                },
-            )
-        })
-        .map_err(|error| plan.failed(leaf, error))?;
-    Ok(())
+/// A plan on its way into a volume. The files are taken one by one by the workers.
+struct Work<'a> {
+    volume: &'a Volume,
+    plan: &'a Plan,
+    inodes: &'a [Ino],
+    keep: Keep,
+    kept: &'a Kept,
+    next: AtomicUsize,
+    meter: Meter,
+    done: Mutex<Done>,
+    failure: Mutex<Option<PackError>>,
 }
 
-/// Makes FIFOs and sockets; returns those with several names.
-fn make_specials(volume: &Volume, plan: &Plan, inodes: &[Ino]) -> Result<Linked, PackError> {
-    let mut linked = Linked::new();
-    for leaf in &plan.specials {
+#[derive(Default)]
+struct Done {
+    /// Inodes of what has several names, by device and inode of the source.
+    linked: HashMap<(u64, u64), Ino>,
+    /// Files whose contents were there already.
+    kept: u64,
+}
+
+impl Work<'_> {
+    fn parent(&self, leaf: &Leaf) -> Ino {
+        self.inodes.get(leaf.directory).copied().unwrap_or_default()
+    }
+
+    /// The inode that the volume has under this name and keeps.
+    fn older(&self, leaf: &Leaf) -> Option<Ino> {
+        self.kept.get(&leaf.key()).copied()
+    }
+
+    fn note(&self, leaf: &Leaf, ino: Ino, kept: bool) {
+        let several = leaf.metadata.nlink() > 1;
+        if (kept || several)
+            && let Ok(mut done) = self.done.lock()
+        {
+            done.kept += u64::from(kept);
+            if several {
+                done.linked.insert(leaf.source(), ino);
+            }
+        }
+    }
+
+    fn symlink(&self, leaf: &Leaf) -> Result<(), PackError> {
+        if let Some(ino) = self.older(leaf) {
+            self.note(leaf, ino, false);
+            return self.refresh(ino, &leaf.metadata, &self.plan.path(leaf));
+        }
+        let path = self.plan.path(leaf);
+        let target = fs::read_link(&path).map_err(|error| PackError::io("read", &path, &error))?;
+        let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
+        let (uid, gid) = (leaf.metadata.uid(), leaf.metadata.gid());
+        let made = self
+            .volume
+            .make_node(self.parent(leaf), &leaf.name, kind, 0o777, uid, gid)
+            .and_then(|made| {
+                let attributes = SetAttr {
+                    mode: None,
+                    ..attributes(&leaf.metadata)
+                };
+                self.volume.set_attr(made.ino, &attributes)
+            })
+            .map_err(|error| self.plan.failed(leaf, error))?;
+        self.note(leaf, made.ino, false);
+        Ok(())
+    }
+
+    /// Makes a FIFO or the name of a socket.
+    fn special(&self, leaf: &Leaf) -> Result<(), PackError> {
+        if let Some(ino) = self.older(leaf) {
+            self.note(leaf, ino, false);
+            return self.refresh(ino, &leaf.metadata, &self.plan.path(leaf));
+        }
         let kind = if leaf.metadata.file_type().is_fifo() {
             NodeKind::Fifo
         } else {
             NodeKind::Socket
         };
-        let parent = inodes.get(leaf.directory).copied().unwrap_or_default();
-        let made = volume
-            .make_node(parent, &leaf.name, kind, 0o600, 0, 0)
-            .and_then(|made| volume.set_attr(made.ino, &attributes(&leaf.metadata)))
-            .map_err(|error| plan.failed(leaf, error))?;
-        if leaf.metadata.nlink() > 1 {
-            linked.insert((leaf.metadata.dev(), leaf.metadata.ino()), made.ino);
-        }
+        let made = self
+            .volume
+            .make_node(self.parent(leaf), &leaf.name, kind, 0o600, 0, 0)
+            .and_then(|made| self.volume.set_attr(made.ino, &attributes(&leaf.metadata)))
+            .map_err(|error| self.plan.failed(leaf, error))?;
+        self.note(leaf, made.ino, false);
+        Ok(())
     }
-    Ok(linked)
-}
 
-/// The files of a plan, taken one by one by the workers.
-struct Work<'a> {
-    volume: &'a Volume,
-    plan: &'a Plan,
-    inodes: &'a [Ino],
-    kept: &'a Kept,
-    next: AtomicUsize,
-    meter: Meter,
-    /// Inodes of files with several names, by device and inode of the source.
-    shared: Mutex<HashMap<(u64, u64), Ino>>,
-    failure: Mutex<Option<PackError>>,
-}
-
-type Linked = HashMap<(u64, u64), Ino>;
-
-impl Work<'_> {
     fn run(&self) {
-        let mut buffer = vec![0; BUFFER];
+        let mut copier = Copier::new(self.volume, &self.meter);
         while !self.meter.stopped() {
             let Some(leaf) = self
                 .plan
@@ -214,7 +234,7 @@ impl Work<'_> {
             else {
                 return;
             };
-            if let Err(error) = self.file(leaf, &mut buffer) {
+            if let Err(error) = self.file(leaf, &mut copier) {
                 self.meter.stop();
                 if let Ok(mut failure) = self.failure.lock() {
                     failure.get_or_insert(error);
@@ -223,108 +243,103 @@ impl Work<'_> {
         }
     }
 
-    fn file(&self, leaf: &Leaf, buffer: &mut [u8]) -> Result<(), PackError> {
-        let failed = |error| self.plan.failed(leaf, error);
+    fn file(&self, leaf: &Leaf, copier: &mut Copier<'_>) -> Result<(), PackError> {
         let path = self.plan.path(leaf);
-        if let Some(ino) = self.kept.get(&(leaf.directory, leaf.name.clone())) {
-            return self.refresh(*ino, leaf);
-        }
-        let unreadable = |error: io::Error| PackError::io("read", &path, &error);
+        let older = self.older(leaf);
+        let (ino, changed) = match older {
+            Some(ino) if self.keep == Keep::SameTime => (ino, false),
+            Some(ino) => (ino, self.contents(leaf, &path, ino, copier)?),
+            None => {
+                let (parent, kind) = (self.parent(leaf), NodeKind::File);
+                let made = self.volume.make_node(parent, &leaf.name, kind, 0o600, 0, 0);
+                let ino = made.map_err(|error| self.plan.failed(leaf, error))?.ino;
+                self.contents(leaf, &path, ino, copier)?;
+                (ino, true)
+            }
+        };
+        self.refresh(ino, &leaf.metadata, &path)?;
+        self.note(leaf, ino, !changed);
+        self.meter.add_file();
+        Ok(())
+    }
+
+    /// Brings the contents of a file; whether they were others.
+    fn contents(
+        &self,
+        leaf: &Leaf,
+        path: &Path,
+        ino: Ino,
+        copier: &mut Copier<'_>,
+    ) -> Result<bool, PackError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = File::from(
-            rustix::fs::open(&path, flags, Mode::empty())
-                .map_err(|errno| unreadable(errno.into()))?,
-        );
-        let parent = self.inodes.get(leaf.directory).copied().unwrap_or_default();
-        let (mode, uid, gid) = (
-            leaf.metadata.mode() & 0o7777,
-            leaf.metadata.uid(),
-            leaf.metadata.gid(),
-        );
-        let ino = self
-            .volume
-            .make_node(parent, &leaf.name, NodeKind::File, mode, uid, gid)
-            .map_err(failed)?
-            .ino;
-        let mut offset = 0;
-        loop {
-            let count = read_full(&mut file, buffer).map_err(unreadable)?;
-            let data = buffer.get(..count).unwrap_or_default();
-            if count > 0 {
-                self.volume.write(ino, offset, data).map_err(failed)?;
-                self.meter.add_bytes(count);
-            }
-            if count < buffer.len() || self.meter.stopped() {
-                break;
-            }
-            offset += count as u64;
+        rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Failed::Plain(errno.into()))
+            .and_then(|file| copier.bring(&File::from(file), ino))
+            .map_err(|failed| match failed {
+                Failed::Plain(error) => PackError::io("read", path, &error),
+                Failed::Volume(error) => self.plan.failed(leaf, error),
+            })
+    }
+
+    fn refresh(&self, ino: Ino, metadata: &Metadata, path: &Path) -> Result<(), PackError> {
+        let failed = |error| PackError::volume(path.as_os_str().as_bytes(), error);
+        let foreign = self.keep == Keep::SameContents; // a tree that was laid out has only those that we put there
+        refresh_xattrs(self.volume, ino, path, foreign)?;
+        let attr = self.volume.attr(ino).map_err(failed)?;
+        if let Some(change) = differing(metadata, &attr) {
+            self.volume.set_attr(ino, &change).map_err(failed)?;
         }
-        copy_xattrs(self.volume, ino, &path)?;
-        self.volume
-            .set_attr(ino, &attributes(&leaf.metadata))
-            .map_err(failed)?;
-        if leaf.metadata.nlink() > 1
-            && let Ok(mut shared) = self.shared.lock()
-        {
-            shared.insert((leaf.metadata.dev(), leaf.metadata.ino()), ino);
-        }
-        self.meter.add_file();
         Ok(())
     }
 
-    /// Sets the attributes of a file whose contents stay.
-    fn refresh(&self, ino: Ino, leaf: &Leaf) -> Result<(), PackError> {
-        let failed = |error| self.plan.failed(leaf, error);
-        replace_xattrs(self.volume, ino, &self.plan.path(leaf))?;
+    /// Makes further names, finishes directories and commits, once all files are there.
+    fn finish(self) -> Result<Done, PackError> {
+        match self.failure.lock().map(|mut failure| failure.take()) {
+            Ok(Some(error)) => return Err(error),
+            _ if self.meter.files() < self.plan.files.len() as u64 => {
+                return Err(PackError::Cancelled);
+            }
+            _ => {}
+        }
+        let done = std::mem::take(&mut *self.done.lock().map_err(|_| PackError::Cancelled)?);
+        for leaf in &self.plan.links {
+            if self.older(leaf).is_some() {
+                continue; // it names the same inode as the first one
+            }
+            let first = done.linked.get(&leaf.source()).copied();
+            let first = first.unwrap_or_default();
+            self.volume
+                .link(first, self.parent(leaf), &leaf.name)
+                .map_err(|error| self.plan.failed(leaf, error))?;
+        }
+        for (directory, ino) in self.plan.directories.iter().zip(self.inodes).rev() {
+            self.refresh(*ino, &directory.metadata, &directory.path)?;
+        }
         self.volume
-            .set_attr(ino, &attributes(&leaf.metadata))
-            .map_err(failed)?;
-        self.meter.add_file();
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(Linked, u64), PackError> {
-        match self.failure.into_inner() {
-            Ok(Some(error)) => Err(error),
-            _ if self.meter.files() < self.plan.files.len() as u64 => Err(PackError::Cancelled),
-            _ => Ok((
-                self.shared.into_inner().unwrap_or_default(),
-                self.meter.bytes(),
-            )),
-        }
+            .sync(None)
+            .map_err(|error| PackError::volume(b"", error))?;
+        Ok(done)
     }
 }
 
-/// Fills the buffer; less only at the end of the file.
-fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// Gives what may be an older inode the attributes of the source, and no others.
-fn replace_xattrs(volume: &Volume, ino: Ino, path: &Path) -> Result<(), PackError> {
+/// Gives what may be an older inode the attributes of the source, and no others; `foreign` ones, which are not carried,
+/// may stay. What it has already is not touched.
+fn refresh_xattrs(volume: &Volume, ino: Ino, path: &Path, foreign: bool) -> Result<(), PackError> {
     let failed = |error| PackError::volume(path.as_os_str().as_bytes(), error);
+    let wanted =
+        read_xattrs(path).map_err(|error| PackError::io("read the attributes of", path, &error))?;
     for name in volume.xattr_list(ino).map_err(failed)? {
-        volume.xattr_remove(ino, &name).map_err(failed)?;
+        let stays = foreign && !name.starts_with(XATTR_PREFIX);
+        if !stays && wanted.iter().all(|(other, _)| *other != name) {
+            volume.xattr_remove(ino, &name).map_err(failed)?;
+        }
     }
-    copy_xattrs(volume, ino, path)
-}
-
-fn copy_xattrs(volume: &Volume, ino: Ino, path: &Path) -> Result<(), PackError> {
-    for (name, value) in
-        read_xattrs(path).map_err(|error| PackError::io("read the attributes of", path, &error))?
-    {
-        volume
-            .xattr_set(ino, &name, &value, XattrMode::Set)
-            .map_err(|error| PackError::volume(path.as_os_str().as_bytes(), error))?;
+    for (name, value) in wanted {
+        if volume.xattr_get(ino, &name).as_ref() != Ok(&value) {
+            volume
+                .xattr_set(ino, &name, &value, XattrMode::Set)
+                .map_err(failed)?;
+        }
     }
     Ok(())
 }

@@ -7,10 +7,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use volume::{SetAttr, SetTime, VolumeError};
+use volume::{Attr, SetAttr, SetTime, VolumeError};
 
 use crate::error::PackError;
-use crate::resume::MARKER;
 
 /// What stands in the source, read before anything is written.
 #[derive(Default)]
@@ -44,12 +43,6 @@ pub(crate) fn scan(source: &Path) -> Result<Plan, PackError> {
         return Err(PackError::usage(
             format!("{} is not a directory", source.display()),
             "name a directory to pack",
-        ));
-    }
-    if fs::symlink_metadata(source.join(MARKER)).is_ok() {
-        return Err(PackError::usage(
-            format!("{} is an unpack that was not finished", source.display()),
-            "run that unpack again, or remove its file .securetf-unpack to pack what is there",
         ));
     }
     let mut plan = Plan::default();
@@ -113,6 +106,18 @@ pub(crate) fn scan(source: &Path) -> Result<Plan, PackError> {
     Ok(plan)
 }
 
+impl Leaf {
+    /// Index of the directory in the plan, and name.
+    pub fn key(&self) -> (usize, Vec<u8>) {
+        (self.directory, self.name.clone())
+    }
+
+    /// Device and inode of the source: what its other names share with it.
+    pub fn source(&self) -> (u64, u64) {
+        (self.metadata.dev(), self.metadata.ino())
+    }
+}
+
 impl Plan {
     pub fn path(&self, leaf: &Leaf) -> PathBuf {
         let directory = self
@@ -141,4 +146,22 @@ pub(crate) fn attributes(metadata: &Metadata) -> SetAttr {
         atime: Some(time(metadata.atime(), metadata.atime_nsec())),
         mtime: Some(time(metadata.mtime(), metadata.mtime_nsec())),
     }
+}
+
+/// What of the source's attributes an inode has otherwise. A time of access alone, which each reader moves, is no difference.
+pub(crate) fn differing(metadata: &Metadata, attr: &Attr) -> Option<SetAttr> {
+    let wanted = attributes(metadata);
+    let change = SetAttr {
+        mode: wanted.mode.filter(|mode| *mode != attr.mode),
+        uid: wanted.uid.filter(|uid| *uid != attr.uid),
+        gid: wanted.gid.filter(|gid| *gid != attr.gid),
+        mtime: wanted
+            .mtime
+            .filter(|mtime| *mtime != SetTime::At(attr.mtime)),
+        ..SetAttr::default()
+    };
+    (change != SetAttr::default()).then_some(SetAttr {
+        atime: wanted.atime,
+        ..change
+    })
 }

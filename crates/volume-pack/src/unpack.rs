@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,13 +15,15 @@ use rustix::io::Errno;
 use volume::{Attr, FileType, Ino, ROOT_INO, Volume};
 
 use crate::attributes::{copy_xattrs, own, set_attributes, times};
+use crate::contents::{Copier, Failed};
 use crate::error::PackError;
 use crate::pack::workers;
 use crate::progress::{Meter, Progress, Tally};
-use crate::resume::{Target, enter, holds};
+use crate::resume::{Target, enter};
 use crate::view::children;
 
-const BUFFER: usize = 1 << 20;
+/// Set-user-id and set-group-id.
+pub(crate) const SET_ID: u32 = 0o6000;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 /// Writes the whole tree of `volume`, every byte verified, into `target`: a directory that is missing or empty, or where
@@ -32,8 +33,18 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 /// # Errors
 /// [`PackError::Usage`] if the target holds something else; else as the volume or the target's file system says.
 pub fn unpack(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
+    unpack_with(volume, target, 0o1777, progress)
+}
+
+/// The same with the bits of modes that `modes` has.
+pub(crate) fn unpack_with(
+    volume: &Volume,
+    target: &Path,
+    modes: u32,
+    progress: Progress<'_>,
+) -> Result<Tally, PackError> {
     let opened = Target::open(target, &volume.status().root)?;
-    let mut plan = Plan::new(volume, target, &opened);
+    let mut plan = Plan::new(volume, target, &opened, modes);
     plan.directory(&opened.root, ROOT_INO, Path::new(""))?;
     let work = Work {
         plan: &plan,
@@ -57,7 +68,7 @@ pub fn unpack(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<
         if path.as_os_str().is_empty() {
             opened.unmark().map_err(failed)?;
         }
-        set_attributes(directory, attr).map_err(failed)?;
+        set_attributes(directory, attr, modes).map_err(failed)?;
     }
     Ok(Tally {
         bytes,
@@ -76,6 +87,8 @@ struct Plan<'a> {
     volume: &'a Volume,
     target: &'a Path,
     opened: &'a Target,
+    /// Bits of modes that are kept.
+    modes: u32,
     tally: Tally,
     files: Vec<Leaf>,
     /// Further names of files with several, each with the first one.
@@ -86,11 +99,12 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(volume: &'a Volume, target: &'a Path, opened: &'a Target) -> Self {
+    fn new(volume: &'a Volume, target: &'a Path, opened: &'a Target, modes: u32) -> Self {
         Self {
             volume,
             target,
             opened,
+            modes,
             tally: Tally::default(),
             files: Vec::new(),
             links: Vec::new(),
@@ -197,7 +211,7 @@ impl<'a> Plan<'a> {
             .or_else(|errno| self.opened.has(at, name, kind, errno))
             .and_then(|()| own(at, name, attr))
             .and_then(|()| {
-                let mode = Mode::from_raw_mode(attr.mode & 0o1777);
+                let mode = Mode::from_raw_mode(attr.mode & self.modes);
                 rustix::fs::chmodat(at, name, mode, AtFlags::empty())
             })
             .and_then(|()| rustix::fs::utimensat(at, name, &times(attr), AtFlags::SYMLINK_NOFOLLOW))
@@ -275,7 +289,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run(&self) {
-        let (mut buffer, mut present) = (vec![0; BUFFER], Vec::new());
+        let mut copier = Copier::new(self.plan.volume, &self.meter);
         while !self.meter.stopped() {
             let Some(leaf) = self
                 .plan
@@ -284,7 +298,7 @@ impl Work<'_> {
             else {
                 return;
             };
-            if let Err(error) = self.file(leaf, &mut buffer, &mut present) {
+            if let Err(error) = self.file(leaf, &mut copier) {
                 self.meter.stop();
                 if let Ok(mut failure) = self.failure.lock() {
                     failure.get_or_insert(error);
@@ -293,39 +307,26 @@ impl Work<'_> {
         }
     }
 
-    fn file(&self, leaf: &Leaf, buffer: &mut [u8], present: &mut Vec<u8>) -> Result<(), PackError> {
+    fn file(&self, leaf: &Leaf, copier: &mut Copier<'_>) -> Result<(), PackError> {
         let unwritable =
             |error: io::Error| PackError::io("write", &self.plan.target.join(&leaf.path), &error);
         let (file, existed) = self.open(leaf)?;
-        let (mut offset, mut written) = (0, false);
-        while offset < leaf.attr.size {
-            if self.meter.stopped() {
-                return Ok(());
-            }
-            let count = self
-                .plan
-                .volume
-                .read(leaf.attr.ino, offset, buffer)
-                .map_err(|error| PackError::volume(leaf.path.as_os_str().as_bytes(), error))?;
-            if count == 0 {
-                break;
-            }
-            let bytes = buffer.get(..count).unwrap_or_default();
-            if existed && holds(&file, offset, bytes, present) {
-                self.kept_bytes.fetch_add(count as u64, Ordering::Relaxed);
-            } else {
-                file.write_all_at(bytes, offset).map_err(unwritable)?;
-                written = true;
-            }
-            self.meter.add_bytes(count);
-            offset += count as u64;
-        }
+        let failed = |failed| match failed {
+            Failed::Plain(error) => unwritable(error),
+            Failed::Volume(error) => PackError::volume(leaf.path.as_os_str().as_bytes(), error),
+        };
         if existed {
-            file.set_len(offset).map_err(unwritable)?;
+            let (kept, written) = copier.go_on(&leaf.attr, &file).map_err(failed)?;
+            self.kept_bytes.fetch_add(kept, Ordering::Relaxed);
             self.kept.fetch_add(u64::from(!written), Ordering::Relaxed);
+        } else {
+            copier.restore(&leaf.attr, &file).map_err(failed)?;
+        }
+        if self.meter.stopped() {
+            return Ok(());
         }
         copy_xattrs(self.plan.volume, leaf.attr.ino, &file, &leaf.path)?;
-        set_attributes(&file, &leaf.attr).map_err(unwritable)?;
+        set_attributes(&file, &leaf.attr, self.plan.modes).map_err(unwritable)?;
         self.meter.add_file();
         Ok(())
     }

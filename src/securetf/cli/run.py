@@ -37,6 +37,13 @@ _PATH = click.Path(path_type=Path)
     help="Directory of one volume, or s3://BUCKET/PREFIX for one that is mounted read-only.",
 )
 @click.option(
+    "--mount-by",
+    type=click.Choice(["auto", "fuse", "memory"]),
+    default="auto",
+    show_default=True,
+    help="How volumes are shown. memory: copies, packed when the program has ended; auto: fuse where it is.",
+)
+@click.option(
     "--insecure-simulation",
     "simulation",
     type=_PATH,
@@ -150,7 +157,7 @@ def _run(
         from securetf.launcher.real import CasProvisioner, FilesystemShield  # noqa: PLC0415
         from securetf.launcher.run import check_host, run  # noqa: PLC0415
         from securetf.shields.network import ProgramNetwork  # noqa: PLC0415
-    check_host(planned)
+    why_memory = check_host(planned, mount_by=options["mount_by"])
     trust = load_trust(cas)
     report.facts["simulated"] = simulation is not None or trust.simulated
     if report.facts["simulated"]:
@@ -166,7 +173,8 @@ def _run(
         progress=Progress(options["progress_fd"]),
         members_deadline_s=options["members_deadline"],
     )
-    outcome = run(planned, provisioner=provisioner, shield=FilesystemShield(), network=network, report=report)
+    shield = FilesystemShield(options["mount_by"], why_memory)
+    outcome = run(planned, provisioner=provisioner, shield=shield, network=network, report=report)
     if not outcome.started:
         print("securetf: stopped by a signal before the program was started", file=sys.stderr)
     for problem in outcome.problems:

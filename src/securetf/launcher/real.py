@@ -6,13 +6,13 @@ from pathlib import Path
 from securetf.attester import Attester
 from securetf.cas_client import CasClient, CasTrust, rekeying
 from securetf.claims import Evidence, Platform
-from securetf.errors import LaunchError
+from securetf.errors import FuseUnavailableError, LaunchError
 from securetf.keys import WorkloadKey
 from securetf.launcher.plan import LaunchPlan
 from securetf.launcher.report import Report
-from securetf.launcher.stages import Anchor, Denial, Mounted, Offer
+from securetf.launcher.stages import Anchor, Denial, MountBy, Mounted, Offer
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
-from securetf.shields import ephemeral, filesystem
+from securetf.shields import ephemeral, filesystem, materialised
 from securetf.shields.buckets import Place
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
@@ -126,7 +126,12 @@ class _TimedAttester:
 
 
 class FilesystemShield:
-    """The native volumes and mounts."""
+    """The native volumes, mounted or in memory."""
+
+    def __init__(self, mount_by: MountBy, why_memory: str | None) -> None:
+        """why_memory: why there are no mounts, as far as it is known; `auto` may find out more."""
+        self._mount_by: MountBy = mount_by
+        self._memory = None if why_memory is None else materialised.Memory(why_memory)
 
     def enter_namespace(self) -> None:
         """Enter a mount namespace of this thread's own."""
@@ -150,25 +155,53 @@ class FilesystemShield:
 
     def mount_ephemeral(self, name: str, directory: Path, path: str) -> Mounted:
         """Make and mount an ephemeral volume."""
-        made = ephemeral.Ephemeral(name, directory)
-        try:
-            return _MountedVolume(made.volume, made.volume.mount(path), made.close)
-        except BaseException:
+        if self._memory is None:
+            made = ephemeral.Ephemeral(name, directory)
+            try:
+                mount = self._mount(made.volume, path)
+                if mount is not None:
+                    return _MountedVolume(made.volume, mount, made.close)
+            except BaseException:
+                made.close()
+                raise
             made.close()
-            raise
+        return self._in_memory().show(name, None, path, writable=True)
 
     def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Place, path: str) -> Mounted:
-        """Open and mount one volume; if it cannot be mounted, it is closed again."""
+        """Open and mount one volume; if it cannot be shown, it is closed again."""
         volume = filesystem.open_volume(directory, grant, anchor)
         try:
-            return _MountedVolume(volume, volume.mount(path))
+            mount = self._mount(volume, path)
+            if mount is not None:
+                return _MountedVolume(volume, mount)
+            memory = self._in_memory()
+            if (grant.freshness, grant.writable) in (("follow", False), ("strict", True)):
+                what = "is strict" if grant.writable else "follows its writer"
+                raise FuseUnavailableError(
+                    f"the volume {grant.name} {what}, and a copy in memory cannot be: {memory.why}",
+                    "make FUSE available here, or set another `freshness` for it in the Manifest",
+                )
+            return memory.show(grant.name, volume, path, writable=grant.writable)
         except BaseException:
             volume.close()
             raise
 
+    def _mount(self, volume: filesystem.Volume, path: str) -> filesystem.Mount | None:
+        """Mount, or return None where volumes go to memory."""
+        if self._memory is not None:
+            return None
+        try:
+            return volume.mount(path)
+        except FuseUnavailableError as error:
+            if self._mount_by == "fuse":
+                raise
+            self._memory = materialised.Memory(error.problem)
+            return None
 
-class _StoppedError(Exception):
-    """The volume is about to be unmounted."""
+    def _in_memory(self) -> materialised.Memory:
+        if self._memory is None:
+            raise LaunchError("a volume is neither mounted nor in memory", "report this")
+        return self._memory
 
 
 class _MountedVolume:
@@ -176,6 +209,9 @@ class _MountedVolume:
         self, volume: filesystem.Volume, mount: filesystem.Mount, close: Callable[[], None] | None = None
     ) -> None:
         self._volume, self._mount, self._close = volume, mount, close
+
+    def in_memory(self) -> None:
+        return None
 
     def integrity_errors(self) -> tuple[int, str]:
         stats = self._mount.stats()
@@ -194,16 +230,7 @@ class _MountedVolume:
         return show
 
     def rekey(self, stopped: Callable[[], bool]) -> tuple[int, int] | None:
-        def observe(_files: int, _size: int) -> None:
-            if stopped():
-                raise _StoppedError
-
-        try:
-            _, complete = filesystem.rekey(self._volume, observe)
-        except _StoppedError:
-            return None
-        status = self._volume.status()
-        return (status.epoch, status.seq) if complete else None
+        return filesystem.rekey_until(self._volume, stopped)
 
     def unmount(self) -> None:
         self._mount.unmount()

@@ -23,6 +23,7 @@ class Report:
         self._processor: dict[str, float] = {}
         self._volumes: dict[str, dict[str, object]] = {}
         self._stale: dict[str, int] = {}
+        self._in_memory: dict[str, str] = {}
         self._inner = 0.0  # seconds that steps inside the current one took
 
     def add_start_of_process(self) -> None:
@@ -69,6 +70,10 @@ class Report:
         """Note how many reads of states that are followed no more failed."""
         self._stale[volume] = count
 
+    def in_memory(self, volume: str, why: str) -> None:
+        """Note that a volume is not mounted but a copy in memory, and why."""
+        self._in_memory[volume] = why
+
     def failed(self, error: SecuretfError) -> None:
         """Note why the run failed."""
         self.facts["error"] = {"code": error.code, "problem": error.problem}
@@ -79,6 +84,7 @@ class Report:
         whole["processor_seconds"] = self._processor
         whole |= {"volumes": self._volumes} if self._volumes else {}
         whole |= {"stale_errors": self._stale} if self._stale else {}
+        whole |= {"in_memory": self._in_memory} if self._in_memory else {}
         try:
             path.write_text(json.dumps(whole, indent=1) + "\n")
         except OSError as error:

@@ -25,7 +25,7 @@ from securetf.launcher.program import Cancelled, Program, Signals, check_program
 from securetf.launcher.progress import Progress
 from securetf.launcher.rekeying import Rekeying
 from securetf.launcher.report import Report
-from securetf.launcher.stages import Mounted, Provisioner, Shield
+from securetf.launcher.stages import MountBy, Mounted, Provisioner, Shield
 from securetf.manifest.rules import HOME_MEMORY
 from securetf.provisioning import Provision, VolumeGrant
 
@@ -47,27 +47,28 @@ class Outcome:
 
 
 def check_host(
-    planned: LaunchPlan, *, fuse: Path = Path("/dev/fuse"), device_number: int = FUSE_DEVICE
-) -> None:
+    planned: LaunchPlan,
+    *,
+    mount_by: MountBy = "auto",
+    fuse: Path = Path("/dev/fuse"),
+    device_number: int = FUSE_DEVICE,
+) -> str | None:
     """Raise before anything is asked of the CAS if this machine cannot do what the plan needs.
 
+    Return why volumes go to memory, or None if they are to be mounted.
+
     Raises:
-        EnvironmentUnfitError: not root. FuseUnavailableError: no FUSE. LaunchError: no directory of a volume.
+        EnvironmentUnfitError: not root. FuseUnavailableError: no FUSE, and nothing else is wanted.
+        LaunchError: no directory of a volume.
     """
     if os.geteuid() != 0:
         raise EnvironmentUnfitError(
             f"running as user {os.geteuid()}, expected root: mounts need it", "start `securetf run` as root"
         )
     volumes = [one for one in planned.mounts if one.directory is not None]
-    if volumes:
-        try:
-            device = os.open(fuse, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise FuseUnavailableError(f"{fuse} cannot be opened: {error.strerror}", _FUSE_FIX) from None
-        found = os.fstat(device)
-        os.close(device)
-        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != device_number:
-            raise FuseUnavailableError(f"{fuse} is not the device of FUSE", _FUSE_FIX)
+    why = "`--mount-by memory` was given" if mount_by == "memory" else _without_fuse(fuse, device_number)
+    if volumes and why is not None and mount_by == "fuse":
+        raise FuseUnavailableError(why, _FUSE_FIX)
     for one in volumes:
         directory = one.directory
         if not isinstance(directory, Path) or directory.is_dir():
@@ -78,6 +79,20 @@ def check_host(
             f"the volume {one.name} should lie in {directory}, which is not a directory",
             f"pack it there, or say where it is: `--volume {one.name}=DIR`",
         )
+    return why
+
+
+def _without_fuse(fuse: Path, device_number: int) -> str | None:
+    """Return why nothing can be mounted, as far as the device tells."""
+    try:
+        device = os.open(fuse, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return f"{fuse} cannot be opened: {error.strerror}"
+    found = os.fstat(device)
+    os.close(device)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != device_number:
+        return f"{fuse} is not the device of FUSE"
+    return None
 
 
 def run(
@@ -240,14 +255,14 @@ class _Launch:
                 raise LaunchError(f"the volume {one.name} has no directory", "give one with `--volume`")
             if one.kind == "ephemeral" and isinstance(one.directory, Path):
                 mounted = self._shield.mount_ephemeral(one.name, one.directory, one.path)
-                undo.callback(self._take_down, mounted, one.name)
+                self._shown(one, mounted, undo)
             elif one.kind == "volume" and one.directory is not None:
                 grant = grants[one.name]
                 mounted = self._shield.mount_volume(grant, provisioner.anchor(grant), one.directory, one.path)
                 self._report.mounted(one.name, writable=grant.writable, freshness=grant.freshness)
                 if grant.freshness == "follow" and not grant.writable:
                     self._network.followers.add(one.name, mounted, grant.seq)
-                undo.callback(self._take_down, mounted, one.name)
+                self._shown(one, mounted, undo)
                 self._rekey(grant, mounted, provisioner, undo)
             else:
                 mode = secrets.DIRECTORY_MODE if one.kind == "secrets" else 0o755
@@ -256,6 +271,17 @@ class _Launch:
                 self._fill_memory(one)
             self._mounted.append(one)
         self._give_away()
+
+    def _shown(self, one: PlannedMount, mounted: Mounted, undo: ExitStack) -> None:
+        """See to its end, and say aloud what is no mount."""
+        undo.callback(self._take_down, mounted, one.name)
+        why = mounted.in_memory()
+        if why is None:
+            return
+        kept = one.kind == "volume" and one.writable
+        when = "; what the program changes is kept when it has ended, not before" if kept else ""
+        self._network.say(f"volume {one.name}: in memory, not mounted: {why}{when}")
+        self._report.in_memory(one.name, why)
 
     def _rekey(self, grant: VolumeGrant, mounted: Mounted, provisioner: Provisioner, undo: ExitStack) -> None:
         if grant.writable and grant.older_key is not None:

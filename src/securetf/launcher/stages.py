@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from securetf.keys import WorkloadKey
 from securetf.provisioning import NetworkGrant, Provision, VolumeGrant
@@ -11,6 +11,7 @@ from securetf.shields.buckets import Place
 from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
+MountBy = Literal["auto", "fuse", "memory"]  # how volumes are shown; auto: memory where FUSE is not to be had
 Anchor = Callable[[int, int, bytes, int, bytes], None]  # (epoch, seq, root, new_seq, new_root), or it raises
 
 
@@ -67,7 +68,11 @@ class Provisioner(Protocol):
 
 
 class Mounted(Protocol):
-    """One mounted volume."""
+    """One volume that is shown to the program."""
+
+    def in_memory(self) -> str | None:
+        """Return why it is a copy in memory, which is kept by `close` alone; None for a mount."""
+        ...
 
     def integrity_errors(self) -> tuple[int, str]:
         """Return how many answers to the program were integrity errors, and the last one's text."""
@@ -124,11 +129,11 @@ class Shield(Protocol):
         ...
 
     def mount_ephemeral(self, name: str, directory: Path, path: str) -> Mounted:
-        """Mount an empty volume on `path`, with ciphertext in `directory`, that is gone when closed."""
+        """Show an empty volume on `path`, gone when closed; mounted, it is ciphertext in `directory`."""
         ...
 
     def mount_volume(self, grant: VolumeGrant, anchor: Anchor, directory: Place, path: str) -> Mounted:
-        """Open the volume whose ciphertext is in `directory`, or a bucket, and mount it on `path`."""
+        """Open the volume in `directory`, or in a bucket, and show it on `path`, mounted or in memory."""
         ...
 
 

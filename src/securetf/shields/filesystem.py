@@ -4,7 +4,7 @@ A `Volume` comes from `open_volume`. `Volume.mount` shows it in the mount namesp
 nested paths mount the outer first, so that the longest wins, and unmount in reverse order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +23,13 @@ from securetf._core import (
     bind_mount,
     cover_file,
     enter_mount_namespace,
+    lay_out,
+    memory_needed,
     mount_tmpfs,
     pack_tar,
     read_part,
     rekey,
+    take_back,
     unmount,
     unpack_tar,
 )
@@ -50,12 +53,16 @@ __all__ = [
     "closing",
     "cover_file",
     "enter_mount_namespace",
+    "lay_out",
+    "memory_needed",
     "mount_tmpfs",
     "open_volume",
     "pack_tar",
     "read_part",
     "rekey",
+    "rekey_until",
     "salvage_volume",
+    "take_back",
     "unmount",
     "unpack_tar",
 ]
@@ -131,6 +138,28 @@ def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | N
         chunk_size=grant.chunk_size,
         protection=grant.protection,
     )
+
+
+class _StoppedError(Exception):
+    """The volume is about to be closed."""
+
+
+def rekey_until(volume: Volume, stopped: Callable[[], bool]) -> tuple[int, int] | None:
+    """Seal everything anew under the newest key.
+
+    Return epoch and sequence of the state from which on nothing needs the older key; None: stopped.
+    """
+
+    def observe(_files: int, _size: int) -> None:
+        if stopped():
+            raise _StoppedError
+
+    try:
+        _, complete = rekey(volume, observe)
+    except _StoppedError:
+        return None
+    status = volume.status()
+    return (status.epoch, status.seq) if complete else None
 
 
 @contextmanager

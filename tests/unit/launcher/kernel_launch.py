@@ -153,6 +153,9 @@ class BindMount:
     def __init__(self, path: str, uncommitted: bool, gone_when_closed: str | None = None) -> None:
         self.path, self.uncommitted, self.gone_when_closed = path, uncommitted, gone_when_closed
 
+    def in_memory(self) -> str | None:
+        return config.get("in_memory")
+
     def integrity_errors(self) -> tuple[int, str]:
         return config.get("integrity_errors", 0), "chunk 7 of /file"
 
@@ -243,7 +246,10 @@ try:
         directories={name: Path(directory) for name, directory in config.get("volumes", {}).items()},
     )
     check_host(
-        planned, fuse=Path(config.get("fuse", "/dev/null")), device_number=os.stat("/dev/null").st_rdev
+        planned,
+        mount_by=config.get("mount_by", "auto"),
+        fuse=Path(config.get("fuse", "/dev/null")),
+        device_number=os.stat("/dev/null").st_rdev,
     )
     progress = os.open(config["progress"], os.O_WRONLY | os.O_CREAT) if "progress" in config else None
     report = Report()

@@ -10,6 +10,7 @@ from securetf import manifest as manifests
 from securetf.errors import EnvironmentUnfitError
 from securetf.launcher.plan import plan
 from securetf.launcher.run import check_host
+from securetf.launcher.stages import MountBy
 from support.launching import GIVEN, Launch, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts")]
@@ -156,8 +157,12 @@ def test_run_when_nohup_ignores_a_signal_the_program_ignores_it_too(launch: Laun
 @pytest.mark.parametrize(
     ("change", "code", "problem"),
     [
-        ({"fuse": "/dev/zero"}, "[STF-1003]", "/dev/zero is not the device of FUSE"),
-        ({"fuse": "/no/fuse"}, "[STF-1003]", "/no/fuse cannot be opened: No such file"),
+        ({"mount_by": "fuse", "fuse": "/dev/zero"}, "[STF-1003]", "/dev/zero is not the device of FUSE"),
+        (
+            {"mount_by": "fuse", "fuse": "/no/fuse"},
+            "[STF-1003]",
+            "/no/fuse cannot be opened: No such file",
+        ),
         (
             {"volumes": {"v": "/no/such"}},
             "[STF-3000]",
@@ -248,3 +253,37 @@ def test_run_when_reads_of_followed_states_failed_the_end_and_the_report_say_so(
     assert result.returncode == 0, result.stderr
     assert "volume a: 2 reads of older states failed: they were overwritten, or damaged" in result.stderr
     assert launch.report["stale_errors"] == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("mount_by", "fuse", "why"),
+    [
+        ("auto", "/dev/null", None),
+        ("auto", "/dev/zero", "/dev/zero is not the device of FUSE"),
+        ("auto", "/no/fuse", "/no/fuse cannot be opened: No such file or directory"),
+        ("memory", "/dev/null", "`--mount-by memory` was given"),
+        ("fuse", "/dev/null", None),
+    ],
+)
+def test_check_host_when_volumes_are_to_go_to_memory_tells_why(
+    launch: Launch, mount_by: MountBy, fuse: str, why: str | None
+) -> None:
+    launch.shell("exit 0", "[volumes.v]\n", volumes='{ v = "/v:ro" }')
+    planned = plan(
+        manifests.load(launch.manifest), "trainer", host_environment={}, directories={"v": launch.directory}
+    )
+    number = os.stat("/dev/null").st_rdev
+    assert check_host(planned, mount_by=mount_by, fuse=Path(fuse), device_number=number) == why
+
+
+def test_run_when_a_volume_is_in_memory_says_so_and_until_when_changes_are_not_kept(launch: Launch) -> None:
+    launch.config |= {"volumes": {"a": str(launch.directory), "b": str(launch.directory / "b")}}
+    launch.config["in_memory"] = "there is no FUSE"
+    tables = '[volumes.a]\n[volumes.b]\nwriter = "trainer"\n'
+    launch.shell("exit 0", tables, volumes=f'{{ a = "{launch.base}/a:ro", b = "{launch.base}/b:rw" }}')
+    result = launch.run()
+    assert result.returncode == 0, result.stderr
+    assert "securetf: volume a: in memory, not mounted: there is no FUSE\n" in result.stderr
+    kept = "; what the program changes is kept when it has ended, not before\n"
+    assert f"securetf: volume b: in memory, not mounted: there is no FUSE{kept}" in result.stderr
+    assert launch.report["in_memory"] == {"a": "there is no FUSE", "b": "there is no FUSE"}

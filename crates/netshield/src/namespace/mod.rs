@@ -28,6 +28,7 @@ use rustix::net::Shutdown;
 pub use accept::OnOutbound;
 pub use dial::Dialer;
 pub use error::NamespaceError;
+pub(crate) use socket::under_way;
 
 use crate::event::{Caller, DenialLog, Inner};
 use crate::names;
