@@ -209,6 +209,26 @@ def test_strict_volume_is_refused_for_no_fsync_in_memory_waits_for_the_cas(job: 
     assert job.run().stdout == "started\n"
 
 
+def test_volume_with_a_new_key_is_sealed_anew_beside_its_copy_in_memory(job: Job) -> None:
+    writing(
+        job, f"test -e {job.base}/old && sleep 4; head -c 3000000 /dev/zero | tr '\\0' x >> {job.base}/old"
+    )
+    assert run(job).returncode == 0
+    cloud = job.cloud
+    asked = [
+        *SECUR_ETF, "volume", "rekey", str(job.volumes / "model"), "--cas", str(cloud.trust_file), "--session", job.name,
+        "--volume", "model", "--key", str(cloud.key_file),
+    ]  # fmt: skip
+    subprocess.run(asked, check=True, capture_output=True)
+    result = run(job)
+    assert result.returncode == 0, result.stderr
+    volumes = {"model": {"writable": True, "freshness": "group", "rekeyed": True}}
+    assert (job.report["volumes"], list(job.report["in_memory"])) == (volumes, ["model"])
+    new = cloud.client.export_grant(job.name, "model", cloud.owner)
+    assert (new.key_version, new.older_key) == (2, None)
+    assert job.export("model", "old") == b"x" * 6_000_000
+
+
 def test_choice_by_name_is_followed_and_fuse_alone_is_refused_without_it(job: Job) -> None:
     writing(job, f"stat -f -c %T {job.base}; echo x >> {job.base}/x; wc -l < {job.base}/x")
     result = run(job, "--mount-by", "memory", before=[])
