@@ -68,6 +68,14 @@ def test_program_finds_and_keeps_everything_as_on_a_mount_with_one_commit_a_run(
     assert "in_memory" not in job.report
 
 
+def test_memory_file_systems_of_the_program_are_never_swapped_out(job: Job) -> None:
+    kept = "grep ' - tmpfs securetf ' /proc/self/mountinfo"
+    writing(job, f"{kept} | grep -c noswap; {kept} | grep -vc noswap")
+    for result, least in ((run(job), 2), (job.run(), 1)):
+        with_noswap, without = map(int, result.stdout.split())
+        assert (with_noswap >= least, without) == (True, 0), result.stderr
+
+
 def test_older_copy_of_the_volume_is_refused_and_the_program_does_not_start(job: Job) -> None:
     writing(job, f"echo run >> {job.base}/log; wc -l < {job.base}/log")
     assert run(job).stdout == "1\n"

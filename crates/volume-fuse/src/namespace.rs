@@ -1,6 +1,6 @@
 //! Mount namespaces: the program sees the mounts, nothing else on the machine does (`mount_namespaces(7)`).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,6 +13,7 @@ use crate::error::MountError;
 
 const NEEDS_ADMIN: &str =
     "run as root, or give the process CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN)";
+const SWAPS: &str = "/proc/swaps";
 const THIS_THREAD: &str = "/proc/thread-self/ns/mnt";
 const MAIN_THREAD: &str = "/proc/self/ns/mnt";
 
@@ -45,34 +46,54 @@ pub fn enter() -> Result<(), MountError> {
     })
 }
 
-/// Mounts an empty memory file system at `path` (a directory), of at most `size_bytes`, mode as in chmod(2).
+/// Mounts an empty memory file system at `path` (a directory), of at most `size_bytes`, mode as in chmod(2). Nothing in it is
+/// written to swap space, which lies on the host's disk.
 ///
 /// # Errors
-/// [`MountError`] says what the kernel refused.
+/// [`MountError`] says what the kernel refused; one that cannot promise that much must have no swap space.
 pub fn mount_tmpfs(path: &Path, size_bytes: u64, mode: u32) -> Result<(), MountError> {
     let options = format!("size={size_bytes},mode={mode:o}");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("securetf"),
-        path,
-        Some("tmpfs"),
-        flags,
-        Some(options.as_str()),
-    )
-    .map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => MountError::MountPoint {
-            problem: format!(
-                "mount point {} is not a directory that exists",
-                path.display()
+    tmpfs(path, &format!("{options},noswap"))
+        .or_else(|errno| match errno {
+            // Linux has `noswap` since 6.4, outside of user namespaces; tmpfs(5).
+            Errno::EINVAL if nothing_swaps(Path::new(SWAPS)) => tmpfs(path, &options),
+            other => Err(other),
+        })
+        .map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR => MountError::MountPoint {
+                problem: format!(
+                    "mount point {} is not a directory that exists",
+                    path.display()
+                ),
+                fix: "create the directory first".to_owned(),
+            },
+            Errno::EINVAL => MountError::unfit(
+                &format!(
+                    "a memory file system at {} could be written to the swap space of this machine",
+                    path.display()
+                ),
+                errno,
+                "switch swap off (`swapoff -a`), or use Linux 6.4 or newer outside of user namespaces",
             ),
-            fix: "create the directory first".to_owned(),
-        },
-        _ => MountError::unfit(
-            &format!("cannot mount a memory file system at {}", path.display()),
-            errno,
-            NEEDS_ADMIN,
-        ),
-    })
+            _ => MountError::unfit(
+                &format!("cannot mount a memory file system at {}", path.display()),
+                errno,
+                NEEDS_ADMIN,
+            ),
+        })
+}
+
+fn tmpfs(path: &Path, options: &str) -> Result<(), Errno> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("securetf"), path, Some("tmpfs"), flags, Some(options))
+}
+
+/// Whether the kernel lists no swap space (`proc_swaps(5)`: a heading, and a line for each), or cannot swap at all.
+fn nothing_swaps(list: &Path) -> bool {
+    match fs::read_to_string(list) {
+        Ok(text) => text.lines().count() <= 1,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// Shows `source` at `path`, one of the same kind that exists, read-only, in the calling thread's namespace.
@@ -185,5 +206,26 @@ pub fn leave_for_main() {
     };
     if here.identity != main.identity {
         let _ = main.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::nothing_swaps;
+
+    #[test]
+    fn swap_space_when_listed_or_not_readable_counts_as_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let list = directory.path().join("swaps");
+        assert!(nothing_swaps(&list), "a kernel without swap has no list");
+        let heading = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        std::fs::write(&list, heading).expect("write");
+        assert!(nothing_swaps(&list));
+        std::fs::write(&list, format!("{heading}/dev/vdb partition 1048572 0 -2\n"))
+            .expect("write");
+        assert!(!nothing_swaps(&list));
+        assert!(!nothing_swaps(Path::new("/proc/self/mem")));
     }
 }
