@@ -147,18 +147,27 @@ def test_cas_start_when_the_port_is_in_use_leaves_nothing_behind(cloud: Cloud, t
     assert list(tmp_path.iterdir()) == []
 
 
+BY_FUSE = ["--mount-by", "fuse"]
+NULL = "mknod -m 666 /dev/null c 1 3"
+
+
 @pytest.mark.parametrize(
-    ("script", "problem"),
+    ("script", "options", "code", "problem", "fix"),
     [
-        ("mount --bind /dev/null /dev/fuse", "/dev/fuse"),
-        ("mount -t tmpfs none /dev", "/dev/fuse cannot be opened: No such file"),
+        ("mount --bind /dev/null /dev/fuse", BY_FUSE, "STF-1003", "/dev/fuse", "modprobe fuse"),
+        (
+            f"mount -t tmpfs none /dev && {NULL}",
+            BY_FUSE,
+            "STF-1003",
+            "cannot be opened: No such",
+            "modprobe fuse",
+        ),
+        ("mount -t tmpfs none /dev", [], "STF-1002", "/dev/null is not there", "mount a devtmpfs at /dev"),
     ],
-    ids=["another device", "no device"],
+    ids=["another device", "no device", "no devices at all"],
 )
-def test_run_when_there_is_no_fuse_is_refused_and_the_program_never_starts(
-    job: Job,
-    script: str,
-    problem: str,
+def test_run_when_a_device_that_it_needs_is_missing_is_refused_and_the_program_never_starts(
+    job: Job, script: str, options: list[str], code: str, problem: str, fix: str
 ) -> None:
     job.shell(
         f"touch {job.directory}/started",
@@ -168,8 +177,9 @@ def test_run_when_there_is_no_fuse_is_refused_and_the_program_never_starts(
     argv = [
         *SECUR_ETF, "run", "trainer", "--manifest", job.manifest, "--volumes", job.volumes,
         "--cas", job.cloud.trust_file, "--insecure-simulation", job.cloud.platform,
+        *options,
     ]  # fmt: skip
-    refused(in_namespace(script, *argv), 30, "STF-1003", problem, "modprobe fuse")
+    refused(in_namespace(script, *argv), 30, code, problem, fix)
     assert not (job.directory / "started").exists()
     assert job.run().returncode == 0  # nothing was spoilt
 

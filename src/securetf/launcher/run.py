@@ -58,12 +58,18 @@ def check_host(
     Return why volumes go to memory, or None if they are to be mounted.
 
     Raises:
-        EnvironmentUnfitError: not root. FuseUnavailableError: no FUSE, and nothing else is wanted.
+        EnvironmentUnfitError: not root, or no devices. FuseUnavailableError: no FUSE, and nothing else is
+        wanted.
         LaunchError: no directory of a volume.
     """
     if os.geteuid() != 0:
         raise EnvironmentUnfitError(
             f"running as user {os.geteuid()}, expected root: mounts need it", "start `securetf run` as root"
+        )
+    if not Path(os.devnull).is_char_device():
+        raise EnvironmentUnfitError(
+            f"{os.devnull} is not there, and programs need it",
+            "mount a devtmpfs at /dev; in a container, pass the standard devices",
         )
     volumes = [one for one in planned.mounts if one.directory is not None]
     why = "`--mount-by memory` was given" if mount_by == "memory" else _without_fuse(fuse, device_number)
