@@ -59,7 +59,9 @@ def publish(title: str, rows: list[Row], json_file: Path | None, facts: dict[str
         json_file.write_text(json.dumps(whole, indent=1) + "\n")
 
 
-def bars(path: Path, title: str, groups: dict[str, dict[str, float]], unit: str) -> None:
+def bars(
+    path: Path, title: str, groups: dict[str, dict[str, float]], unit: str, *, logarithmic: bool = False
+) -> None:
     """Draw grouped bars: group to name to value."""
     import matplotlib as mpl  # noqa: PLC0415  (only for the plot)
 
@@ -74,9 +76,12 @@ def bars(path: Path, title: str, groups: dict[str, dict[str, float]], unit: str)
     axes.set_xticks(
         [index + 0.4 * (len(names) - 1) / len(names) for index in range(len(groups))], list(groups)
     )
+    if logarithmic:
+        axes.set_yscale("log")
     axes.set_ylabel(unit)
     axes.set_title(title)
-    axes.legend()
+    axes.margins(y=0.2)  # room for the legend
+    axes.legend(loc="upper center", ncols=len(names))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -95,6 +100,27 @@ def lines(path: Path, title: str, across: str, places: list[int], series: dict[s
         panel.loglog(places, values, marker="o")
         panel.set_title(name, fontsize=9)
         panel.set_xlabel(across)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    print(f"plot: {path}")
+
+
+def panels(path: Path, title: str, figures: dict[str, dict[str, float]]) -> None:
+    """Draw one panel of bars for each figure, which have units of their own: figure to name to value."""
+    import matplotlib as mpl  # noqa: PLC0415  (only for the plot)
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, axes = pyplot.subplots(1, len(figures), figsize=(2.4 * len(figures), 3.6), squeeze=False)
+    for panel, (name, values) in zip(axes[0], figures.items(), strict=True):
+        drawn = panel.bar(list(values), list(values.values()), color=["C0", "C1", "C2"][: len(values)])
+        panel.bar_label(drawn, [f"{one:.0f}" if one >= 100 else f"{one:.3g}" for one in values.values()])
+        panel.margins(y=0.15)
+        panel.set_title(name, fontsize=9)
+        panel.tick_params(axis="x", labelsize=8)
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()

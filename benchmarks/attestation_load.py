@@ -60,6 +60,7 @@ class Connection:
             self._attester,
             nonce=nonce,
             cas_spki=self._spki,
+            exporter=None,  # these clients are on Python's `ssl`
             network_spki=None,
             endpoint=None,
         )

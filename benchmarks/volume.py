@@ -5,6 +5,8 @@ ciphertext of both lies on a tmpfs, so the software is measured and not a disk; 
 drop_caches (the ciphertext stays in memory), warm where said. Contenders alternate; medians of 5 rounds
 (3 with --quick). Everything happens in a mount namespace that ends with this process. The volume's anchor
 is a local trust file on the same tmpfs: write and fsync rows include its fsyncs and rename, but no network.
+Where the kernel has FUSE over io_uring, rows "... over io_uring" come from mounts that were made while it was
+offered (`enable_uring`, which is then put back).
 """
 
 import argparse
@@ -13,20 +15,16 @@ import mmap
 import os
 import platform
 import random
-import shutil
-import signal
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from securetf.shields.filesystem import closing, enter_mount_namespace, mount_tmpfs, open_volume
-from securetf.shields.local_trust import LocalTrust
+from _volume_contenders import Contender, Gocryptfs, Securetf, over_io_uring
+from securetf.shields.filesystem import enter_mount_namespace, mount_tmpfs
 
 MIB = 1 << 20
 TARGETS: dict[tuple[str, str], float] = {  # design/VOLUME.md "Targets": the least ratio to each peer
@@ -39,14 +37,18 @@ TARGETS: dict[tuple[str, str], float] = {  # design/VOLUME.md "Targets": the lea
     ("random_4k", "gocryptfs"): 1.0,
     ("small_create", "gocryptfs"): 2.0,
     ("pack_small_files", "gocryptfs"): 5.0,
+    ("stat over io_uring", "gocryptfs"): 3.0,
+    ("small_create over io_uring", "gocryptfs"): 3.0,
+    ("random_4k over io_uring, 16 KiB chunks", "gocryptfs"): 1.2,
 }
 LIMITS = {
     "write_and_fsync": "FUSE copies through the page cache (1 MiB requests), then sealing and one commit",
-    "cold_read": "copies to page cache and program; decryption (half the server without AVX-512)",
+    "cold_read": "copies to page cache and program; decryption (a third of the server)",
     "mmap_cold_read": "as cold_read, plus page faults",
     "reopen_warm_read": "one copy out of the page cache: it is kept across opens",
     "random_4k": "one FUSE round trip and one 64 KiB chunk to decrypt for each 4 KiB",
     "small_create": "FUSE round trips for each file (LOOKUP, CREATE, WRITE), classic transport",
+    "stat": "one FUSE round trip for each file: LOOKUP, which is answered from memory",
     "small_cold_read": "FUSE round trips: LOOKUP, OPEN, READ",
     "append_fsync": "commit: journal record, two syncs of the store, anchor",
     "pack_small_files": "reading the source; no mount is involved",
@@ -61,87 +63,6 @@ class Sizes:
     packed_files: int
     appends: int
     rounds: int
-
-
-@dataclass
-class Contender:
-    """A file system that is mounted anew for each round."""
-
-    name: str
-    area: Path
-    results: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, row: str, value: float) -> None:
-        self.results.setdefault(row, []).append(value)
-
-    def median(self, row: str) -> float:
-        return statistics.median(self.results[row])
-
-
-class Securetf(Contender):
-    def start(self) -> Path:
-        shutil.rmtree(self.area, ignore_errors=True)
-        (self.area / "mnt").mkdir(parents=True)
-        LocalTrust.create(self.area / "trust")
-        command = [sys.executable, "-m", "securetf", "volume", "mount", "--writable"]
-        command += [
-            "--trust-file",
-            str(self.area / "trust"),
-            str(self.area / "store"),
-            str(self.area / "mnt"),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        if not self.process.stdout.readline():
-            raise SystemExit("securetf volume mount failed")
-        return self.area / "mnt"
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(60) != 0:
-            raise SystemExit("securetf volume mount ended with an error")
-
-    def take(self, source: Path) -> float:
-        """Pack a tree into a new volume; seconds."""
-        shutil.rmtree(self.area, ignore_errors=True)
-        self.area.mkdir()
-        trust = LocalTrust.create(self.area / "trust")
-        begin = time.perf_counter()
-        with closing(open_volume(self.area / "store", trust.grant(writable=True), trust.advance)) as volume:
-            volume.pack(str(source))
-        return time.perf_counter() - begin
-
-
-@dataclass
-class Gocryptfs(Contender):
-    read_ahead_kib: int | None = None
-
-    def start(self) -> Path:
-        shutil.rmtree(self.area, ignore_errors=True)
-        (self.area / "mnt").mkdir(parents=True)
-        (self.area / "store").mkdir()
-        (self.area / "password").write_text("benchmark")
-        secret = ["-passfile", str(self.area / "password")]
-        store, mounted = str(self.area / "store"), self.area / "mnt"
-        subprocess.run(["gocryptfs", "-q", "-init", "-scryptn", "10", *secret, store], check=True)
-        subprocess.run(["gocryptfs", "-q", *secret, store, str(mounted)], check=True)
-        if self.read_ahead_kib is not None:
-            number = (self.area / "mnt").stat().st_dev
-            knob = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
-            knob.write_text(str(self.read_ahead_kib))
-        return self.area / "mnt"
-
-    def stop(self) -> None:
-        subprocess.run(["umount", str(self.area / "mnt")], check=True)
-
-    def take(self, source: Path) -> float:
-        """Copy a tree into a new mount; seconds."""
-        mounted = self.start()
-        begin = time.perf_counter()
-        shutil.copytree(source, mounted / "tree")
-        elapsed = time.perf_counter() - begin
-        self.stop()
-        return elapsed
 
 
 def drop_caches() -> None:
@@ -201,6 +122,11 @@ def read_small(directory: Path, count: int) -> None:
         os.close(descriptor)
 
 
+def stat_small(directory: Path, count: int) -> None:
+    for number in range(count):
+        os.stat(directory / str(number))
+
+
 def append_and_sync(path: Path, count: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for _ in range(count):
@@ -228,6 +154,8 @@ def one_round(contender: Any, sizes: Sizes) -> None:
     )
     contender.note("small_create", count / timed(lambda: make_small(small, count, block[:4096])))
     drop_caches()
+    contender.note("stat", count / timed(lambda: stat_small(small, count)))
+    drop_caches()
     contender.note("small_cold_read", count / timed(lambda: read_small(small, count)))
     contender.note(
         "append_fsync", sizes.appends / timed(lambda: append_and_sync(root / "log", sizes.appends))
@@ -247,26 +175,28 @@ def plain_tree(area: Path, count: int) -> Path:
 UNITS = {"write_and_fsync": "MB/s", "cold_read": "MB/s", "reopen_warm_read": "MB/s", "mmap_cold_read": "MB/s"}
 
 
-def rows(ours: Contender, peers: list[Contender]) -> list[dict[str, Any]]:
+def rows(ours: Contender, peers: list[Contender], suffix: str = "") -> list[dict[str, Any]]:
+    """Compare; `suffix` tells rows of another transport from those of the classic one."""
     found = []
-    for name in ours.results:
+    for row in ours.results:
         for peer in peers:
-            if name not in peer.results:
+            if row not in peer.results:
                 continue
-            ratio = ours.median(name) / peer.median(name)
+            ratio = ours.median(row) / peer.median(row)
+            name = row + suffix
             target = TARGETS.get((name, peer.name))
             found.append(
                 {
                     "name": name,
-                    "value": round(ours.median(name), 1),
-                    "unit": UNITS.get(name, "1/s"),
+                    "value": round(ours.median(row), 1),
+                    "unit": UNITS.get(row, "1/s"),
                     "peer": peer.name,
-                    "peer_value": round(peer.median(name), 1),
+                    "peer_value": round(peer.median(row), 1),
                     "ratio": round(ratio, 2),
                     "target": target,
                     "met": None if target is None else ratio >= target,
                     "simulated": True,
-                    "limited_by": LIMITS[name],
+                    "limited_by": LIMITS[row],
                 }
             )
     return found
@@ -310,11 +240,11 @@ def plot(found: list[dict[str, Any]], path: Path) -> str:
 
 
 def show(found: list[dict[str, Any]]) -> None:
-    print(f"{'row':18} {'securetf':>10} {'peer':>12} {'value':>10} {'unit':5} {'ratio':>6} {'target':>6} met")
+    print(f"{'row':42} {'securetf':>10} {'peer':>12} {'value':>10} {'unit':5} {'ratio':>6} {'target':>6} met")
     for row in found:
         met = {None: "", True: "yes", False: "NO"}[row["met"]]
         print(
-            f"{row['name']:18} {row['value']:10} {row['peer']:>12} {row['peer_value']:10} {row['unit']:5} "
+            f"{row['name']:42} {row['value']:10} {row['peer']:>12} {row['peer_value']:10} {row['unit']:5} "
             f"{row['ratio']:6} {row['target'] or '':>6} {met}"
         )
 
@@ -335,14 +265,17 @@ def main() -> None:
             Gocryptfs("gocryptfs", area / "g"),
             Gocryptfs("gocryptfs+", area / "gp", read_ahead_kib=1024),
         ]
+        uring = over_io_uring(area)
         source = plain_tree(area, sizes.packed_files)
         for _ in range(sizes.rounds):
-            for contender in (ours, *peers):
+            for contender in (ours, *uring, *peers):
                 one_round(contender, sizes)
             for contender in (ours, peers[0]):
                 contender.note("pack_small_files", sizes.packed_files / contender.take(source))  # type: ignore[attr-defined]
         subprocess.run(["umount", "-l", name], check=True)
     found = rows(ours, peers)
+    for contender in uring:
+        found += rows(contender, [ours, *peers], contender.name)
     show(found)
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     print(plot(found, options.plot))

@@ -1,5 +1,5 @@
-"""The native module: volumes, mounts, a thread's mount namespace, the network shield. Only `securetf.shields`
-imports it.
+"""The native module: volumes, mounts, a thread's mount namespace, the network shield, TLS. Only
+`securetf.shields` and `securetf.tls` import it.
 
 Every call that can block releases the GIL. Errors are the classes of `securetf.errors`, with problem and fix.
 Paths inside a volume are '/'-separated, relative to its root; "" and "/" are the root.
@@ -12,6 +12,8 @@ from securetf._core_network import Denial as Denial
 from securetf._core_network import NetworkKey as NetworkKey
 from securetf._core_network import NetworkListener as NetworkListener
 from securetf._core_network import NetworkShield as NetworkShield
+from securetf._core_tls import TlsServer as TlsServer
+from securetf._core_tls import TlsSession as TlsSession
 from securetf.shields.buckets import Bucket
 
 _Progress = Callable[[int, int], None] | None
@@ -159,6 +161,8 @@ class MountStats:
     def stale_errors(self) -> int: ...
     @property
     def read_ahead_refused(self) -> str: ...
+    @property
+    def transport(self) -> Literal["io_uring", "dev_fuse"]: ...
 
 @final
 class Mount:
@@ -209,6 +213,7 @@ class Volume:
         key_version: int,
         key_since: int,
         older_key: bytes | None,
+        kept_since: int,
         epoch: int,
         seq: int,
         root: bytes,
@@ -221,7 +226,8 @@ class Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 
         volume_id: 16 bytes; keys, root: 32 bytes. Epochs from `key_since` on sealed under `key`, those before
-        under `older_key`, if that is still needed. freshness: "follow", or as `Volume.freshness`. protection:
+        under `older_key`, if that is still needed. Records beyond the state count for a writer if they are of
+        an epoch from `kept_since` on. freshness: "follow", or as `Volume.freshness`. protection:
         as `Volume.protection`; a volume of another one is refused.
         anchor(epoch, seq, root, new_seq, new_root) makes the new root the one that counts, or raises
         FencedError, ConflictError or CasUnreachableError; required when writable. Called from native threads.

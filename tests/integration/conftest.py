@@ -1,10 +1,13 @@
 """A volume with a local trust file, and a host process that mounts it where nobody else sees it."""
 
+import fcntl
 import functools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +19,22 @@ from securetf.shields.local_trust import LocalTrust
 from support.cloud import Cloud, Job
 
 HERE = Path(__file__).parent
+OFFERED = Path("/sys/module/fuse/parameters/enable_uring")
+
+
+@contextmanager
+def io_uring_for_fuse(*, offered: str) -> Iterator[None]:
+    """Have the kernel offer io_uring to mounts that are made meanwhile, or not; other tests wait."""
+    if not OFFERED.exists():
+        pytest.skip("this kernel has no FUSE over io_uring")
+    with (Path(tempfile.gettempdir()) / "securetf-tests-enable-uring").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = OFFERED.read_text()
+        OFFERED.write_text("Y" if offered == "io_uring" else "N")
+        try:
+            yield
+        finally:
+            OFFERED.write_text(before)
 
 
 @dataclass
@@ -38,6 +57,10 @@ class Packed:
     ) -> "Host":
         return Host(self, writable, follow, options, freshness)
 
+    def mounted_over(self, transport: str, *, writable: bool, **options: Any) -> "Host":
+        """As `mounted`, by a kernel that offers io_uring for FUSE ("io_uring") or does not ("dev_fuse")."""
+        return Host(self, writable, options=options, transport=transport)
+
 
 @dataclass
 class Host:
@@ -48,8 +71,14 @@ class Host:
     follow: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     freshness: str = "group"
+    transport: str | None = None
+    prefix: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
+        with io_uring_for_fuse(offered=self.transport) if self.transport else nullcontext():
+            return self._start()
+
+    def _start(self) -> Self:
         request = {
             "directory": str(self.packed.directory),
             "trust_file": str(self.packed.trust.path),
@@ -60,7 +89,7 @@ class Host:
             "options": self.options,
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "mount_host.py"), json.dumps(request)],
+            [*self.prefix, sys.executable, str(HERE / "mount_host.py"), json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -11,6 +11,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -167,6 +169,52 @@ def leave_a_tree_behind(root: Path) -> None:
     os.setxattr(root / "kept" / "small", "user.note", b"value")
     (root / "kept" / "small").chmod(0o741)
     os.utime(root / "kept" / "big", ns=(111, 222_000_000_333))
+
+
+def many_ask_for_holes_at_once(root: Path) -> None:
+    """Each answer waits for writes of the kernel, which somebody has to serve; a hole may be called data."""
+    hole, threads = 1 << 20, 40
+
+    def ask(number: int) -> set[int]:
+        found = set()
+        with (root / f"holes-{number}").open("w+b") as file:
+            file.truncate(hole + 8192)
+            with mmap.mmap(file.fileno(), 0) as mapping:
+                for turn in range(5):
+                    mapping[hole + turn] = 1
+                    found.add(os.lseek(file.fileno(), 0, os.SEEK_DATA))
+                    found.add(os.lseek(file.fileno(), hole, os.SEEK_HOLE) - 8192)
+        return found
+
+    with ThreadPoolExecutor(threads) as pool:
+        answers = list(pool.map(ask, range(threads)))
+    assert all(found <= {0, hole} for found in answers), answers
+    assert {hole} <= set.union(*answers)
+
+
+def many_sync_while_others_go_on(root: Path) -> None:
+    """Each fsync waits for its anchor, more of them than a queue of the kernel has entries."""
+    ended = threading.Event()
+
+    def sync(number: int) -> int:
+        with (root / f"synced-{number}").open("wb", buffering=0) as file:
+            for _ in range(5):
+                file.write(bytes(100))
+                os.fsync(file.fileno())
+        return (root / f"synced-{number}").stat().st_size
+
+    def look() -> int:
+        looks = 0
+        while not ended.is_set():
+            assert not (root / f"missing-{looks}").exists()
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(50) as pool:
+        others = [pool.submit(look) for _ in range(2)]
+        assert list(pool.map(sync, range(48))) == [500] * 48
+        ended.set()
+        assert all(other.result() > 0 for other in others)
 
 
 def the_tree_is_still_there(root: Path) -> None:

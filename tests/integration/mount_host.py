@@ -39,6 +39,7 @@ def answer(request: dict[str, Any], volume: Volume, mount: Mount) -> dict[str, A
             "last": stats.last_integrity_error,
             "stale_errors": stats.stale_errors,
             "reads": stats.reads,
+            "transport": stats.transport,
         }
     if "sync" in request:
         volume.sync()

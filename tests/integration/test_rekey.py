@@ -113,6 +113,18 @@ def test_rekey_forgets_the_older_key_which_opens_nothing_of_the_new_state(scene:
     assert "under a key that the volume no longer has: key version 2 began" in error.problem
 
 
+def test_status_says_that_a_rekeying_is_under_way_until_it_has_ended(scene: Scene) -> None:
+    def said() -> tuple[int, bool]:
+        status = facts("status", *scene.where)
+        return status["key_version"], status["rekeying"]
+
+    assert said() == (1, False)
+    scene.trust.begin_rekey()
+    assert said() == (2, True)
+    facts("rekey", *scene.where)
+    assert said() == (2, False)
+
+
 def test_rekey_when_the_volume_was_never_written_says_so(tmp_path: Path) -> None:
     LocalTrust.create(tmp_path / "trust")
     done = subprocess.run(

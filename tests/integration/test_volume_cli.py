@@ -90,6 +90,20 @@ def test_ls_status_and_check_say_what_is_there(source: Path, volume: list[str | 
     assert "files verified" in securetf("volume", "check", *volume).stdout
 
 
+def test_create_that_fails_leaves_no_trust_file_and_the_next_one_may_have_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    trust = tmp_path / "trust"
+    refused = securetf("volume", "create", tmp_path / "file" / "v", "--trust-file", trust, check=False)
+    assert refused.returncode == 2
+    problem = f"the directory {tmp_path}/file/v of volume trust cannot be made: Not a directory"
+    assert problem in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    securetf("volume", "create", tmp_path / "v", "--trust-file", trust)
+    again = securetf("volume", "create", tmp_path / "other", "--trust-file", trust, check=False)
+    assert "exists already" in again.stderr
+    assert "files verified" in securetf("volume", "check", tmp_path / "v", "--trust-file", trust).stdout
+
+
 def test_flipped_bit_is_named_by_check_and_ends_with_code_20(source: Path, volume: list[str | Path]) -> None:
     securetf("volume", "pack", source, *volume)
     segment = max(

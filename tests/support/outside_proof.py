@@ -90,7 +90,9 @@ class Cas:
 
 @dataclass(frozen=True)
 class Says:
-    """What the service proves; each field may be made wrong. age_s: of the attestation result."""
+    """What the service proves; each field may be made wrong. age_s: of the attestation result; binding_age_s:
+    of what the attested key signed.
+    """
 
     session: str = "acme/digits"
     workload: str = "server"
@@ -106,6 +108,7 @@ class Says:
     manifest: bytes = MANIFEST
     certificate_manifest: bytes | None = None
     age_s: float = 1.0
+    binding_age_s: int = 0
     audience: str = "securetf-session:acme/digits"
     binding_type: str = BINDING_TYPE
     binding_session: str | None = None
@@ -214,7 +217,7 @@ class Member:
             manifest_hash=f"sha256:{said.manifest.hex()}",
             volumes={"models": volume},
             receipt_key=said.receipt_key,
-            iat=int(datetime.now(UTC).timestamp()),
+            iat=int(datetime.now(UTC).timestamp()) - said.binding_age_s,
         )
         token = sign_compact(
             said.binding_key or self.attested, said.binding_type, msgspec.json.encode(binding)

@@ -5,11 +5,13 @@
 mod anchor;
 mod care;
 mod convert;
+mod grant;
 mod mount;
 mod network;
 mod network_values;
 mod place;
 mod streams;
+mod tls;
 mod values;
 mod volume;
 
@@ -33,6 +35,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<network::PyNetworkListener>()?;
     module.add_class::<network::PyNetworkShield>()?;
     module.add_class::<network_values::PyDenial>()?;
+    module.add_class::<tls::PyTlsServer>()?;
+    module.add_class::<tls::PyTlsSession>()?;
     module.add_function(wrap_pyfunction!(streams::pack_tar, module)?)?;
     module.add_function(wrap_pyfunction!(streams::unpack_tar, module)?)?;
     module.add_function(wrap_pyfunction!(streams::read_part, module)?)?;

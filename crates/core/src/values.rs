@@ -169,6 +169,7 @@ pub struct MountStats {
     last_integrity_error: String,
     stale_errors: u64,
     read_ahead_refused: String,
+    transport: &'static str,
 }
 
 impl From<volume_fuse::Stats> for MountStats {
@@ -182,6 +183,7 @@ impl From<volume_fuse::Stats> for MountStats {
             last_integrity_error: stats.last_integrity_error,
             stale_errors: stats.stale_errors,
             read_ahead_refused: stats.read_ahead_refused,
+            transport: stats.transport.name(),
         }
     }
 }

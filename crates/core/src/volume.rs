@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use volume::{Freshness, Grant, Protection, Volume, VolumeKey};
+use volume::{Freshness, Grant, Volume};
 use volume_fuse::{Mount, Options};
 use volume_pack::{PackError, Tally};
-use zeroize::Zeroize;
 
 use crate::anchor::PyAnchor;
 use crate::care::{Change, Commit, Compacted};
 use crate::convert::{exactly, exception, of_mount, of_pack, of_volume};
+use crate::grant::{freshness_named, protection_named, volume_key};
 use crate::mount::PyMount;
 use crate::place::{Named, Place};
 use crate::values::{Entry, Finding, PackStats, VolumeStatus};
@@ -35,45 +35,6 @@ impl PyVolume {
         self.volume
             .as_ref()
             .ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("volume is being dropped"))
-    }
-}
-
-/// Copies the key out of Python's memory; the copy on this stack is wiped, the one in the grant wipes itself.
-fn volume_key(py: Python<'_>, bytes: &[u8]) -> PyResult<VolumeKey> {
-    let mut raw: [u8; 32] = exactly(py, "key", bytes)?;
-    let key = VolumeKey::new(raw);
-    raw.zeroize();
-    Ok(key)
-}
-
-fn freshness_named(py: Python<'_>, name: &str) -> PyResult<Freshness> {
-    match name {
-        "pinned" | "follow" => Ok(Freshness::Pinned),
-        "group" => Ok(Freshness::Group),
-        "strict" => Ok(Freshness::Strict),
-        "async" => Ok(Freshness::Async),
-        _ => {
-            let problem = format!("freshness {name:?} is not known");
-            Err(exception(
-                py,
-                "UsageError",
-                &problem,
-                "use \"pinned\", \"follow\", \"group\", \"strict\" or \"async\"",
-            ))
-        }
-    }
-}
-
-fn protection_named(py: Python<'_>, name: &str) -> PyResult<Protection> {
-    match name {
-        "encrypted" => Ok(Protection::Encrypted),
-        "authenticated" => Ok(Protection::Authenticated),
-        _ => Err(exception(
-            py,
-            "UsageError",
-            &format!("protection {name:?} is not known"),
-            "use \"encrypted\" or \"authenticated\"",
-        )),
     }
 }
 
@@ -121,7 +82,7 @@ pub(crate) fn observing<T: Send>(
 #[pymethods]
 impl PyVolume {
     #[staticmethod]
-    #[pyo3(signature = (directory, *, volume_id, key, key_version, key_since, older_key, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
+    #[pyo3(signature = (directory, *, volume_id, key, key_version, key_since, older_key, kept_since, epoch, seq, root, writable, freshness, chunk_size, protection, anchor))]
     #[allow(clippy::too_many_arguments)] // the fields of a grant, by keyword
     fn open(
         py: Python<'_>,
@@ -131,6 +92,7 @@ impl PyVolume {
         key_version: u32,
         key_since: u32,
         older_key: Option<&[u8]>,
+        kept_since: u32,
         epoch: u32,
         seq: u64,
         root: &[u8],
@@ -146,6 +108,7 @@ impl PyVolume {
             key_version,
             key_since,
             older_key: older_key.map(|key| volume_key(py, key)).transpose()?,
+            kept_since,
             epoch,
             seq,
             root: exactly(py, "root", root)?,
@@ -275,6 +238,7 @@ impl PyVolume {
             key_version,
             key_since,
             older_key: older_key.map(|key| volume_key(py, key)).transpose()?,
+            kept_since: 0,
             epoch: 0,
             seq,
             root: exactly(py, "root", root)?,

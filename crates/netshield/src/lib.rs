@@ -10,4 +10,5 @@ pub mod namespace;
 pub mod policy;
 pub mod relay;
 pub mod shield;
+mod socket;
 pub mod supervise;

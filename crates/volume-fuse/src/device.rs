@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -22,16 +22,15 @@ const GET_RIGHT: &str = "run as root, or give the process CAP_SYS_ADMIN (in a co
                          AppArmor profile that allows mount)";
 
 /// Opens the device that carries the requests of one mount.
-pub(crate) fn open() -> Result<OwnedFd, MountError> {
+pub(crate) fn open() -> Result<File, MountError> {
     open_at(DEVICE)
 }
 
-fn open_at(device: &str) -> Result<OwnedFd, MountError> {
+fn open_at(device: &str) -> Result<File, MountError> {
     OpenOptions::new()
         .read(true)
         .write(true)
         .open(device)
-        .map(OwnedFd::from)
         .map_err(|error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
             MountError::fuse(&format!("{device} cannot be opened"), errno, GET_DEVICE)
@@ -39,11 +38,7 @@ fn open_at(device: &str) -> Result<OwnedFd, MountError> {
 }
 
 /// Attaches `device` at `mountpoint` in the calling thread's mount namespace. The kernel then sends INIT.
-pub(crate) fn attach(
-    device: &OwnedFd,
-    mountpoint: &Path,
-    read_only: bool,
-) -> Result<(), MountError> {
+pub(crate) fn attach(device: &File, mountpoint: &Path, read_only: bool) -> Result<(), MountError> {
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if read_only {
         flags |= MsFlags::MS_RDONLY;

@@ -1,5 +1,7 @@
 //! Why a volume could not be shown to the program, in words.
 
+use std::io;
+
 use nix::errno::Errno;
 
 use crate::generations::Unfollowed;
@@ -76,6 +78,20 @@ impl MountError {
                     .to_owned(),
                 fix: "start the program anew".to_owned(),
             },
+        }
+    }
+
+    pub(crate) fn no_proc(error: &io::Error) -> Self {
+        Self::Unfit {
+            problem: format!("/proc is not usable: {error}"),
+            fix: "mount /proc in this environment".to_owned(),
+        }
+    }
+
+    pub(crate) fn not_started(error: &io::Error) -> Self {
+        Self::FuseUnavailable {
+            problem: format!("the kernel did not start the FUSE connection: {error}"),
+            fix: "check that the kernel is 5.4 or newer and see its log (dmesg)".to_owned(),
         }
     }
 

@@ -1,13 +1,11 @@
 //! Listing directories.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
-use fuser::{Errno, FileAttr, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use nix::errno::Errno;
 use volume::VolumeError;
 
-use crate::convert::{GENERATION, file_type};
+use crate::convert::kind_bits;
 use crate::generations::Place;
+use crate::reply::{Body, Listed, Shown};
 use crate::service::Server;
 
 /// Entries looked at for one answer: more than fit into 32 KiB, which is what readdir(3) asks for.
@@ -17,15 +15,20 @@ impl Server {
     /// Fills an answer with the names after `cookie`.
     pub(crate) fn names(
         &self,
-        ino: INodeNo,
+        ino: u64,
         cookie: u64,
-        reply: &mut ReplyDirectory,
+        size: u32,
+        body: &mut Body<'_>,
     ) -> Result<(), Errno> {
         self.on(ino, |place| {
             place.volume.read_dir(place.ino, cookie, &mut |entry| {
-                let number = INodeNo(place.number(entry.ino));
-                let name = OsStr::from_bytes(entry.name);
-                !reply.add(number, entry.cookie, file_type(entry.kind), name)
+                let one = Listed {
+                    ino: place.number(entry.ino),
+                    cookie: entry.cookie,
+                    kind_bits: kind_bits(entry.kind),
+                    name: entry.name,
+                };
+                body.name(size, &one, None)
             })
         })
     }
@@ -33,15 +36,21 @@ impl Server {
     /// Fills an answer with the names after `cookie` and what stat(2) says of them.
     pub(crate) fn names_and_attributes(
         &self,
-        ino: INodeNo,
+        ino: u64,
         cookie: u64,
-        reply: &mut ReplyDirectoryPlus,
+        size: u32,
+        body: &mut Body<'_>,
     ) -> Result<(), Errno> {
-        let keep = self.generations.keep(ino.0);
+        let keep = self.generations.keep(ino);
         self.on(ino, |place| {
             self.list(place, cookie, &mut |cookie, name, found| {
-                let name = OsStr::from_bytes(name);
-                !reply.add(found.ino, cookie, name, &keep, &found, GENERATION)
+                let one = Listed {
+                    ino: found.ino,
+                    cookie,
+                    kind_bits: kind_bits(found.attr.kind),
+                    name,
+                };
+                body.name(size, &one, Some((found, keep)))
             })
         })
     }
@@ -53,7 +62,7 @@ impl Server {
         &self,
         place: &Place,
         cookie: u64,
-        emit: &mut dyn FnMut(u64, &[u8], FileAttr) -> bool,
+        emit: &mut dyn FnMut(u64, &[u8], &Shown) -> bool,
     ) -> Result<(), VolumeError> {
         let mut names = Vec::new();
         place.volume.read_dir(place.ino, cookie, &mut |entry| {
@@ -62,7 +71,7 @@ impl Server {
         })?;
         for (cookie, child, name) in names {
             match place.volume.attr(child) {
-                Ok(found) if emit(cookie, &name, self.placed_at(place, &found)) => {
+                Ok(found) if emit(cookie, &name, &self.placed_at(place, &found)) => {
                     if name != b"." && name != b".." {
                         self.generations.known(place);
                         self.known(place.number(child));

@@ -1,27 +1,25 @@
 //! One mounted volume: from `/dev/fuse` to the last reply.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fuser::{Config, Notifier, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use nix::sys::signal::SigSet;
 use volume::{Protection, Volume};
 
 use crate::device;
 use crate::error::MountError;
 use crate::generations::Generations;
-use crate::namespace::{Namespace, leave_for_main, unmount};
+use crate::init::{self, OVER_IO_URING};
+use crate::namespace::{Namespace, unmount};
 use crate::prefetch::{self, Prefetch};
+use crate::queues::DEPTH_MIN;
 use crate::service::Server;
-use crate::sparse;
-use crate::stats::{Counters, Stats};
+use crate::session::{self, Helper, Plan};
+use crate::sparse::{self, Seeks};
+use crate::stats::{Counters, Stats, Transport};
 
 /// How long a mount that is still in use may take before it is detached, and a server to end after that.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,7 +48,7 @@ pub struct Options {
 pub struct Mount {
     path: PathBuf,
     namespace: Namespace,
-    server: Option<JoinHandle<io::Result<()>>>,
+    server: Option<JoinHandle<()>>,
     counters: Arc<Counters>,
     generations: Arc<Generations>,
 }
@@ -70,13 +68,22 @@ impl Mount {
             return Err(MountError::unwritable());
         }
         let path = device::directory(mountpoint)?;
+        // What is agreed with the kernel at INIT stays: where its io_uring then fails, another connection does without.
+        Self::attempt(Arc::clone(&volume), &path, options, OVER_IO_URING)
+            .or_else(|_| Self::attempt(volume, &path, options, 0))
+    }
+
+    /// Mounts at `path`, with these flags of INIT beside the usual ones.
+    fn attempt(
+        volume: Arc<Volume>,
+        path: &Path,
+        options: Options,
+        flags: u64,
+    ) -> Result<Self, MountError> {
         let fd = device::open()?;
         let read_only = !options.writable;
-        let namespace = Namespace::of_this_thread().map_err(|error| MountError::Unfit {
-            problem: format!("/proc is not usable: {error}"),
-            fix: "mount /proc in this environment".to_owned(),
-        })?;
-        device::attach(&fd, &path, read_only)?;
+        let namespace = Namespace::of_this_thread().map_err(|error| MountError::no_proc(&error))?;
+        device::attach(&fd, path, read_only)?;
         let counters = Arc::new(Counters::default());
         let generations = Arc::new(Generations::new(
             Arc::clone(&volume),
@@ -84,26 +91,36 @@ impl Mount {
         ));
         let (prefetch, wanted) = Prefetch::new();
         let unchanging = read_only && !options.following;
-        let (seeks, asked) = channel();
+        let (seeks, asked) = Seeks::new(options.threads.min(DEPTH_MIN));
         let aside = Arc::clone(&volume);
         let helper: Helper = if unchanging {
             Box::new(move |notifier| prefetch::serve(&aside, notifier, &wanted))
         } else {
-            Box::new(move |notifier| sparse::serve(&aside, notifier, &asked))
+            Box::new(move |notifier| sparse::serve(notifier, &asked))
         };
+        let writeback = options.writeback && !read_only;
         let server = Server::new(
             volume,
             Arc::clone(&generations),
             read_only,
-            options.writeback && !read_only,
+            writeback,
             Arc::clone(&counters),
             unchanging.then_some(prefetch),
             (!read_only).then_some(seeks),
         );
-        let threads =
-            serve(server, fd, options.threads, helper).inspect_err(|_| drop(unmount(&path)))?;
+        let plan = Plan {
+            wanted: init::wanted(read_only, writeback) | flags,
+            threads: options.threads,
+        };
+        let (threads, transport) = session::start(server, fd, plan, helper).map_err(|error| {
+            drop(unmount(path));
+            MountError::not_started(&error)
+        })?;
+        if transport == Transport::IoUring {
+            counters.note_io_uring();
+        }
         let mount = Self {
-            path,
+            path: path.to_owned(),
             namespace,
             server: Some(threads),
             counters,
@@ -157,7 +174,7 @@ impl Mount {
             std::thread::sleep(STEP);
         }
         if server.is_finished() {
-            let _ = server.join(); // the session's own error is the end of the connection, which is what was asked for
+            let _ = server.join();
         }
         match outcome {
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()), // EINVAL: someone else unmounted it
@@ -187,37 +204,4 @@ fn unmount_patiently(path: &Path) -> Result<(), Errno> {
             outcome => return outcome,
         }
     }
-}
-
-/// What a thread of its own does beside the server until that is gone: it may wait for the kernel, which may wait for
-/// the server.
-type Helper = Box<dyn FnOnce(&Notifier) + Send>;
-
-/// Answers INIT on the calling thread, then serves on threads of their own.
-fn serve(
-    server: Server,
-    fd: OwnedFd,
-    threads: usize,
-    helper: Helper,
-) -> Result<JoinHandle<io::Result<()>>, MountError> {
-    let failed = |error: io::Error| MountError::FuseUnavailable {
-        problem: format!("the kernel did not start the FUSE connection: {error}"),
-        fix: "check that the kernel is 5.4 or newer and see its log (dmesg)".to_owned(),
-    };
-    let mut config = Config::default();
-    config.n_threads = Some(threads.max(1));
-    config.clone_fd = true;
-    let session = Session::from_fd(server, fd, SessionACL::All, config).map_err(failed)?;
-    std::thread::Builder::new()
-        .name("securetf-fuse".to_owned())
-        .spawn(move || {
-            let _ = SigSet::all().thread_block(); // signals are the launcher's
-            leave_for_main();
-            let notifier = session.notifier();
-            let helper = std::thread::spawn(move || helper(&notifier));
-            let outcome = session.run(); // drops the server, which ends the helper
-            let _ = helper.join();
-            outcome
-        })
-        .map_err(failed)
 }

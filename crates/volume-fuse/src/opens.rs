@@ -1,19 +1,19 @@
 //! Opening and closing files: what is kept of an open, and what a close waits for.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 
-use fuser::{
-    Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyCreate, ReplyEmpty,
-    ReplyOpen, Request,
-};
+use nix::errno::Errno;
 use volume::{Attr, Freshness, NodeKind, SetAttr, VolumeError};
 
-use crate::convert::{FOREVER, GENERATION};
+use crate::convert::FOREVER;
+use crate::message::Head;
+use crate::reply::{Body, FOPEN_KEEP_CACHE};
 use crate::service::Server;
 
+const O_ACCMODE: i32 = 3;
+const O_RDONLY: i32 = 0;
+const O_WRONLY: i32 = 1;
 const O_TRUNC: i32 = 0o1000;
 const O_EXCL: i32 = 0o200;
 
@@ -25,7 +25,7 @@ const MAY_WRITE: u64 = 2;
 /// kernel gathers writes, all that write.
 pub(crate) struct Writers {
     opens: Mutex<HashMap<u64, u64>>,
-    gathering: bool,
+    pub(crate) gathering: bool,
 }
 
 impl Writers {
@@ -37,20 +37,20 @@ impl Writers {
     }
 
     /// Notes an open; its handle is for [`Writers::closed`].
-    pub(crate) fn opened(&self, ino: u64, flags: OpenFlags) -> FileHandle {
-        let bits = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => 0,
-            OpenAccMode::O_WRONLY if !self.gathering => MAY_WRITE,
-            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => MAY_WRITE | KEEPS_PAGES,
+    pub(crate) fn opened(&self, ino: u64, flags: i32) -> u64 {
+        let bits = match flags & O_ACCMODE {
+            O_RDONLY => 0,
+            O_WRONLY if !self.gathering => MAY_WRITE,
+            _ => MAY_WRITE | KEEPS_PAGES,
         };
         if bits & KEEPS_PAGES != 0 {
             *self.opens().entry(ino).or_default() += 1;
         }
-        FileHandle(bits)
+        bits
     }
 
-    pub(crate) fn closed(&self, ino: u64, handle: FileHandle) {
-        if handle.0 & KEEPS_PAGES == 0 {
+    pub(crate) fn closed(&self, ino: u64, handle: u64) {
+        if handle & KEEPS_PAGES == 0 {
             return;
         }
         let mut opens = self.opens();
@@ -74,65 +74,48 @@ impl Writers {
 impl Server {
     pub(crate) fn open_for(
         &self,
-        request: &Request,
-        ino: INodeNo,
-        flags: OpenFlags,
-        reply: ReplyOpen,
-    ) {
+        head: &Head,
+        flags: i32,
+        body: &mut Body<'_>,
+    ) -> Result<(), Errno> {
         if self.read_only {
-            return reply.error(Errno::ENOSYS); // FUSE_NO_OPEN_SUPPORT: the kernel never asks again, and keeps its cache
+            return Err(Errno::ENOSYS); // FUSE_NO_OPEN_SUPPORT: the kernel never asks again, and keeps its cache
         }
-        match self.open_existing(request.uid(), ino, flags) {
-            Ok(()) => {
-                let handle = self.writers.opened(ino.0, flags);
-                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE);
-            }
-            Err(error) => reply.error(self.failure(&error)),
-        }
+        self.outcome(self.open_existing(head.uid, head.ino, flags))?;
+        body.opened(self.writers.opened(head.ino, flags), FOPEN_KEEP_CACHE)
     }
 
     pub(crate) fn created(
         &self,
-        outcome: Result<Attr, VolumeError>,
-        flags: OpenFlags,
-        reply: ReplyCreate,
-    ) {
-        match outcome {
-            Ok(node) => {
-                let (found, cache) = (self.shown(&node), FopenFlags::FOPEN_KEEP_CACHE);
-                let handle = self.writers.opened(node.ino, flags);
-                reply.created(&FOREVER, &found, GENERATION, handle, cache);
-            }
-            Err(error) => reply.error(self.failure(&error)),
-        }
+        node: &Attr,
+        flags: i32,
+        body: &mut Body<'_>,
+    ) -> Result<(), Errno> {
+        body.entry(&self.shown(node), FOREVER)?;
+        body.opened(self.writers.opened(node.ino, flags), FOPEN_KEEP_CACHE)
     }
 
     /// close(2) of a descriptor: waits for the anchor where the freshness is strict and the descriptor may write. Elsewhere
     /// the kernel is told not to ask again.
-    pub(crate) fn closing(&self, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
+    pub(crate) fn closing(&self, ino: u64, handle: u64) -> Result<(), Errno> {
         if self.read_only || self.volume.freshness() != Freshness::Strict {
-            return reply.error(Errno::ENOSYS);
+            return Err(Errno::ENOSYS);
         }
-        if handle.0 & MAY_WRITE == 0 {
-            return reply.ok();
+        if handle & MAY_WRITE == 0 {
+            return Ok(());
         }
-        self.durable(ino, reply);
+        self.durable(ino)
     }
 
-    pub(crate) fn open_existing(
-        &self,
-        user: u32,
-        ino: INodeNo,
-        flags: OpenFlags,
-    ) -> Result<(), VolumeError> {
-        self.volume.open_file(ino.0)?;
-        if flags.0 & O_TRUNC != 0 && flags.acc_mode() != OpenAccMode::O_RDONLY {
+    fn open_existing(&self, user: u32, ino: u64, flags: i32) -> Result<(), VolumeError> {
+        self.volume.open_file(ino)?;
+        if flags & O_TRUNC != 0 && flags & O_ACCMODE != O_RDONLY {
             let cut = SetAttr {
                 size: Some(0),
                 ..SetAttr::default()
             };
             if let Err(error) = self.change(user, ino, &cut) {
-                self.volume.release(ino.0);
+                self.volume.release(ino);
                 return Err(error);
             }
         }
@@ -141,16 +124,15 @@ impl Server {
 
     pub(crate) fn create_or_open(
         &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
+        head: &Head,
+        name: &[u8],
         mode: u32,
         flags: i32,
     ) -> Result<Attr, VolumeError> {
-        match self.make(request, parent, name, NodeKind::File, mode) {
+        match self.make(head, name, NodeKind::File, mode) {
             Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
-                let found = self.volume.lookup(parent.0, name.as_bytes())?;
-                self.open_existing(request.uid(), INodeNo(found.ino), OpenFlags(flags))?;
+                let found = self.volume.lookup(head.ino, name)?;
+                self.open_existing(head.uid, found.ino, flags)?;
                 self.volume.attr(found.ino)
             }
             Ok(node) => {
@@ -166,17 +148,15 @@ impl Server {
 mod tests {
     use super::*;
 
-    const O_RDONLY: OpenFlags = OpenFlags(0);
-    const O_WRONLY: OpenFlags = OpenFlags(1);
-    const O_RDWR: OpenFlags = OpenFlags(2);
+    const O_RDWR: i32 = 2;
 
     #[test]
     fn a_file_has_writers_until_the_last_of_them_is_closed() {
         let writers = Writers::new(false);
-        assert_eq!(writers.opened(7, O_RDONLY), FileHandle(0));
-        assert_eq!(writers.opened(7, O_WRONLY), FileHandle(MAY_WRITE));
+        assert_eq!(writers.opened(7, O_RDONLY), 0);
+        assert_eq!(writers.opened(7, O_WRONLY), MAY_WRITE);
         let (first, second) = (writers.opened(7, O_RDWR), writers.opened(7, O_RDWR));
-        writers.closed(7, FileHandle(MAY_WRITE));
+        writers.closed(7, MAY_WRITE);
         writers.closed(7, first);
         assert!(writers.any(7));
         writers.closed(7, second);
@@ -187,7 +167,7 @@ mod tests {
     fn every_open_that_writes_counts_where_the_kernel_gathers_writes() {
         let writers = Writers::new(true);
         let handle = writers.opened(7, O_WRONLY);
-        assert_eq!(handle, FileHandle(MAY_WRITE | KEEPS_PAGES));
+        assert_eq!(handle, MAY_WRITE | KEEPS_PAGES);
         assert!(writers.any(7));
     }
 }

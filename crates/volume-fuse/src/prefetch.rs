@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fuser::{INodeNo, Notifier};
 use volume::{FileType, Volume};
+
+use crate::notify::Notifier;
 
 /// Files of a block: neighbouring inode numbers.
 const BLOCK: u64 = 64;
@@ -84,7 +85,7 @@ pub(crate) fn serve(volume: &Arc<Volume>, notifier: &Notifier, wanted: &Receiver
             }
             content.resize(usize::try_from(attr.size).unwrap_or(0), 0);
             if volume.read(ino, 0, &mut content) == Ok(content.len()) {
-                let _ = notifier.store(INodeNo(ino), 0, &content); // the kernel may have dropped it meanwhile
+                let _ = notifier.store(ino, &content); // the kernel may have dropped it meanwhile
             }
         }
     }

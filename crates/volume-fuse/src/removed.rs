@@ -2,11 +2,9 @@
 //! open by path alone. Such a node stays until the kernel forgets it, as if it were open.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 
-use fuser::{INodeNo, ReplyEmpty};
+use nix::errno::Errno;
 use volume::{Volume, VolumeError};
 
 use crate::service::Server;
@@ -21,10 +19,10 @@ impl Removed {
         &self,
         volume: &Volume,
         parent: u64,
-        name: &OsStr,
+        name: &[u8],
         work: impl FnOnce() -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
-        let found = volume.lookup(parent, name.as_bytes()).ok();
+        let found = volume.lookup(parent, name).ok();
         let Some(ino) = found.map(|found| found.ino) else {
             return work();
         };
@@ -61,13 +59,11 @@ impl Server {
     /// Takes a name away by `work`, which gets directory and name.
     pub(crate) fn remove(
         &self,
-        parent: INodeNo,
-        name: &OsStr,
+        parent: u64,
+        name: &[u8],
         work: impl FnOnce(&Volume, u64, &[u8]) -> Result<(), VolumeError>,
-        reply: ReplyEmpty,
-    ) {
-        let remove = || work(&self.volume, parent.0, name.as_bytes());
-        let outcome = self.removed.keep(&self.volume, parent.0, name, remove);
-        self.empty(outcome, reply);
+    ) -> Result<(), Errno> {
+        let remove = || work(&self.volume, parent, name);
+        self.outcome(self.removed.keep(&self.volume, parent, name, remove))
     }
 }

@@ -2,7 +2,28 @@
 
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How requests come from the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// By reads and writes of `/dev/fuse`.
+    #[default]
+    DevFuse,
+    /// By queues of `io_uring`, one for each processor.
+    IoUring,
+}
+
+impl Transport {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DevFuse => "dev_fuse",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
 
 /// Totals since the mount began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +44,8 @@ pub struct Stats {
     pub stale_errors: u64,
     /// Why the read-ahead could not be raised; empty if it was.
     pub read_ahead_refused: String,
+    /// How requests come from the kernel.
+    pub transport: Transport,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +57,7 @@ pub(crate) struct Counters {
     integrity_errors: AtomicU64,
     stale_errors: AtomicU64,
     words: Mutex<(String, String)>,
+    over_io_uring: AtomicBool,
 }
 
 impl Counters {
@@ -71,6 +95,10 @@ impl Counters {
         }
     }
 
+    pub(crate) fn note_io_uring(&self) {
+        self.over_io_uring.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> Stats {
         let words = self
             .words
@@ -86,6 +114,11 @@ impl Counters {
             last_integrity_error: words.0,
             stale_errors: self.stale_errors.load(Ordering::Relaxed),
             read_ahead_refused: words.1,
+            transport: if self.over_io_uring.load(Ordering::Relaxed) {
+                Transport::IoUring
+            } else {
+                Transport::DevFuse
+            },
         }
     }
 }

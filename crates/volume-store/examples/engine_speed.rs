@@ -43,6 +43,7 @@ fn open(dir: &Path, anchor: &Arc<LocalAnchor>, writable: bool) -> Arc<Volume> {
         key_version: 1,
         key_since: 0,
         older_key: None,
+        kept_since: 0,
         epoch,
         seq,
         root,

@@ -45,6 +45,7 @@ impl LocalAnchor {
             key_version: 1,
             key_since: 0,
             older_key: None,
+            kept_since: 0,
             epoch,
             seq,
             root,

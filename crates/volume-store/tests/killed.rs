@@ -70,6 +70,7 @@ impl FileAnchor {
             key_version: 1,
             key_since: 0,
             older_key: None,
+            kept_since: 0,
             epoch,
             seq,
             root,

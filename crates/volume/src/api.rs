@@ -85,6 +85,8 @@ pub struct Grant {
     pub key_since: u32,
     /// The key of the version before, for what the epochs before sealed, while the volume is re-keyed.
     pub older_key: Option<VolumeKey>,
+    /// The first epoch whose records count beyond the anchor: what was there when an owner accepted a root does not.
+    pub kept_since: u32,
     /// The mount epoch; a grant for writing carries one that was never given out before.
     pub epoch: u32,
     /// Sequence of the anchored state; 0 for a virgin volume.

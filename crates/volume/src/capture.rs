@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::chunkmap::Entry;
+use crate::content::View;
 use crate::error::VolumeError;
-use crate::inode::{FileData, Node};
+use crate::inode::Node;
 use crate::ops::{MAP_RUN_MAX, Op, encode_name};
 use crate::segment::Dead;
 use crate::snapshot;
@@ -110,7 +111,8 @@ impl Volume {
     /// Puts a cut back that did not become durable.
     pub(crate) fn restore(&self, captured: Captured) {
         for (node, changed, cut) in captured.maps {
-            let mut data = node.data.write();
+            let mut content = node.data.write();
+            let mut data = content.change();
             data.changed.extend(changed);
             data.cut = data.cut.into_iter().chain(cut).min();
         }
@@ -136,17 +138,19 @@ impl Volume {
         let inos: Vec<Ino> = captured.nodes.iter().copied().collect();
         let bulk = inline_bytes(tree, &inos) > INLINE_COMMIT_MAX;
         for ino in inos {
-            let Some(node) = tree.nodes.get(&ino) else {
+            let Some(node) = tree.nodes.get(ino) else {
                 emit(&mut captured.parts, |out| Op::InodeGone(ino).encode(out));
                 continue;
             };
-            let mut data = node.data.write();
+            let mut content = node.data.write();
+            let mut data = content.change();
             if bulk {
                 self.leave_inline(node, &mut data);
             }
             self.flush(node, &mut data)?;
             emit(&mut captured.parts, |out| {
-                Op::Inode(Box::new(node.to_record(&data, version))).encode(out);
+                let record = node.to_record(View::Open(&data), version);
+                Op::Inode(Box::new(record)).encode(out);
             });
             let changed = std::mem::take(&mut data.changed);
             let cut = data.cut.take();
@@ -155,14 +159,14 @@ impl Volume {
                     Op::MapCut { ino, from }.encode(out);
                 });
             }
-            map_runs(&data, ino, changed.iter().copied(), |op| {
+            map_runs(View::Open(&data), ino, changed.iter().copied(), |op| {
                 emit(&mut captured.parts, |out| op.encode(out));
                 Ok(())
             })?;
             if cut.is_some() || !changed.is_empty() {
                 captured.maps.push((Arc::clone(node), changed, cut));
             }
-            if node.meta.lock().opens == 0 {
+            if node.opens() == 0 {
                 self.hot.forget(ino);
             }
         }
@@ -190,24 +194,23 @@ impl Volume {
     fn encode_state(&self, tree: &Tree, seq: u64, captured: &mut Captured) -> Result<Pages> {
         let mut writer = snapshot::Writer::new(&self.keys, &self.nonces, seq);
         let version = self.keys.newest().version;
-        let mut inos: Vec<Ino> = tree.nodes.keys().copied().collect();
-        inos.sort_unstable();
-        for ino in &inos {
-            let Some(node) = tree.nodes.get(ino) else {
-                continue;
-            };
-            let mut data = node.data.write();
-            self.flush(node, &mut data)?;
-            writer.add(*ino, |out| {
-                Op::Inode(Box::new(node.to_record(&data, version))).encode(out);
+        for node in tree.nodes.iter() {
+            let ino = node.ino;
+            let mut content = node.data.write();
+            if content.view().is_waiting() {
+                self.flush(node, &mut content.change())?;
+            }
+            let view = content.view();
+            writer.add(ino, |out| {
+                Op::Inode(Box::new(node.to_record(view, version))).encode(out);
             })?;
-            let indices = data.map.iter().map(|(index, _)| index);
-            map_runs(&data, *ino, indices, |op| {
-                writer.add(*ino, |out| op.encode(out))
+            let indices = view.entries().map(|(index, _)| index);
+            map_runs(view, ino, indices, |op| {
+                writer.add(ino, |out| op.encode(out))
             })?;
-            let names = tree.dirs.get(ino).into_iter().flat_map(|dir| dir.after(0));
+            let names = tree.dirs.get(&ino).into_iter().flat_map(|dir| dir.after(0));
             for (_, name, child) in names {
-                writer.add(*ino, |out| encode_name(out, *ino, name, child))?;
+                writer.add(ino, |out| encode_name(out, ino, name, child))?;
             }
         }
         captured.created.extend(self.segments.lock().take_created());
@@ -245,9 +248,9 @@ impl Volume {
 
 /// Bytes of content inside these inodes.
 fn inline_bytes(tree: &Tree, inos: &[Ino]) -> usize {
-    let nodes = inos.iter().filter_map(|ino| tree.nodes.get(ino));
+    let nodes = inos.iter().filter_map(|ino| tree.nodes.get(*ino));
     nodes
-        .map(|node| node.data.read().inline.as_ref().map_or(0, Vec::len))
+        .map(|node| node.data.read().view().inline().map_or(0, <[u8]>::len))
         .sum()
 }
 
@@ -263,7 +266,7 @@ fn emit(parts: &mut Vec<Vec<u8>>, encode: impl FnOnce(&mut Vec<u8>)) {
 
 /// Hands the entries of `indices` (ascending) to `sink` in runs.
 fn map_runs(
-    data: &FileData,
+    data: View<'_>,
     ino: Ino,
     indices: impl Iterator<Item = u64>,
     mut sink: impl FnMut(&Op) -> Result<()>,
@@ -283,7 +286,7 @@ fn map_runs(
         if entries.is_empty() {
             first = index;
         }
-        entries.push(data.map.get(index).unwrap_or_default());
+        entries.push(data.entry(index).unwrap_or_default());
     }
     if entries.is_empty() {
         return Ok(());

@@ -16,15 +16,11 @@ impl Volume {
     /// # Errors
     /// `Io` when the store itself fails.
     pub fn check(&self) -> Result<Vec<Finding>> {
-        let mut files: Vec<Ino> = {
+        let files: Vec<Ino> = {
             let tree = self.tree.read();
-            tree.nodes
-                .values()
-                .filter(|node| node.kind == FileType::File)
-                .map(|node| node.ino)
-                .collect()
+            let files = tree.nodes.iter().filter(|node| node.kind == FileType::File);
+            files.map(|node| node.ino).collect()
         };
-        files.sort_unstable();
         let mut findings = self.tree.read().miscounted();
         let mut buffer = vec![0; STEP];
         for ino in files {
@@ -72,7 +68,7 @@ impl Tree {
             }
         }
         let said = |ino: Ino| {
-            let node = self.nodes.get(&ino)?;
+            let node = self.nodes.get(ino)?;
             let own = u32::from(node.kind == FileType::Dir);
             let nlink = node.meta.lock().nlink;
             Some(if nlink == 0 {
@@ -81,7 +77,7 @@ impl Tree {
                 nlink.saturating_sub(own)
             })
         };
-        let mut inos: Vec<Ino> = self.nodes.keys().chain(links.keys()).copied().collect();
+        let mut inos: Vec<Ino> = self.nodes.inos().chain(links.keys().copied()).collect();
         inos.sort_unstable();
         inos.dedup();
         let mut findings = Vec::new();

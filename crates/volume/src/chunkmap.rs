@@ -23,6 +23,9 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Encoded size in bytes.
+    pub const SIZE: usize = 32;
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.segment.to_be_bytes());
         out.extend_from_slice(&self.slot.to_be_bytes());

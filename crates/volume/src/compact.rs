@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::content::View;
 use crate::error::VolumeError;
 use crate::inode::Node;
 use crate::types::{Compacted, FileType, Ino};
@@ -46,8 +47,7 @@ impl Volume {
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(u64, bool)> {
         let (mut moved, mut committed, mut ended) = (0, 0, true);
-        let mut inos: Vec<Ino> = self.tree.read().nodes.keys().copied().collect();
-        inos.sort_unstable();
+        let inos: Vec<Ino> = self.tree.read().nodes.inos().collect();
         'files: for ino in if victims.is_empty() { Vec::new() } else { inos } {
             let Ok(node) = self.node(ino) else { continue };
             for batch in chunks_inside(&node, victims).chunks(BATCH) {
@@ -68,7 +68,8 @@ impl Volume {
     }
 
     fn move_chunks(&self, node: &Node, batch: &[u64], victims: &BTreeSet<u32>) -> Result<u64> {
-        let mut data = node.data.write();
+        let mut content = node.data.write();
+        let mut data = content.change();
         let (size, before) = (node.meta.lock().size, data.dirty_bytes());
         let mut moved = 0;
         let mut failure: Option<VolumeError> = None;
@@ -82,7 +83,7 @@ impl Volume {
                 continue;
             };
             let length = crate::tree::plain_len(size, index, self.chunk_size) as usize;
-            match self.open_whole(node, &data, index, entry, length) {
+            match self.open_whole(node, View::Open(&data), index, entry, length) {
                 Ok(plain) => drop(data.dirty.insert(index, plain)),
                 Err(error) => {
                     failure = Some(error);
@@ -105,10 +106,10 @@ fn chunks_inside(node: &Node, victims: &BTreeSet<u32>) -> Vec<u64> {
     if node.kind != FileType::File {
         return Vec::new();
     }
-    let data = node.data.read();
-    let inside = data
-        .map
-        .iter()
+    let content = node.data.read();
+    let inside = content
+        .view()
+        .entries()
         .filter(|(_, entry)| victims.contains(&entry.segment));
     inside.map(|(index, _)| index).collect()
 }

@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 
 use crate::chunkmap::Entry;
+use crate::content::FileData;
 use crate::error::VolumeError;
-use crate::inode::{FileData, Node};
+use crate::inode::Node;
 use crate::plain::digest;
 use crate::segment::Dead;
 use crate::tree::plain_len;
@@ -171,9 +172,6 @@ impl Volume {
         let size = node.meta.lock().size;
         let result = self.flush_chunks(node, data, size);
         self.count_dirty(before, data.dirty_bytes());
-        if before > 0 {
-            node.count_blocks(data, self.chunk_size);
-        }
         result
     }
 
@@ -215,7 +213,8 @@ impl Volume {
         let inos: Vec<Ino> = self.pending.lock().nodes.iter().copied().collect();
         for ino in inos {
             let Ok(node) = self.node(ino) else { continue };
-            let mut data = node.data.write();
+            let mut content = node.data.write();
+            let mut data = content.change();
             if !data.dirty.is_empty() {
                 self.flush(&node, &mut data)?;
             }

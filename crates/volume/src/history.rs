@@ -85,8 +85,10 @@ impl Volume {
         let same_volume = self.keys.volume_id == other.keys.volume_id;
         if same_volume && mine.file_id == theirs.file_id {
             let (mine, theirs) = (mine.data.read(), theirs.data.read());
-            let clean = mine.dirty.is_empty() && theirs.dirty.is_empty();
-            if clean && mine.inline == theirs.inline && mine.map.iter().eq(theirs.map.iter()) {
+            let (mine, theirs) = (mine.view(), theirs.view());
+            let clean = !mine.is_waiting() && !theirs.is_waiting();
+            let same_inline = mine.inline() == theirs.inline();
+            if clean && same_inline && mine.entries().eq(theirs.entries()) {
                 return Ok(true);
             }
         }

@@ -1,7 +1,8 @@
 //! Holes: finding them, making them, and giving a file a size without content.
 
+use crate::content::{FileData, View};
 use crate::error::VolumeError;
-use crate::inode::{FileData, Node};
+use crate::inode::Node;
 use crate::tree::plain_len;
 use crate::types::{Ino, Seek};
 use crate::volume::{FILE_SIZE_MAX, Result, Volume};
@@ -16,17 +17,18 @@ impl Volume {
         self.require_writable()?;
         let node = self.file_node(ino)?;
         let end = range_end(offset, length)?;
-        let mut guard = node.data.write();
-        let data = &mut *guard;
+        let mut content = node.data.write();
+        let mut data = content.change();
         let before = data.dirty_bytes();
         self.mark(ino);
         let size = node.meta.lock().size;
-        let result = self.zero_locked(&node, data, size, offset..end.min(size));
+        let result = self.zero_locked(&node, &mut data, size, offset..end.min(size));
         self.count_dirty(before, data.dirty_bytes());
         if result.is_ok() {
-            self.touch(&node, data, size);
+            self.touch(&node, size);
         }
-        drop(guard);
+        drop(data);
+        drop(content);
         result.map_err(|error| self.name_file(error, ino))?;
         if keep_size {
             return Ok(());
@@ -57,12 +59,13 @@ impl Volume {
     /// `NoMore` at or beyond the end of the file, or where no data follows; `NotFound`, `IsDirectory`.
     pub fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64> {
         let node = self.file_node(ino)?;
-        let data = node.data.read();
+        let content = node.data.read();
+        let data = content.view();
         let size = node.meta.lock().size;
         if offset >= size {
             return Err(VolumeError::NoMore);
         }
-        if data.inline.is_some() {
+        if data.inline().is_some() {
             return Ok(if what == Seek::Data { offset } else { size });
         }
         let chunk_size = u64::from(self.chunk_size);
@@ -160,6 +163,22 @@ impl FileData {
                 return expected;
             }
             expected += 1;
+        }
+    }
+}
+
+impl View<'_> {
+    fn next_data(self, first: u64) -> Option<u64> {
+        match self {
+            Self::Open(data) => data.next_data(first),
+            Self::Compact(_) => (first < self.chunks()).then_some(first), // without holes
+        }
+    }
+
+    fn next_hole(self, first: u64) -> u64 {
+        match self {
+            Self::Open(data) => data.next_hole(first),
+            Self::Compact(_) => first.max(self.chunks()),
         }
     }
 }

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::aead::LessSafeKey;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::VolumeError;
 use crate::inode::Node;
-use crate::seal::KeySet;
+use crate::seal::{Key, KeySet};
 use crate::types::Ino;
 
 /// Files whose key and chunk are kept, at most one per number modulo this.
@@ -27,7 +26,7 @@ pub struct CachedChunk {
 pub struct Slot {
     ino: Ino,
     /// Of one version of the volume's key.
-    key: Option<(u32, Arc<LessSafeKey>)>,
+    key: Option<(u32, Arc<Key>)>,
     /// The chunk last opened for a partial read.
     pub chunk: Option<Arc<CachedChunk>>,
 }
@@ -58,7 +57,7 @@ impl Hot {
     }
 
     /// The file's key, derived unless it is at hand.
-    pub fn key(&self, node: &Node, keys: &KeySet) -> Result<Arc<LessSafeKey>, VolumeError> {
+    pub fn key(&self, node: &Node, keys: &KeySet) -> Result<Arc<Key>, VolumeError> {
         let kept = self.slot(node.ino).and_then(|slot| slot.key.clone());
         if let Some((_, key)) = kept.filter(|(version, _)| *version == keys.version) {
             return Ok(key);

@@ -1,10 +1,13 @@
-//! An inode in memory. Lock order: tree, then `data`, then `meta`.
+//! An inode in memory, compact: a volume of a million files keeps a million of them. Lock order: tree, then `data`,
+//! then `meta`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::chunkmap::ChunkMap;
+use crate::content::{Content, View};
 use crate::ops::InodeRecord;
 use crate::types::{Attr, FileType, Ino, Protection};
 
@@ -18,45 +21,58 @@ pub struct Node {
     pub kind: FileType,
     pub protection: Protection,
     pub chunk_log2: u8,
-    /// Number of a device; 0 for anything else.
-    pub device: u32,
+    /// How often it is open; changes only under the lock of `meta`.
+    opens: AtomicU32,
     pub meta: Mutex<Meta>,
-    /// Content of a regular file, target of a symbolic link.
-    pub data: RwLock<FileData>,
+    pub data: RwLock<Content>,
 }
 
-/// What `stat` shows, and the open count. `size` changes only under the write lock of `data`.
-#[derive(Clone)]
+/// What `stat` shows. `size` changes only under the write lock of `data`.
 pub struct Meta {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
     pub nlink: u32,
     pub size: u64,
-    pub blocks: u64,
     pub atime: i64,
     pub mtime: i64,
     pub ctime: i64,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub opens: u32,
+    pub xattrs: Xattrs,
 }
 
-/// Content of a regular file.
-///
-/// Every present entry of `map` holds `min(chunk size, size - index * chunk size)` plain bytes, unless the chunk is in
-/// `dirty`, which then counts. A dirty buffer may be shorter than its chunk: the rest is zeros.
+/// Extended attributes: most inodes have none.
 #[derive(Default)]
-pub struct FileData {
-    /// Content of a small file, or target of a symbolic link; `map` and `dirty` are then empty.
-    pub inline: Option<Vec<u8>>,
-    pub map: ChunkMap,
-    pub dirty: BTreeMap<u64, Vec<u8>>,
-    /// Entries of `map` changed since the last record.
-    pub changed: BTreeSet<u64>,
-    /// Entries from here on were removed since the last record (before `changed`).
-    pub cut: Option<u64>,
-    /// Where the store has the content of an authenticated file, as its sealed name says.
-    pub plain: Option<Box<str>>,
+#[allow(clippy::box_collection)] // 8 bytes in each inode, not 24
+pub struct Xattrs(Option<Box<BTreeMap<Vec<u8>, Vec<u8>>>>);
+
+static NO_XATTRS: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+
+impl Xattrs {
+    pub fn insert(&mut self, name: Vec<u8>, value: Vec<u8>) {
+        self.0.get_or_insert_default().insert(name, value);
+    }
+
+    pub fn remove(&mut self, name: &[u8]) -> Option<Vec<u8>> {
+        let removed = self.0.as_mut()?.remove(name);
+        if self.is_empty() {
+            self.0 = None;
+        }
+        removed
+    }
+}
+
+impl From<BTreeMap<Vec<u8>, Vec<u8>>> for Xattrs {
+    fn from(all: BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
+        Self((!all.is_empty()).then(|| Box::new(all)))
+    }
+}
+
+impl Deref for Xattrs {
+    type Target = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().unwrap_or(&NO_XATTRS)
+    }
 }
 
 impl Node {
@@ -71,43 +87,36 @@ impl Node {
             gid,
             nlink,
             chunk_log2,
-            device,
             size,
             ..
         } = record;
-        let (atime, mtime, ctime, xattrs) =
-            (record.atime, record.mtime, record.ctime, record.xattrs);
+        let (atime, mtime, ctime) = (record.atime, record.mtime, record.ctime);
         let meta = Meta {
             mode,
             uid,
             gid,
             nlink,
             size,
-            blocks: 0,
             atime,
             mtime,
             ctime,
-            xattrs,
-            opens: 0,
+            xattrs: record.xattrs.into(),
         };
-        let data = RwLock::new(FileData {
-            inline: record.body,
-            ..FileData::default()
-        });
+        let content = Content::new(record.body.as_deref(), record.device);
         Self {
             ino,
             file_id,
             kind,
             protection,
             chunk_log2,
-            device,
+            opens: AtomicU32::new(0),
             meta: Mutex::new(meta),
-            data,
+            data: RwLock::new(content),
         }
     }
 
     /// The inode as it is written under this version of the key; the caller holds `data`.
-    pub fn to_record(&self, data: &FileData, key_version: u32) -> InodeRecord {
+    pub fn to_record(&self, content: View<'_>, key_version: u32) -> InodeRecord {
         let meta = self.meta.lock();
         InodeRecord {
             ino: self.ino,
@@ -120,17 +129,21 @@ impl Node {
             nlink: meta.nlink,
             key_version,
             chunk_log2: self.chunk_log2,
-            device: self.device,
+            device: content.device(),
             size: meta.size,
             atime: meta.atime,
             mtime: meta.mtime,
             ctime: meta.ctime,
             xattrs: meta.xattrs.clone(),
-            body: data.inline.clone(),
+            body: content.inline().map(<[u8]>::to_vec),
         }
     }
 
     pub fn attr(&self) -> Attr {
+        let (stored, device) = match self.kind {
+            FileType::File => (self.stored_blocks(), 0),
+            _ => (0, self.data.read().view().device()),
+        };
         let meta = self.meta.lock();
         Attr {
             ino: self.ino,
@@ -139,26 +152,46 @@ impl Node {
             uid: meta.uid,
             gid: meta.gid,
             nlink: meta.nlink,
-            device: self.device,
+            device,
             size: if self.kind == FileType::Dir {
                 4096
             } else {
                 meta.size
             },
-            blocks: meta.blocks,
+            blocks: stored.min(meta.size.div_ceil(4096) * 8),
             atime: meta.atime,
             mtime: meta.mtime,
             ctime: meta.ctime,
         }
     }
 
-    /// Recounts `blocks` (from above while chunks wait in memory); the caller holds `data`.
-    pub fn count_blocks(&self, data: &FileData, chunk_size: u32) {
-        let chunks = data.map.present().saturating_add(data.dirty.len() as u64);
-        let mut meta = self.meta.lock();
-        let inline = u64::from(data.inline.is_some() && self.kind == FileType::File);
-        let most = meta.size.div_ceil(4096) * 8;
-        meta.blocks = (chunks.saturating_mul(u64::from(chunk_size)) / 512 + inline * 8).min(most);
+    /// 512-byte blocks of a file's content by its chunks, from above: also those that wait in memory count, and nobody
+    /// waits for who is writing to it.
+    fn stored_blocks(&self) -> u64 {
+        let Some(content) = self.data.try_read() else {
+            return u64::MAX;
+        };
+        match content.view() {
+            view if view.inline().is_some() => 8,
+            view => view.chunks().saturating_mul(1 << self.chunk_log2) / 512,
+        }
+    }
+
+    /// How often it is open; only who holds `meta` may rely on it.
+    pub fn opens(&self) -> u32 {
+        self.opens.load(Ordering::Relaxed)
+    }
+
+    /// Counts an open, or the end of one; returns how often it is open now.
+    pub fn count_open(&self, opened: bool) -> u32 {
+        let _meta = self.meta.lock();
+        let opens = if opened {
+            self.opens().saturating_add(1)
+        } else {
+            self.opens().saturating_sub(1)
+        };
+        self.opens.store(opens, Ordering::Relaxed);
+        opens
     }
 }
 
@@ -168,12 +201,5 @@ impl Meta {
         if !self.xattrs.is_empty() {
             self.xattrs.remove(CAPABILITY);
         }
-    }
-}
-
-impl FileData {
-    /// Plain bytes waiting to be sealed.
-    pub fn dirty_bytes(&self) -> u64 {
-        self.dirty.values().map(|buffer| buffer.len() as u64).sum()
     }
 }

@@ -7,6 +7,7 @@ use crate::api::{Anchor, Environment, Grant, Options, Store};
 use crate::chain::{self, Index, Place};
 use crate::codec::{Reader, malformed};
 use crate::commit::Log;
+use crate::dir::Dir;
 use crate::error::{StoreError, VolumeError};
 use crate::fits::{check_fits, check_grant};
 use crate::inode::Node;
@@ -16,7 +17,7 @@ use crate::seal::Keys;
 use crate::segment::Segments;
 use crate::snapshot::{PageRef, SnapshotReader};
 use crate::superblock::{self, Hint};
-use crate::tree::{Dir, Tree};
+use crate::tree::Tree;
 use crate::types::{FileType, Ino, ROOT_INO};
 use crate::volume::{Parts, Result, Volume};
 
@@ -98,9 +99,10 @@ fn find_records(store: &dyn Store, keys: &Keys, grant: &Grant) -> Result<Vec<Pla
                 "the grant's epoch was used before; every open for writing needs a new one",
             ));
         }
-        // Nothing is kept that only an older key vouches for: who replaces a key may not trust all who had it.
+        // Nothing is kept that only an older key vouches for: who replaces a key may not trust all who had it. Nor what
+        // followed a root when an owner went back to it: the store could bring the owner's choice to nothing.
         let head_epoch = places.last().map_or(0, |place| place.header.epoch);
-        let from = head_epoch.max(keys.since());
+        let from = head_epoch.max(keys.since()).max(grant.kept_since);
         places.extend(index.beyond(store, keys, anchored, from, grant.epoch));
     }
     Ok(places)
@@ -287,8 +289,7 @@ impl Volume {
             body: None,
         };
         let mut tree = self.tree.write();
-        tree.nodes
-            .insert(ROOT_INO, Arc::new(Node::from_record(record)));
+        tree.nodes.insert(Arc::new(Node::from_record(record)));
         tree.dirs.insert(ROOT_INO, Dir::new(ROOT_INO));
         self.mark(ROOT_INO);
     }

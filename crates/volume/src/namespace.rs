@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::dir::Dir;
 use crate::error::VolumeError;
 use crate::inode::Node;
 use crate::ops::InodeRecord;
-use crate::tree::{Dir, Tree};
+use crate::tree::Tree;
 use crate::types::{
     Attr, DirEntry, FileType, Ino, NAME_MAX, NodeKind, Protection, ROOT_INO, SetAttr, SetTime,
     TARGET_MAX,
@@ -88,7 +89,13 @@ impl Volume {
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
         if node.kind == FileType::Symlink {
-            Ok(node.data.read().inline.clone().unwrap_or_default())
+            Ok(node
+                .data
+                .read()
+                .view()
+                .inline()
+                .unwrap_or_default()
+                .to_vec())
         } else {
             Err(VolumeError::Invalid("not a symbolic link"))
         }
@@ -139,7 +146,7 @@ impl Volume {
             body,
         }));
         let attr = node.attr();
-        tree.nodes.insert(ino, node);
+        tree.nodes.insert(node);
         if kind == FileType::Dir {
             tree.dirs.insert(ino, Dir::new(parent));
             change_links(&tree, parent, 1);
@@ -211,30 +218,26 @@ impl Volume {
     /// # Errors
     /// `NotFound`.
     pub fn open_file(&self, ino: Ino) -> Result<()> {
-        self.tree.read().node(ino)?.meta.lock().opens += 1;
+        // Under the tree's lock: a file that nothing refers to goes under it, too.
+        self.tree.read().node(ino)?.count_open(true);
         Ok(())
     }
 
     /// Ends an open of [`Volume::open_file`].
     pub fn release(&self, ino: Ino) {
         let Ok(node) = self.node(ino) else { return };
-        let unused = {
-            let mut meta = node.meta.lock();
-            meta.opens = meta.opens.saturating_sub(1);
-            meta.opens == 0
-        };
-        if !unused {
+        if node.count_open(false) > 0 {
             return;
         }
         let mut tree = self.tree.write();
         let (nlink, opens) = {
             let meta = node.meta.lock();
-            (meta.nlink, meta.opens)
+            (meta.nlink, node.opens())
         };
         if opens == 0 {
             self.hot.forget(ino);
             if nlink == 0 {
-                tree.nodes.remove(&ino);
+                tree.nodes.remove(ino);
                 tree.dirs.remove(&ino);
                 self.mark(ino);
                 drop(tree);
@@ -291,8 +294,8 @@ impl Volume {
         name: &[u8],
         ino: Ino,
     ) -> Result<()> {
-        let name = tree.dir_mut(parent)?.insert(name, ino);
-        self.pending.lock().names.insert((parent, name));
+        tree.dir_mut(parent)?.insert(name, ino);
+        self.pending.lock().names.insert((parent, Arc::from(name)));
         self.touch_dir(tree, parent);
         Ok(())
     }
@@ -313,10 +316,10 @@ impl Volume {
             let mut meta = node.meta.lock();
             meta.nlink = meta.nlink.saturating_sub(1);
             meta.ctime = self.now();
-            meta.nlink == 0 && meta.opens == 0
+            meta.nlink == 0 && node.opens() == 0
         };
         if unused {
-            tree.nodes.remove(&ino);
+            tree.nodes.remove(ino);
         }
         self.mark(ino);
         if unused {
@@ -327,13 +330,13 @@ impl Volume {
 
     pub(crate) fn drop_dir(&self, tree: &mut Tree, parent: Ino, ino: Ino) {
         change_links(tree, parent, -1);
-        let opens = tree.nodes.get(&ino).map_or(0, |node| {
+        let opens = tree.nodes.get(ino).map_or(0, |node| {
             let mut meta = node.meta.lock();
             meta.nlink = 0;
-            meta.opens
+            node.opens()
         });
         if opens == 0 {
-            tree.nodes.remove(&ino);
+            tree.nodes.remove(ino);
             tree.dirs.remove(&ino);
         }
         self.mark(ino);
@@ -341,7 +344,7 @@ impl Volume {
     }
 
     fn touch_dir(&self, tree: &Tree, ino: Ino) {
-        if let Some(node) = tree.nodes.get(&ino) {
+        if let Some(node) = tree.nodes.get(ino) {
             let mut meta = node.meta.lock();
             meta.mtime = self.now();
             meta.ctime = meta.mtime;
@@ -367,7 +370,7 @@ fn contents(kind: NodeKind<'_>) -> Result<(FileType, Option<Vec<u8>>, u32)> {
 }
 
 pub(crate) fn change_links(tree: &Tree, ino: Ino, by: i32) {
-    if let Some(node) = tree.nodes.get(&ino) {
+    if let Some(node) = tree.nodes.get(ino) {
         let mut meta = node.meta.lock();
         meta.nlink = meta.nlink.saturating_add_signed(by);
     }

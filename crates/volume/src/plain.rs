@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest as hash};
 
 use crate::chunkmap::Entry;
 use crate::codec::{Reader, damaged};
+use crate::content::View;
 use crate::error::{StoreError, VolumeError};
-use crate::inode::FileData;
 use crate::read::chunk_name;
 use crate::tree::{Tree, contradiction, plain_len};
 use crate::types::{FileType, Ino, Protection, ROOT_INO};
@@ -29,7 +29,7 @@ impl Volume {
     /// returns the bytes. Nothing that is not what was sealed stays in `out`.
     pub(crate) fn open_plain(
         &self,
-        data: &FileData,
+        data: View<'_>,
         size: u64,
         index: u64,
         out: &mut [u8],
@@ -39,8 +39,8 @@ impl Volume {
         for next in index.. {
             let length = plain_len(size, next, self.chunk_size) as usize;
             let fits = bytes + length <= out.len() && (run.is_empty() || bytes < READ_RUN);
-            let entry = data.map.get(next).filter(|_| length > 0 && fits);
-            match entry.filter(|_| run.is_empty() || !data.dirty.contains_key(&next)) {
+            let entry = data.entry(next).filter(|_| length > 0 && fits);
+            match entry.filter(|_| run.is_empty() || data.waiting(next).is_none()) {
                 Some(entry) => run.push(entry),
                 None => break,
             }
@@ -54,7 +54,7 @@ impl Volume {
 
     fn verify_plain(
         &self,
-        data: &FileData,
+        data: View<'_>,
         size: u64,
         index: u64,
         run: &[Entry],
@@ -81,8 +81,8 @@ impl Volume {
     }
 
     /// Where a file lies, if it has its sealed size there.
-    fn plain_file<'a>(&self, data: &'a FileData, size: u64, index: u64) -> Result<&'a str> {
-        let path = data.plain.as_deref().ok_or(VolumeError::Invalid(
+    fn plain_file<'a>(&self, data: View<'a>, size: u64, index: u64) -> Result<&'a str> {
+        let path = data.plain().ok_or(VolumeError::Invalid(
             "a file of an authenticated volume is read by another open than the one that packed it",
         ))?;
         let found = self
@@ -104,9 +104,9 @@ impl Volume {
             return Ok(());
         }
         let node = self.file_node(ino)?;
-        let data = node.data.read();
+        let content = node.data.read();
         let size = node.meta.lock().size;
-        self.plain_file(&data, size, 0)
+        self.plain_file(content.view(), size, 0)
             .map_err(|error| self.name_file(error, ino))?;
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Tree {
     pub(crate) fn name_plain_files(&self) -> Result<()> {
         let mut todo = vec![(DIRECTORY.to_owned(), ROOT_INO)];
         let is_plain = |ino| {
-            let root = self.nodes.get(&ino);
+            let root = self.nodes.get(ino);
             root.is_some_and(|node| node.protection == Protection::Authenticated)
         };
         if !is_plain(ROOT_INO) {
@@ -137,7 +137,8 @@ impl Tree {
                 match node.kind {
                     FileType::Dir => todo.push((whole, child)),
                     FileType::File => {
-                        let mut data = node.data.write();
+                        let mut content = node.data.write();
+                        let mut data = content.change();
                         if data.plain.as_deref().is_none_or(|known| *whole < *known) {
                             data.plain = Some(whole.into_boxed_str());
                         }

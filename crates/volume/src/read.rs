@@ -1,13 +1,13 @@
-//! Reading: from the store into scratch memory, verified and decrypted from there into the caller's buffer.
+//! Reading: from the store into the caller's buffer, verified and decrypted there.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::chunkmap::Entry;
 use crate::codec::damaged;
+use crate::content::View;
 use crate::error::{StoreError, VolumeError};
 use crate::hot::CachedChunk;
-use crate::inode::{FileData, Node};
+use crate::inode::Node;
 use crate::ops::SegmentKind;
 use crate::seal;
 use crate::tree::plain_len;
@@ -17,13 +17,9 @@ use crate::volume::{Result, Volume};
 /// Most ciphertext read at once, in bytes: it stays in the processor's cache until it is decrypted.
 const READ_RUN: u64 = 256 << 10;
 
-thread_local! {
-    /// Ciphertext on its way; holds nothing secret.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 impl Volume {
-    /// Reads at `offset`; shorter than `buf` only at the end of the file.
+    /// Reads at `offset`; shorter than `buf` only at the end of the file. Sealed bytes are opened in `buf`, which
+    /// nobody else may change meanwhile, and which means nothing after an error.
     ///
     /// # Errors
     /// `Integrity` naming the file when the store's bytes are not those that were written; `Io`.
@@ -47,7 +43,8 @@ impl Volume {
     }
 
     pub(crate) fn read_node(&self, node: &Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let data = node.data.read();
+        let content = node.data.read();
+        let data = content.view();
         let size = node.meta.lock().size;
         let length = usize::try_from(size.saturating_sub(offset))
             .unwrap_or(usize::MAX)
@@ -55,13 +52,13 @@ impl Volume {
         let Some(mut out) = buf.get_mut(..length) else {
             return Ok(0);
         };
-        if let Some(inline) = &data.inline {
+        if let Some(inline) = data.inline() {
             copy_or_zero(out, inline, usize::try_from(offset).unwrap_or(usize::MAX));
             return Ok(length);
         }
         let mut position = offset;
         while !out.is_empty() {
-            let done = self.read_step(node, &data, size, position, out)?;
+            let done = self.read_step(node, data, size, position, out)?;
             position += done as u64;
             out = out.get_mut(done..).unwrap_or_default();
         }
@@ -72,7 +69,7 @@ impl Volume {
     fn read_step(
         &self,
         node: &Node,
-        data: &FileData,
+        data: View<'_>,
         size: u64,
         position: u64,
         out: &mut [u8],
@@ -83,11 +80,11 @@ impl Volume {
         let plain = plain_len(size, index, self.chunk_size) as usize;
         let count = (plain - within).min(out.len());
         let target = out.get_mut(..count).unwrap_or_default();
-        if let Some(buffer) = data.dirty.get(&index) {
+        if let Some(buffer) = data.waiting(index) {
             copy_or_zero(target, buffer, within);
             return Ok(count);
         }
-        let Some(entry) = data.map.get(index) else {
+        let Some(entry) = data.entry(index) else {
             target.fill(0);
             return Ok(count);
         };
@@ -108,7 +105,7 @@ impl Volume {
     /// The chunks from `index` on that lie in consecutive slots and fit into `room` bytes: full ones when many.
     fn run_from(
         &self,
-        data: &FileData,
+        data: View<'_>,
         size: u64,
         index: u64,
         first: Entry,
@@ -126,12 +123,12 @@ impl Volume {
         let most = room.min(READ_RUN) / u64::from(self.chunk_size);
         for (next, slot) in (index + 1..index + most.max(1)).zip(u64::from(first.slot) + 1..) {
             let full = plain_len(size, next, self.chunk_size) == self.chunk_size;
-            match data.map.get(next) {
+            match data.entry(next) {
                 Some(entry)
                     if full
                         && entry.segment == first.segment
                         && u64::from(entry.slot) == slot
-                        && !data.dirty.contains_key(&next) =>
+                        && data.waiting(next).is_none() =>
                 {
                     run.push(entry);
                 }
@@ -149,47 +146,37 @@ impl Volume {
         let (path, epoch, offset) = self.locate(first.segment, first.slot)?;
         let keys = self.keys.of(epoch)?;
         let key = self.hot.key(node, keys)?;
-        SCRATCH.with_borrow_mut(|scratch| {
-            if scratch.len() < out.len() {
-                scratch.resize(out.len(), 0);
+        let got = self
+            .store
+            .read_at(&path, offset, out)
+            .map_err(|error| match error {
+                StoreError::NotFound => damaged(chunk_name(index), format!("{path} is missing")),
+                other => other.into(),
+            })?;
+        let step = self.chunk_size as usize;
+        let mut end = 0;
+        for ((text, entry), index) in out.chunks_mut(step).zip(run).zip(index..) {
+            end += text.len();
+            if end > got {
+                return Err(damaged(chunk_name(index), format!("{path} ends too early")));
             }
-            let sealed = scratch.get_mut(..out.len()).unwrap_or_default();
-            let got = self
-                .store
-                .read_at(&path, offset, sealed)
-                .map_err(|error| match error {
-                    StoreError::NotFound => {
-                        damaged(chunk_name(index), format!("{path} is missing"))
-                    }
-                    other => other.into(),
-                })?;
-            let step = self.chunk_size as usize;
-            let pairs = sealed.chunks(step).zip(out.chunks_mut(step));
-            for (((sealed, plain), entry), (number, index)) in
-                pairs.zip(run).zip((0..).zip(index..))
-            {
-                if number * step + sealed.len() > got {
-                    return Err(damaged(chunk_name(index), format!("{path} ends too early")));
-                }
-                let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-                let aad = keys.chunk_aad(&node.file_id, index, length);
-                if !seal::open(&key, epoch, &entry.seal, &aad, sealed, plain) {
-                    plain.fill(0);
-                    return Err(damaged(
-                        chunk_name(index),
-                        format!("its bytes in {path} do not authenticate"),
-                    ));
-                }
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            let aad = keys.chunk_aad(&node.file_id, index, length);
+            if !seal::open(&key, epoch, &entry.seal, &aad, text) {
+                return Err(damaged(
+                    chunk_name(index),
+                    format!("its bytes in {path} do not authenticate"),
+                ));
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     /// One whole chunk, opened; kept for the next partial read.
     fn cached_chunk(
         &self,
         node: &Node,
-        data: &FileData,
+        data: View<'_>,
         index: u64,
         entry: Entry,
         plain_len: usize,
@@ -220,7 +207,7 @@ impl Volume {
     pub(crate) fn open_whole(
         &self,
         node: &Node,
-        data: &FileData,
+        data: View<'_>,
         index: u64,
         entry: Entry,
         plain_len: usize,

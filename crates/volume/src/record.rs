@@ -122,7 +122,7 @@ pub fn open_record(keys: &Keys, raw: &[u8]) -> Result<(Header, Vec<u8>), VolumeE
     let keys = keys.of(header.epoch)?;
     let aad = keys.record_aad(raw.get(..Header::SIZE - seal::TAG).unwrap_or_default());
     let sealed = raw.get(Header::SIZE..).unwrap_or_default();
-    let mut payload = vec![0; sealed.len()];
+    let mut payload = sealed.to_vec();
     let fits = sealed.len() == header.length as usize;
     if !fits
         || !seal::open(
@@ -130,7 +130,6 @@ pub fn open_record(keys: &Keys, raw: &[u8]) -> Result<(Header, Vec<u8>), VolumeE
             header.epoch,
             &header.seal,
             &aad,
-            sealed,
             &mut payload,
         )
     {

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
 
 use crate::api::{Grant, VolumeKey};
 use crate::error::VolumeError;
@@ -12,6 +13,9 @@ use crate::error::VolumeError;
 pub const SUITE: u8 = 1;
 /// Bytes of a tag.
 pub const TAG: usize = 16;
+
+/// Bytes of a key.
+const KEY: usize = 32;
 
 const INFO_METADATA: &[u8] = b"securetf volume v1 metadata";
 const INFO_FILE: &[u8] = b"securetf volume v1 file";
@@ -72,12 +76,41 @@ impl Keys {
     }
 }
 
-/// The keys of one version. aws-lc wipes its own copies when they are freed.
+/// One AES-256-GCM key, of a file or of the metadata.
+pub struct Key(LessSafeKey);
+
+impl Key {
+    fn new(bytes: &[u8; KEY]) -> Result<Self, VolumeError> {
+        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| crypto_failed())?;
+        Ok(Self(LessSafeKey::new(key)))
+    }
+}
+
+impl Drop for Key {
+    /// ring does not wipe a key that is freed: another one, of zeros, takes its place in memory before that.
+    fn drop(&mut self) {
+        if let Ok(zeros) = UnboundKey::new(&AES_256_GCM, &[0; KEY]) {
+            self.0 = LessSafeKey::new(zeros);
+            std::hint::black_box(&self.0); // else the compiler may leave the write out: nothing reads it
+        }
+    }
+}
+
+/// How many bytes HKDF gives for a key.
+struct KeyLength;
+
+impl KeyType for KeyLength {
+    fn len(&self) -> usize {
+        KEY
+    }
+}
+
+/// The keys of one version. aws-lc wipes its copy of what they are derived from when it is freed.
 pub struct KeySet {
     pub version: u32,
     volume_id: [u8; 16],
     prk: Prk,
-    metadata: LessSafeKey,
+    metadata: Key,
 }
 
 impl KeySet {
@@ -93,7 +126,7 @@ impl KeySet {
     }
 
     /// The key of one file.
-    pub fn file(&self, file_id: &[u8; 16]) -> Result<LessSafeKey, VolumeError> {
+    pub fn file(&self, file_id: &[u8; 16]) -> Result<Key, VolumeError> {
         expand(
             &self.prk,
             &[INFO_FILE, &self.version.to_be_bytes(), file_id],
@@ -101,7 +134,7 @@ impl KeySet {
     }
 
     /// The key of journal records and snapshot pages.
-    pub fn metadata(&self) -> &LessSafeKey {
+    pub fn metadata(&self) -> &Key {
         &self.metadata
     }
 
@@ -143,11 +176,11 @@ impl KeySet {
     }
 }
 
-fn expand(prk: &Prk, info: &[&[u8]]) -> Result<LessSafeKey, VolumeError> {
-    let okm = prk
-        .expand(info, &AES_256_GCM)
-        .map_err(|_| crypto_failed())?;
-    Ok(LessSafeKey::new(UnboundKey::from(okm)))
+fn expand(prk: &Prk, info: &[&[u8]]) -> Result<Key, VolumeError> {
+    let okm = prk.expand(info, KeyLength).map_err(|_| crypto_failed())?;
+    let mut bytes = Zeroizing::new([0; KEY]);
+    okm.fill(&mut *bytes).map_err(|_| crypto_failed())?;
+    Key::new(&bytes)
 }
 
 fn crypto_failed() -> VolumeError {
@@ -173,12 +206,7 @@ impl Nonces {
     }
 
     /// Encrypts `text` in place.
-    pub fn seal(
-        &self,
-        key: &LessSafeKey,
-        aad: &[u8],
-        text: &mut [u8],
-    ) -> Result<Seal, VolumeError> {
+    pub fn seal(&self, key: &Key, aad: &[u8], text: &mut [u8]) -> Result<Seal, VolumeError> {
         let counter = self.draw();
         self.seal_with(key, counter, aad, text)
     }
@@ -191,12 +219,13 @@ impl Nonces {
     /// Encrypts `text` in place with a counter of [`Self::reserve`].
     pub fn seal_with(
         &self,
-        key: &LessSafeKey,
+        key: &Key,
         counter: u64,
         aad: &[u8],
         text: &mut [u8],
     ) -> Result<Seal, VolumeError> {
         let tag = key
+            .0
             .seal_in_place_separate_tag(nonce(self.epoch, counter), Aad::from(aad), text)
             .map_err(|_| crypto_failed())?;
         let tag = tag.as_ref().try_into().map_err(|_| crypto_failed())?;
@@ -212,23 +241,16 @@ fn nonce(epoch: u32, counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(raw)
 }
 
-/// Decrypts `sealed` into `out` (same length); `false` when it does not authenticate, and `out` is then meaningless.
-pub fn open(
-    key: &LessSafeKey,
-    epoch: u32,
-    seal: &Seal,
-    aad: &[u8],
-    sealed: &[u8],
-    out: &mut [u8],
-) -> bool {
-    sealed.len() == out.len()
-        && key
-            .open_separate_gather(
-                nonce(epoch, seal.counter),
-                Aad::from(aad),
-                sealed,
-                &seal.tag,
-                out,
-            )
-            .is_ok()
+/// Decrypts `text` in place; `false`, and zeros in it, when it does not authenticate. Nobody else may change `text`
+/// meanwhile.
+pub fn open(key: &Key, epoch: u32, seal: &Seal, aad: &[u8], text: &mut [u8]) -> bool {
+    let (nonce, aad, tag) = (nonce(epoch, seal.counter), Aad::from(aad), seal.tag.into());
+    let opened = key
+        .0
+        .open_in_place_separate_tag(nonce, aad, tag, text, 0..)
+        .is_ok();
+    if !opened {
+        text.fill(0);
+    }
+    opened
 }

@@ -196,29 +196,23 @@ impl SnapshotReader<'_> {
         let path = path(self.seq);
         let what = || format!("page at {} of snapshot {}", page.offset, self.seq);
         let length = page.length as usize;
-        let mut sealed = vec![0; length];
-        let got = self
-            .store
-            .read_at(&path, page.offset, &mut sealed)
-            .map_err(|error| match error {
-                crate::error::StoreError::NotFound => damaged(what(), format!("{path} is missing")),
-                other => other.into(),
-            })?;
+        let mut text = vec![0; length];
+        let got =
+            self.store
+                .read_at(&path, page.offset, &mut text)
+                .map_err(|error| match error {
+                    crate::error::StoreError::NotFound => {
+                        damaged(what(), format!("{path} is missing"))
+                    }
+                    other => other.into(),
+                })?;
         if got != length {
             return Err(damaged(what(), format!("{path} ends too early")));
         }
         let keys = self.keys.of(self.epoch)?;
         let aad = keys.page_aad(self.seq, page.level, page.offset, page.length);
-        let mut plain = vec![0; length];
-        if seal::open(
-            keys.metadata(),
-            self.epoch,
-            &page.seal,
-            &aad,
-            &sealed,
-            &mut plain,
-        ) {
-            Ok(plain)
+        if seal::open(keys.metadata(), self.epoch, &page.seal, &aad, &mut text) {
+            Ok(text)
         } else {
             Err(damaged(what(), "it does not authenticate"))
         }

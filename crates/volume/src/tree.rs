@@ -1,118 +1,48 @@
 //! The name space in memory, and how it is built from operations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::chunkmap::is_present;
 use crate::codec::malformed;
+use crate::dir::Dir;
 use crate::error::VolumeError;
 use crate::inode::Node;
+use crate::nodes::Nodes;
 use crate::ops::Op;
 use crate::segment::Segments;
 use crate::types::{FileType, Ino, Protection, ROOT_INO};
 
 /// All inodes and names.
 pub struct Tree {
-    pub nodes: HashMap<Ino, Arc<Node>>,
+    pub nodes: Nodes,
     pub dirs: HashMap<Ino, Dir>,
     pub next_ino: Ino,
-}
-
-/// The entries of one directory. A cookie stays with its entry, and new ones are
-/// higher, so a listing is stable under changes.
-pub struct Dir {
-    pub parent: Ino,
-    names: HashMap<Arc<[u8]>, (Ino, u64)>,
-    order: BTreeMap<u64, (Arc<[u8]>, Ino)>,
-    next_cookie: u64,
-}
-
-impl Dir {
-    /// First cookie of a real entry; "." and ".." come before.
-    pub const FIRST: u64 = 3;
-
-    pub fn new(parent: Ino) -> Self {
-        Self {
-            parent,
-            names: HashMap::new(),
-            order: BTreeMap::new(),
-            next_cookie: Self::FIRST,
-        }
-    }
-
-    pub fn get(&self, name: &[u8]) -> Option<Ino> {
-        self.names.get(name).map(|(ino, _)| *ino)
-    }
-
-    /// Inserts an entry at the end, or replaces one in its place; returns its name for the set of changes.
-    pub fn insert(&mut self, name: &[u8], ino: Ino) -> Arc<[u8]> {
-        let kept = self.cookie(name);
-        self.remove(name);
-        let cookie = kept.unwrap_or(self.next_cookie);
-        self.next_cookie = self.next_cookie.max(cookie + 1);
-        self.put(name, ino, cookie)
-    }
-
-    /// Moves an entry to the place of one that was removed: a listing that goes on meets a renamed file once.
-    pub fn move_to(&mut self, name: &[u8], cookie: u64) {
-        if let Some(ino) = self.remove(name) {
-            self.put(name, ino, cookie);
-        }
-    }
-
-    /// The place of a name in listings.
-    pub fn cookie(&self, name: &[u8]) -> Option<u64> {
-        self.names.get(name).map(|(_, cookie)| *cookie)
-    }
-
-    fn put(&mut self, name: &[u8], ino: Ino, cookie: u64) -> Arc<[u8]> {
-        let name: Arc<[u8]> = Arc::from(name);
-        self.names.insert(Arc::clone(&name), (ino, cookie));
-        self.order.insert(cookie, (Arc::clone(&name), ino));
-        name
-    }
-
-    pub fn remove(&mut self, name: &[u8]) -> Option<Ino> {
-        let (ino, cookie) = self.names.remove(name)?;
-        self.order.remove(&cookie);
-        Some(ino)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// Entries after a cookie, in the order of their making.
-    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &[u8], Ino)> {
-        self.order
-            .range(cookie + 1..)
-            .map(|(cookie, (name, ino))| (*cookie, &**name, *ino))
-    }
 }
 
 impl Tree {
     pub fn empty() -> Self {
         Self {
-            nodes: HashMap::new(),
+            nodes: Nodes::default(),
             dirs: HashMap::new(),
             next_ino: ROOT_INO + 1,
         }
     }
 
     pub fn node(&self, ino: Ino) -> Result<&Arc<Node>, VolumeError> {
-        self.nodes.get(&ino).ok_or(VolumeError::NotFound)
+        self.nodes.get(ino).ok_or(VolumeError::NotFound)
     }
 
     pub fn dir(&self, ino: Ino) -> Result<&Dir, VolumeError> {
         match self.dirs.get(&ino) {
             Some(dir) => Ok(dir),
-            None if self.nodes.contains_key(&ino) => Err(VolumeError::NotDirectory),
+            None if self.nodes.contains(ino) => Err(VolumeError::NotDirectory),
             None => Err(VolumeError::NotFound),
         }
     }
 
     pub fn dir_mut(&mut self, ino: Ino) -> Result<&mut Dir, VolumeError> {
-        let known = self.nodes.contains_key(&ino);
+        let known = self.nodes.contains(ino);
         self.dirs.get_mut(&ino).ok_or(if known {
             VolumeError::NotDirectory
         } else {
@@ -144,7 +74,7 @@ impl Tree {
         match op {
             Op::Inode(record) => self.apply_inode(*record),
             Op::InodeGone(ino) => {
-                self.nodes.remove(&ino);
+                self.nodes.remove(ino);
                 self.dirs.remove(&ino);
             }
             Op::Name { parent, name, ino } => {
@@ -159,9 +89,9 @@ impl Tree {
             Op::MapCut { ino, from } => {
                 let node = self
                     .nodes
-                    .get(&ino)
+                    .get(ino)
                     .ok_or_else(|| contradiction("chunks of an unknown inode"))?;
-                node.data.write().map.cut(from, |_| ());
+                node.data.write().change().map.cut(from, |_| ());
             }
             Op::MapSet {
                 ino,
@@ -170,9 +100,10 @@ impl Tree {
             } => {
                 let node = self
                     .nodes
-                    .get(&ino)
+                    .get(ino)
                     .ok_or_else(|| contradiction("chunks of an unknown inode"))?;
-                let mut data = node.data.write();
+                let mut content = node.data.write();
+                let mut data = content.change();
                 for (index, entry) in (first..).zip(entries) {
                     data.map.set(index, is_present(&entry).then_some(entry));
                 }
@@ -198,12 +129,14 @@ impl Tree {
             self.dirs.entry(ino).or_insert_with(|| Dir::new(ino));
         }
         let node = Node::from_record(record);
-        if let Some(old) = self.nodes.get(&ino)
-            && node.data.read().inline.is_none()
+        if let Some(old) = self.nodes.get(ino)
+            && node.data.read().view().inline().is_none()
         {
-            std::mem::swap(&mut node.data.write().map, &mut old.data.write().map);
+            let mut kept = old.data.write();
+            let map = std::mem::take(&mut kept.change().map);
+            node.data.write().change().map = map;
         }
-        self.nodes.insert(ino, Arc::new(node));
+        self.nodes.insert(Arc::new(node));
     }
 
     /// After all operations: checks that everything refers to something, counts live slots, drops orphans.
@@ -214,7 +147,7 @@ impl Tree {
     ) -> Result<Vec<Ino>, VolumeError> {
         let is_dir = |ino: &Ino| {
             self.nodes
-                .get(ino)
+                .get(*ino)
                 .is_some_and(|node| node.kind == FileType::Dir)
         };
         if !is_dir(&ROOT_INO) || !self.dirs.keys().all(is_dir) {
@@ -225,7 +158,7 @@ impl Tree {
             for (_, _, child) in dir.after(0) {
                 let node = self
                     .nodes
-                    .get(&child)
+                    .get(child)
                     .ok_or_else(|| contradiction("a name without an inode"))?;
                 if node.kind == FileType::Dir {
                     parents.push((child, *parent));
@@ -239,26 +172,27 @@ impl Tree {
         }
         let orphans: Vec<Ino> = self
             .nodes
-            .values()
+            .iter()
             .filter(|node| node.meta.lock().nlink == 0)
             .map(|n| n.ino)
             .collect();
         for ino in &orphans {
-            self.nodes.remove(ino);
+            self.nodes.remove(*ino);
             self.dirs.remove(ino);
         }
         self.name_plain_files()?;
-        for node in self.nodes.values() {
+        for node in self.nodes.iter() {
             count_chunks(node, segments, chunk_size)?;
         }
+        self.dirs.values_mut().for_each(Dir::shrink);
         Ok(orphans)
     }
 }
 
 fn count_chunks(node: &Node, segments: &mut Segments, chunk_size: u32) -> Result<(), VolumeError> {
-    let data = node.data.read();
+    let content = node.data.read();
     let size = node.meta.lock().size;
-    for (index, entry) in data.map.iter() {
+    for (index, entry) in content.view().entries() {
         let length = plain_len(size, index, chunk_size);
         let lies = node.protection == Protection::Authenticated
             || segments.count_live(entry.segment, entry.slot, length);
@@ -268,7 +202,6 @@ fn count_chunks(node: &Node, segments: &mut Segments, chunk_size: u32) -> Result
             ));
         }
     }
-    node.count_blocks(&data, chunk_size);
     Ok(())
 }
 

@@ -295,10 +295,7 @@ impl Volume {
     /// Inodes, and sizes of regular files together.
     fn count(&self) -> (u64, u64) {
         let tree = self.tree.read();
-        let files = tree
-            .nodes
-            .values()
-            .filter(|node| node.kind == FileType::File);
+        let files = tree.nodes.iter().filter(|node| node.kind == FileType::File);
         (
             tree.nodes.len() as u64,
             files.map(|node| node.meta.lock().size).sum(),

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use crate::chunkmap::Entry;
+use crate::content::{FileData, View};
 use crate::error::VolumeError;
 use crate::flush::Placed;
-use crate::inode::{FileData, Node};
+use crate::inode::Node;
 use crate::ops::{INLINE_MAX, INLINE_TINY};
 use crate::segment::Dead;
 use crate::tree::plain_len;
@@ -28,11 +29,13 @@ impl Volume {
             return Ok(0);
         }
         let sealed = self.seal_full(&node, offset, end, bytes)?;
-        let mut data = node.data.write();
+        let mut content = node.data.write();
+        let mut data = content.change();
         let before = data.dirty_bytes();
         let result = self.install(&node, &mut data, offset, end, bytes, sealed);
         self.count_dirty(before, data.dirty_bytes());
         drop(data);
+        drop(content);
         result.map_err(|error| self.name_file(error, ino))?;
         if self.dirty_bytes.load(Ordering::Relaxed) > self.options.dirty_limit {
             self.flush_dirty()?;
@@ -53,7 +56,7 @@ impl Volume {
         self.mark(node.ino);
         let size = node.meta.lock().size;
         if self.write_inline(data, offset, end, bytes) {
-            self.touch(node, data, size.max(end));
+            self.touch(node, size.max(end));
             return Ok(());
         }
         let covered = sealed
@@ -79,7 +82,7 @@ impl Volume {
             position += count as u64;
             rest = tail;
         }
-        self.touch(node, data, size.max(end));
+        self.touch(node, size.max(end));
         Ok(())
     }
 
@@ -120,7 +123,9 @@ impl Volume {
             let length = plain_len(size, index, self.chunk_size) as usize;
             let replaced = within == 0 && end >= length;
             let buffer = match data.map.get(index) {
-                Some(entry) if !replaced => self.open_whole(node, data, index, entry, length)?,
+                Some(entry) if !replaced => {
+                    self.open_whole(node, View::Open(data), index, entry, length)?
+                }
                 _ => Vec::with_capacity(end),
             };
             data.dirty.insert(index, buffer);
@@ -145,7 +150,7 @@ impl Volume {
             return Ok(());
         };
         if !data.dirty.contains_key(&index) {
-            let buffer = self.open_whole(node, data, index, entry, length as usize)?;
+            let buffer = self.open_whole(node, View::Open(data), index, entry, length as usize)?;
             data.dirty.insert(index, buffer);
         }
         self.place(data, size, index, None);
@@ -166,15 +171,12 @@ impl Volume {
         }
     }
 
-    /// Sets size, blocks and times after a change of content.
-    pub(crate) fn touch(&self, node: &Node, data: &FileData, size: u64) {
+    /// Sets size and times after a change of content.
+    pub(crate) fn touch(&self, node: &Node, size: u64) {
         let now = self.now();
-        {
-            let mut meta = node.meta.lock();
-            (meta.size, meta.mtime, meta.ctime) = (size, now, now);
-            meta.drop_capabilities();
-        }
-        node.count_blocks(data, self.chunk_size);
+        let mut meta = node.meta.lock();
+        (meta.size, meta.mtime, meta.ctime) = (size, now, now);
+        meta.drop_capabilities();
     }
 
     /// Cuts or extends a file.
@@ -189,8 +191,8 @@ impl Volume {
 
     /// Gives a file the size that follows from the one it has, if one does; nothing else writes it in between.
     fn reach(&self, node: &Node, target: impl FnOnce(u64) -> Option<u64>) -> Result<()> {
-        let mut guard = node.data.write();
-        let data = &mut *guard;
+        let mut content = node.data.write();
+        let data = &mut *content.change();
         let before = data.dirty_bytes();
         let size = node.meta.lock().size;
         let Some(target) = target(size) else {
@@ -202,7 +204,7 @@ impl Volume {
         self.mark(node.ino);
         let result = self.resize_locked(node, data, size, target);
         if result.is_ok() {
-            self.touch(node, data, target);
+            self.touch(node, target);
         }
         self.count_dirty(before, data.dirty_bytes());
         result
@@ -282,7 +284,8 @@ impl Volume {
 
     /// Drops the content of a file that no name and no open refers to any more.
     pub(crate) fn discard(&self, node: &Node) {
-        let mut data = node.data.write();
+        let mut content = node.data.write();
+        let mut data = content.change();
         self.count_dirty(data.dirty_bytes(), 0);
         data.dirty.clear();
         let size = node.meta.lock().size;

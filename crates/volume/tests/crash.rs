@@ -336,6 +336,7 @@ fn test_a_crash_at_any_point_of_a_rekeying_loses_nothing_and_the_next_run_ends_i
             volume.close().unwrap();
             let alone = Grant {
                 older_key: None,
+                kept_since: 0,
                 ..anchor.rekeyed(false, since)
             };
             let reader = open_grant(&store, &anchor, alone).unwrap();

@@ -30,6 +30,7 @@ fn both(anchor: &TestAnchor, writable: bool, since: u32) -> Grant {
 fn newest(anchor: &TestAnchor, writable: bool, since: u32) -> Grant {
     Grant {
         older_key: None,
+        kept_since: 0,
         ..both(anchor, writable, since)
     }
 }

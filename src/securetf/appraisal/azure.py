@@ -6,7 +6,7 @@ which the measured launcher checks before it starts anything.
 
 from collections.abc import Iterator
 
-from securetf.appraisal import sev_snp
+from securetf.appraisal import pcrs, sev_snp
 from securetf.appraisal.comparison import Claims, Mismatch, machine, register, tcb_status
 from securetf.claims import Platform
 from securetf.errors import PlatformNotAllowedError
@@ -17,8 +17,7 @@ _RTMRS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 
 def mismatches(claims: Claims, policy: AzurePolicy) -> Iterator[Mismatch]:
     """Yield whatever of the claims the policy does not accept."""
-    for name, accepted in sorted(policy.pcrs.items()):
-        yield from register(name, claims, accepted)
+    yield from pcrs.values(claims, policy.pcrs)
     hardware = claims.properties.get("hardware")
     if hardware == Platform.SEV_SNP.value and policy.sev_snp is not None:
         yield from sev_snp.mismatches(claims, policy.sev_snp)

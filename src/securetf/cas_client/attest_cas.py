@@ -10,7 +10,7 @@ from securetf.appraisal import AttestationResult, appraise_all
 from securetf.appraisal.policy import AnyPolicy
 from securetf.cas_client.answers import decode_answer, refusal_of
 from securetf.cas_client.tpm_of_cas import TpmIssuers
-from securetf.cas_client.transport import Transport
+from securetf.cas_client.transport import Line, Transport
 from securetf.cas_client.trust import CasTrust
 from securetf.claims import Evidence, Platform, code_register
 from securetf.endorsements import Endorsements
@@ -64,7 +64,7 @@ def attest_cas(
     nonce = os.urandom(_NONCE_SIZE)
     transport = Transport(url, None, deadline_s=deadline_s)
     try:
-        answer = _evidence(transport, nonce)
+        answer, exporter = _evidence(transport, nonce)
         spki = transport.seen_spki
         verifiers = dict(verifiers_for(_endorsements(answer.endorsements)))
         if tpm is not None and _needs_enrolment(answer):
@@ -81,7 +81,7 @@ def attest_cas(
             tls_spki=spki,
             hpke_public_key=answer.hpke_public_key + answer.audit_public_key,
             cas_spki=spki,
-            exporter=None,
+            exporter=exporter,
             manifest_hash=None,
         ),
         now=now,
@@ -108,7 +108,7 @@ def _said(results: Sequence[AttestationResult], spki: bytes) -> list[str]:
         claims = result.claims
         lines += [
             f"{claims.platform.value} Evidence: signatures, certificate chain and collateral hold",
-            "report data binds our nonce, the TLS key, the HPKE key and the audit key under the role cas",
+            "report data binds our nonce, this TLS session, and the CAS's TLS, HPKE and audit keys",
             f"TCB status {claims.tcb_status} is accepted",
             f"measurement {claims.measurement.hex()} is one that we gave",
             f"policy {result.policy_id}: {result.status}",
@@ -116,15 +116,18 @@ def _said(results: Sequence[AttestationResult], spki: bytes) -> list[str]:
     return [f"{number}. {line}" for number, line in enumerate(lines, start=1)]
 
 
-def _evidence(transport: Transport, nonce: bytes) -> CasEvidenceResponse:
-    """Ask for Evidence for the key of the connection."""
-    answer = _ask(transport, "/v1/evidence", CasEvidenceRequest(nonce=nonce), CasEvidenceResponse)
+def _evidence(transport: Transport, nonce: bytes) -> tuple[CasEvidenceResponse, bytes]:
+    """Ask for Evidence for the key of the connection; return it and the connection's exporter."""
+    request = CasEvidenceRequest(nonce=nonce, binding="session")
+    with transport.line() as line:
+        answer = _ask(transport, "/v1/evidence", request, CasEvidenceResponse, line)
+        exporter = line.exporter(binding.EXPORTER_LABEL)
     if answer.tls_spki != transport.seen_spki:
         raise CasIdentityError(
             "the Evidence is for another TLS key than that of the connection: someone stands between",
             "connect to the CAS itself, not through something that terminates TLS",
         )
-    return answer
+    return answer, exporter
 
 
 def _needs_enrolment(answer: CasEvidenceResponse) -> bool:
@@ -137,9 +140,11 @@ def _tpm(transport: Transport, request: CasTpmRequest) -> CasTpmResponse:
     return _ask(transport, "/v1/evidence/tpm", request, CasTpmResponse)
 
 
-def _ask(transport: Transport, target: str, message: Message, answer: type[_M]) -> _M:
+def _ask(
+    transport: Transport, target: str, message: Message, answer: type[_M], over: Line | None = None
+) -> _M:
     headers = {"content-type": "application/json"}
-    status, raw = transport.send("POST", target, encode(message), headers, repeatable=True)
+    status, raw = transport.send("POST", target, encode(message), headers, repeatable=True, over=over)
     if status != _OK:
         raise refusal_of(status, raw)
     return decode_answer(raw, answer)

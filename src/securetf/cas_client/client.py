@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -24,9 +24,10 @@ from securetf.cas_client.membership import (
     segment,
     session_path,
 )
-from securetf.cas_client.transport import Transport
+from securetf.cas_client.transport import Line, Transport
 from securetf.cas_client.trust import CasTrust
 from securetf.errors import UsageError
+from securetf.evidence.binding import EXPORTER_LABEL
 from securetf.keys.owner import OwnerKey
 from securetf.keys.signature import NONCE_BYTES, Signer, sign
 from securetf.keys.workload import WorkloadKey
@@ -215,8 +216,9 @@ class CasClient:
         """
         keys = AttestedKeys(WorkloadKey.generate(), HpkeKeyPair.generate())
         who = Who(session, workload, instance, manifests.manifest_hash(manifest))
-        fields, transcript = self._prove(who, keys, attester, network_spki, endpoint)
-        response = self._call("POST", "/v1/attest", AttestRequest(**fields), AttestResponse)
+        response, transcript = self._prove(
+            "/v1/attest", AttestRequest, AttestResponse, who, keys, attester, network_spki, endpoint
+        )
         provision = open_sealed(response.sealed_provision, keys.hpke, transcript)
         check_provision(provision, who, network_spki)
         with self._lock:
@@ -242,8 +244,9 @@ class CasClient:
         """
         _, keys = self._membership(session)
         who = Who(session, workload, instance, manifests.manifest_hash(manifest))
-        fields, _ = self._prove(who, keys, attester, network_spki, endpoint)
-        answer = self._call("POST", "/v1/renew", RenewRequest(**fields), RenewResponse, signer=keys.tls)
+        answer, _ = self._prove(
+            "/v1/renew", RenewRequest, RenewResponse, who, keys, attester, network_spki, endpoint
+        )
         grant = NetworkGrant(**msgspec.structs.asdict(answer))
         check_network(grant, network_spki)
         return grant
@@ -252,8 +255,7 @@ class CasClient:
         """Attest again for the next EAR token of what this client provisioned. Raises as `renew`."""
         who, keys = self._membership(session)
         who = replace(who, manifest_hash=manifests.manifest_hash(manifest))
-        fields, _ = self._prove(who, keys, attester, None, None)
-        return self._call("POST", "/v1/token", TokenRequest(**fields), TokenResponse, signer=keys.tls).token
+        return self._prove("/v1/token", TokenRequest, TokenResponse, who, keys, attester)[0].token
 
     def attested_key(self, session: str) -> WorkloadKey:
         """Return the key in the `cnf` of this member's tokens. Raises UsageError: nothing was provisioned."""
@@ -316,29 +318,35 @@ class CasClient:
 
     def _prove(
         self,
+        target: str,
+        kind: type[AttestRequest],
+        answer: type[_M],
         who: Who,
         keys: AttestedKeys,
         attester: Attester,
-        network_spki: bytes | None,
-        endpoint: str | None,
-    ) -> tuple[dict[str, Any], bytes]:
-        """Return the fields of an AttestRequest with Evidence for a new challenge, and the transcript."""
-        challenge = self._call(
-            "POST",
-            "/v1/challenge",
-            ChallengeRequest(session=who.session, workload=who.workload, instance=who.instance),
-            ChallengeResponse,
-            repeatable=True,
+        network_spki: bytes | None = None,
+        endpoint: str | None = None,
+    ) -> tuple[_M, bytes]:
+        """Attest over one connection, whose exporter the Evidence binds; return answer and transcript."""
+        asked = ChallengeRequest(
+            session=who.session, workload=who.workload, instance=who.instance, binding="session"
         )
-        return attest_fields(
-            who,
-            keys,
-            attester,
-            nonce=challenge.nonce,
-            cas_spki=self._cas_spki(),
-            network_spki=network_spki,
-            endpoint=endpoint,
-        )
+        with self._transport.line() as line:
+            challenge = self._call(
+                "POST", "/v1/challenge", asked, ChallengeResponse, repeatable=True, over=line
+            )
+            fields, transcript = attest_fields(
+                who,
+                keys,
+                attester,
+                nonce=challenge.nonce,
+                cas_spki=self._cas_spki(),
+                exporter=line.exporter(EXPORTER_LABEL),
+                network_spki=network_spki,
+                endpoint=endpoint,
+            )
+            signer = None if kind is AttestRequest else keys.tls
+            return self._call("POST", target, kind(**fields), answer, signer=signer, over=line), transcript
 
     def _grant(self, kind: str, session: str, volume: str, owner_key: OwnerKey) -> VolumeGrant:
         ephemeral = HpkeKeyPair.generate()
@@ -370,6 +378,7 @@ class CasClient:
         *,
         signer: Signer | None = None,
         repeatable: bool = False,
+        over: Line | None = None,
     ) -> _M:
         body = b"" if message is None else encode(message)
         headers = {"content-type": "application/json"} if body else {}
@@ -383,7 +392,7 @@ class CasClient:
                 created=int(time.time()),
                 nonce=os.urandom(NONCE_BYTES),
             )
-        status, raw = self._transport.send(method, target, body, headers, repeatable=repeatable)
+        status, raw = self._transport.send(method, target, body, headers, repeatable=repeatable, over=over)
         if status == _OK:
             return decode_answer(raw, answer)
         raise refusal_of(status, raw)

@@ -60,17 +60,21 @@ def attest_fields(
     *,
     nonce: bytes,
     cas_spki: bytes,
+    exporter: bytes | None,
     network_spki: bytes | None,
     endpoint: str | None,
 ) -> tuple[dict[str, Any], bytes]:
-    """Return the fields of an AttestRequest and the transcript that its Evidence is bound to."""
+    """Return the fields of an AttestRequest and the transcript that its Evidence is bound to.
+
+    exporter: of the connection that brought the nonce and takes the request; None: bound to keys alone.
+    """
     transcript = binding.transcript(
         role=binding.Role.WORKLOAD,
         nonce=nonce,
         tls_spki=keys.tls.spki,
         hpke_public_key=keys.hpke.public,
         cas_spki=cas_spki,
-        exporter=None,
+        exporter=exporter,
         manifest_hash=who.manifest_hash,
         network_spki=network_spki,
     )
@@ -88,6 +92,7 @@ def attest_fields(
         "network_spki": network_spki,
         "endpoint": endpoint,
         "submods": {one.platform.value: one.raw for one in evidence.others},
+        "binding": "key" if exporter is None else "session",
     }
     return fields, transcript
 

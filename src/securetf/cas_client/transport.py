@@ -1,7 +1,7 @@
 """HTTPS to one pinned CAS: the key is compared after the handshake and before a byte of the request.
 
 `http.client` instead of urllib3: half the time to import (the launcher waits for it) and half the time per
-request.
+request. TLS is `securetf.tls`'s, whose connections have an exporter.
 """
 
 import hashlib
@@ -11,11 +11,14 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
 from urllib.parse import urlsplit
 
 from securetf.cas_client.spki import subject_public_key_info
 from securetf.errors import CasIdentityError, CasProtocolError, CasUnreachableError
+from securetf.tls.client import ClientSocket
 from securetf.wire import MAX_BODY_BYTES
 
 _MAX_ANSWER_BYTES = 4 * MAX_BODY_BYTES  # a page of the audit log is the largest answer
@@ -26,6 +29,19 @@ _CUT = (
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
 )  # as ConnectionError: its end is gone
+
+
+class Line:
+    """One connection that several requests share. Used by one thread."""
+
+    def __init__(self) -> None:
+        self.connection: http.client.HTTPConnection | None = None
+
+    def exporter(self, label: str) -> bytes:
+        """Return 32 bytes that only the two ends of the connection know, once a request was answered."""
+        if self.connection is None or self.connection.sock is None:
+            raise CasUnreachableError("the CAS closed the connection", "try again")
+        return cast(ClientSocket, self.connection.sock).exporter(label)
 
 
 class Transport:
@@ -42,10 +58,6 @@ class Transport:
         self._pin, self._deadline_s = spki_sha256, deadline_s
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._context.check_hostname = False
-        self._context.verify_mode = ssl.CERT_NONE  # the key is pinned instead; TLS 1.3 proves that it is held
         self.seen_spki = b""
 
     @property
@@ -54,12 +66,20 @@ class Transport:
         return f"{self._host}:{self._port}"
 
     def send(
-        self, method: str, target: str, body: bytes, headers: Mapping[str, str], *, repeatable: bool
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        repeatable: bool,
+        over: "Line | None" = None,
     ) -> tuple[int, bytes]:
         """Return status and body of the answer.
 
         repeatable: doing it twice is the same as once, so a request whose answer was lost is sent once more.
         Otherwise only a request on an idle connection that the CAS had closed, which it never read, is.
+        over: the first request decides which connection it holds, later ones go over that one or nowhere.
 
         Raises:
             CasUnreachableError: no answer within the deadline. CasIdentityError: another key.
@@ -67,13 +87,19 @@ class Transport:
         """
         deadline = time.monotonic() + self._deadline_s
         for attempt in (1, 2):
-            connection, fresh = self._connection(deadline)
+            held = None if over is None else over.connection
+            connection, fresh = (held, True) if held is not None else self._connection(deadline)
             try:
-                return self._exchange(connection, method, target, body, headers, deadline)
+                answer = self._exchange(
+                    connection, method, target, body, headers, deadline, keep=over is None
+                )
+                if over is not None:
+                    over.connection = connection
+                return answer
             except (ConnectionError, *_CUT) as error:
                 connection.close()
                 unread = not fresh and isinstance(error, _UNREAD)
-                if attempt == 2 or not (repeatable or unread):
+                if attempt == 2 or held is not None or not (repeatable or unread):
                     raise self._unreachable(f"the connection was lost ({type(error).__name__})") from None
             except TimeoutError:
                 connection.close()
@@ -88,6 +114,19 @@ class Transport:
                 connection.close()
                 raise
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def line(self) -> Iterator["Line"]:
+        """Hold one connection: requests `over` it share its TLS session, whose exporter it has."""
+        line = Line()
+        try:
+            yield line
+        except BaseException:
+            if line.connection is not None:
+                line.connection.close()
+            raise
+        if line.connection is not None:
+            self._keep(line.connection, line.connection.sock is None)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -104,6 +143,8 @@ class Transport:
         body: bytes,
         headers: Mapping[str, str],
         deadline: float,
+        *,
+        keep: bool,
     ) -> tuple[int, bytes]:
         connection.sock.settimeout(self._left(deadline))
         connection.request(method, target, body=body or None, headers=dict(headers))
@@ -122,7 +163,8 @@ class Transport:
             raise CasProtocolError(
                 f"{self.address} sent {len(answer)} of {length} bytes", "try again; the connection was cut"
             )
-        self._keep(connection, response.will_close)
+        if keep:
+            self._keep(connection, response.will_close)
         return response.status, answer
 
     def _connection(self, deadline: float) -> tuple[http.client.HTTPConnection, bool]:
@@ -141,12 +183,12 @@ class Transport:
             raise self._unreachable(error.strerror or type(error).__name__) from None
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            secured = self._context.wrap_socket(plain, server_hostname=None)
+            secured = ClientSocket(plain)
         except (OSError, ValueError) as error:
             plain.close()
             if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
                 raise CasProtocolError(
-                    f"{self.address} does not speak TLS 1.3: {error.reason or error}",
+                    f"{self.address} does not speak TLS 1.3: {error.strerror}",
                     "check the address; a CAS listens with TLS 1.3 only",
                 ) from None
             raise self._unreachable("the TLS handshake was cut or timed out") from None
@@ -156,13 +198,12 @@ class Transport:
             secured.close()
             raise
         connection = http.client.HTTPConnection(self._host, self._port)
-        connection.sock = secured
+        connection.sock = cast(socket.socket, secured)
         connection.auto_open = 0
         return connection
 
-    def _check_pin(self, secured: ssl.SSLSocket) -> None:
-        certificate = secured.getpeercert(binary_form=True) or b""
-        spki = subject_public_key_info(certificate)
+    def _check_pin(self, secured: ClientSocket) -> None:
+        spki = subject_public_key_info(secured.certificate)
         found = hashlib.sha256(spki).hexdigest()
         if self._pin is not None and found != self._pin:
             raise CasIdentityError(

@@ -1,6 +1,7 @@
 """`securetf serve`: models behind the interfaces that clients already speak."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def command(
 
     It ends no TLS: under `securetf run` the network shield does, and clients attest it first.
     """
+    # numpy's threads for linear algebra, of which there is none here, would spin while the models load.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from securetf.serving.server import Addresses, run  # noqa: PLC0415  (`--help` needs none of it)
 
     handler = logging.StreamHandler()

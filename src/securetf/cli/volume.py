@@ -9,9 +9,9 @@ from typing import Literal
 
 import click
 
-from securetf.cli import volume_care
+from securetf.cli import volume_care, volume_restore
 from securetf.cli.volume_access import DIRECTORY, JSON, PLACE, Access, progress, with_access, with_past
-from securetf.errors import UsageError, VolumeIntegrityError
+from securetf.errors import SecuretfError, UsageError, VolumeIntegrityError
 from securetf.shields import filesystem
 from securetf.shields.buckets import Bucket, Place
 from securetf.shields.local_trust import DEFAULT_CHUNK_SIZE, WARNING, LocalTrust
@@ -61,8 +61,9 @@ def create(
         directory.check_protection(protection or "encrypted")
     elif directory.is_dir() and any(one.name != PLAIN for one in directory.iterdir()):
         raise UsageError(f"{directory} is not empty", "name a new directory")
+    made: LocalTrust | None = None
     if access.trust_file is not None:
-        LocalTrust.create(
+        made = LocalTrust.create(
             access.trust_file,
             chunk_size=chunk_size or DEFAULT_CHUNK_SIZE,
             protection=protection or "encrypted",
@@ -71,8 +72,13 @@ def create(
     elif chunk_size is not None or protection is not None:
         given = "--chunk-size" if chunk_size is not None else "--protection"
         raise UsageError(f"{given} is for --trust-file", "leave it away: the CAS says it")
-    with access.opened(directory, writable=True):
-        pass
+    try:
+        with access.opened(directory, writable=True):
+            pass
+    except SecuretfError:
+        if made is not None:
+            made.remove_unused()
+        raise
     click.echo(f"{directory}: empty volume")
 
 
@@ -202,11 +208,15 @@ def check(access: Access, directory: Place, as_json: bool) -> None:
 @with_past
 @JSON
 def status(access: Access, directory: Place, as_json: bool) -> None:
-    """Print sequence, root and sizes of the volume in DIRECTORY, if it holds the anchored state."""
-    with access.opened(directory, writable=False) as volume:
+    """Print sequence, root, sizes and key of the volume in DIRECTORY, if it holds the anchored state.
+
+    `rekeying` is true while something may still be sealed under the key before.
+    """
+    with access.opened_by(directory, writable=False) as (grant, volume):
         commits = volume.log()
         held = {"roots_held": len(commits), "oldest_held": commits[0].seq, "freshness": volume.freshness}
-        facts = {**_facts(volume.status()), "stored_bytes": volume.stored_bytes(), **held}
+        key = {"key_version": grant.key_version, "rekeying": grant.older_key is not None}
+        facts = {**_facts(volume.status()), "stored_bytes": volume.stored_bytes(), **held, **key}
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -256,6 +266,7 @@ def mount(
 
 for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_care.rekey, volume_care.repair):
     command.add_command(_care)
+command.add_command(volume_restore.accept_root)
 
 
 def _check_plain(directory: Path, source: Path, given: Path | str) -> None:

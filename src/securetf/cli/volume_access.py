@@ -86,6 +86,20 @@ class Access:
 
             yield Rekeying(begun.key_version, None, Sealing(grant, _advance(client, grant), end))
 
+    @contextmanager
+    def accepting(self) -> Iterator[tuple[VolumeGrant, Callable[[int, bytes], None]]]:
+        """Yield the grant to read the volume, and what lets it stand at an older (seq, root)."""
+        if self.trust_file is not None:
+            local = self._local(self.trust_file)
+            grant = local.grant(writable=False, name=self.trust_file.name)
+            yield grant, lambda seq, root: local.accept_root(grant, seq, root)
+            return
+        from securetf.cas_client.restoring import accept_root  # noqa: PLC0415  (as below)
+
+        with self._at_cas() as (client, session, volume, owner):
+            grant = client.export_grant(session, volume, owner)
+            yield grant, lambda seq, root: accept_root(client, session, grant, seq, root, owner)
+
     def _local(self, trust_file: Path) -> LocalTrust:
         if self.cas or self.session or self.volume or self.key:
             raise UsageError("--trust-file stands without a CAS", "drop --cas, --session, --volume and --key")
@@ -111,15 +125,23 @@ class Access:
     @contextmanager
     def opened(self, directory: Place, *, writable: bool) -> Iterator[filesystem.Volume]:
         """Open the volume; at the end close it, with its final commit."""
+        with self.opened_by(directory, writable=writable) as (_, volume):
+            yield volume
+
+    @contextmanager
+    def opened_by(
+        self, directory: Place, *, writable: bool
+    ) -> Iterator[tuple[VolumeGrant, filesystem.Volume]]:
+        """As `opened`, with the grant of the newest state."""
         with (
             self.grant(writable=writable) as (grant, anchor),
             filesystem.closing(filesystem.open_volume(directory, grant, anchor)) as volume,
         ):
             if self.root is None:
-                yield volume
+                yield grant, volume
             else:
                 with earlier(directory, grant, volume, self.root) as then:
-                    yield then
+                    yield grant, then
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,9 @@ class _MountedVolume:
     def in_memory(self) -> None:
         return None
 
+    def transport(self) -> str:
+        return self._mount.stats().transport
+
     def integrity_errors(self) -> tuple[int, str]:
         stats = self._mount.stats()
         return stats.integrity_errors, stats.last_integrity_error

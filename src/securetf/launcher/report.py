@@ -24,6 +24,7 @@ class Report:
         self._volumes: dict[str, dict[str, object]] = {}
         self._stale: dict[str, int] = {}
         self._in_memory: dict[str, str] = {}
+        self._transports: dict[str, str] = {}
         self._inner = 0.0  # seconds that steps inside the current one took
 
     def add_start_of_process(self) -> None:
@@ -74,6 +75,10 @@ class Report:
         """Note that a volume is not mounted but a copy in memory, and why."""
         self._in_memory[volume] = why
 
+    def served(self, volume: str, transport: str) -> None:
+        """Note how the kernel reaches a mount: "io_uring" or "dev_fuse"."""
+        self._transports[volume] = transport
+
     def failed(self, error: SecuretfError) -> None:
         """Note why the run failed."""
         self.facts["error"] = {"code": error.code, "problem": error.problem}
@@ -85,6 +90,7 @@ class Report:
         whole |= {"volumes": self._volumes} if self._volumes else {}
         whole |= {"stale_errors": self._stale} if self._stale else {}
         whole |= {"in_memory": self._in_memory} if self._in_memory else {}
+        whole |= {"transport": self._transports} if self._transports else {}
         try:
             path.write_text(json.dumps(whole, indent=1) + "\n")
         except OSError as error:

@@ -283,6 +283,7 @@ class _Launch:
         undo.callback(self._take_down, mounted, one.name)
         why = mounted.in_memory()
         if why is None:
+            self._report.served(one.name, mounted.transport())
             return
         kept = one.kind == "volume" and one.writable
         when = "; what the program changes is kept when it has ended, not before" if kept else ""

@@ -74,6 +74,10 @@ class Mounted(Protocol):
         """Return why it is a copy in memory, which is kept by `close` alone; None for a mount."""
         ...
 
+    def transport(self) -> str:
+        """Return how the kernel reaches a mount: "io_uring" or "dev_fuse"; nothing for a copy in memory."""
+        ...
+
     def integrity_errors(self) -> tuple[int, str]:
         """Return how many answers to the program were integrity errors, and the last one's text."""
         ...

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from securetf.errors import ManifestSyntaxError, ManifestValueError
 from securetf.manifest import network_rules, outside_rules, rules
 from securetf.manifest.canonical import canonical, hash_text, manifest_hash
-from securetf.manifest.convert import required, struct, unknown_key
+from securetf.manifest.convert import OF_APPRAISAL, of_appraisal, struct, unknown_key
 from securetf.manifest.diff import diff
 from securetf.manifest.lookup import (
     check_instance,
@@ -91,14 +91,16 @@ def appraisal_of(tree: dict[str, object]) -> Manifest:
 
 
 def _manifest(tree: dict[str, object]) -> Manifest:
-    if "require" in tree:
-        raise unknown_key(("require",), set(Manifest.__struct_fields__) - {"require"})
+    for name in OF_APPRAISAL:
+        if name in tree:
+            raise unknown_key((name,), set(Manifest.__struct_fields__) - OF_APPRAISAL.keys())
     appraisal = tree.get("appraisal")
-    if not isinstance(appraisal, dict) or "require" not in appraisal:
+    if not isinstance(appraisal, dict) or not OF_APPRAISAL.keys() & appraisal:
         return struct(tree, Manifest)
-    rest = {name: policy for name, policy in appraisal.items() if name != "require"}
+    rest = {name: policy for name, policy in appraisal.items() if name not in OF_APPRAISAL}
     manifest = struct({**tree, "appraisal": rest}, Manifest)
-    return replace(manifest, require=required(appraisal["require"]))
+    given = {name: of_appraisal(name, appraisal[name]) for name in OF_APPRAISAL if name in appraisal}
+    return replace(manifest, **given)
 
 
 def load(path: Path) -> Manifest:

@@ -8,7 +8,7 @@ import msgspec
 from securetf.manifest.types import Manifest, Volume, Workload
 
 _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {  # keys that the first release did not have
-    Manifest: ("network", "require"),
+    Manifest: ("network", "require", "binding"),
     Volume: ("per_instance",),
     Workload: (
         "instances", "listen", "connect", "external", "tensorflow_cluster", "tensorflow_task", "user_id",
@@ -28,8 +28,9 @@ def canonical(manifest: Manifest) -> bytes:
     for kind, table in ((Volume, tree["volumes"]), (Workload, tree["workloads"])):
         for entry in table.values():
             _strip(entry, kind)
-    if "require" in tree:
-        tree["appraisal"]["require"] = tree.pop("require")  # where TOML has it
+    for name in ("require", "binding"):
+        if name in tree:
+            tree["appraisal"][name] = tree.pop(name)  # where TOML has it
     return msgspec.json.encode(tree, order="sorted")
 
 

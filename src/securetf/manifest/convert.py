@@ -3,16 +3,21 @@
 import re
 import types
 from collections.abc import Iterable
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from securetf.errors import ManifestValueError
-from securetf.manifest.types import MAX_ENTRIES, POLICIES, PlatformName
+from securetf.manifest.types import MAX_ENTRIES, POLICIES, Binding, PlatformName
 
 T = TypeVar("T", bound=msgspec.Struct)
 _INDEX = re.compile(r"\[[0-9]+\]\Z")
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
+# Keys of `[appraisal]` that are no platforms; a Manifest has them beside `appraisal`.
+OF_APPRAISAL = MappingProxyType(
+    {"require": Annotated[tuple[PlatformName, ...], msgspec.Meta(min_length=1)], "binding": Binding}
+)
 _TOML_TYPES = {
     str: "a string", int: "an integer", bool: "a boolean", float: "a number", list: "a list", dict: "a table",
 }  # fmt: skip
@@ -34,10 +39,9 @@ def struct(value: object, kind: type[T], path: tuple[str, ...] = ()) -> T:
     return _convert(value, kind, path)  # type: ignore[no-any-return]
 
 
-def required(value: object) -> tuple[str, ...]:
-    """Return `require` of `[appraisal]`: names of platforms, at least one. Raises ManifestValueError."""
-    kind = Annotated[tuple[PlatformName, ...], msgspec.Meta(min_length=1)]
-    return _convert(value, kind, ("appraisal", "require"))  # type: ignore[no-any-return]
+def of_appraisal(name: str, value: object) -> Any:
+    """Return the value of a key of `[appraisal]` that is no platform's. Raises ManifestValueError."""
+    return _convert(value, OF_APPRAISAL[name], ("appraisal", name))
 
 
 def _convert(value: object, kind: Any, path: tuple[str, ...]) -> Any:

@@ -121,6 +121,9 @@ POLICIES: Mapping[str, type[Struct]] = MappingProxyType(
 )
 
 
+Binding = Literal["key", "session"]
+
+
 class Secret(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`random`: made by the CAS, `size_bytes` long, seen by nobody. `value`: imported, size_bytes 0."""
 
@@ -218,13 +221,15 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version of a session: who may change it, whom it trusts, what it keeps and what it runs.
 
     require: platforms whose Evidence each attestation must have, all of them (`require` in `[appraisal]`);
-    empty: one of those in `appraisal` is enough.
+    empty: one of those in `appraisal` is enough. binding: `session` demands that each attestation is
+    bound to the TLS connection on which it arrives (`binding` in `[appraisal]`).
     """
 
     session: Session
     access: Access = Access()
     appraisal: dict[PlatformName, PlatformPolicy | SgxPolicy | SnpPolicy | PcrPolicy] = {}
     require: tuple[PlatformName, ...] = ()
+    binding: Binding = "key"
     network: Network = Network()
     secrets: dict[Name, Secret] = {}
     volumes: dict[Name, Volume] = {}

@@ -65,9 +65,42 @@ class HpkeKeyPair:
         return self.mlkem_key.private_bytes_raw() + self.x25519_key.private_bytes_raw()
 
 
-def seal(provision: Provision, hpke_public_key: bytes, transcript: bytes) -> bytes:
-    """Seal a Provision to the attested key; only who has the key and the same transcript opens it."""
-    return _seal(msgspec.json.encode(provision), hpke_public_key, transcript)
+@dataclass(frozen=True, slots=True)
+class HpkePublicKey:
+    """A public key that something can be sealed to; made by `public_key_of`."""
+
+    key: MLKEM768X25519PublicKey = field(repr=False)
+
+
+def public_key_of(raw: bytes) -> HpkePublicKey:
+    """Read a public key, before anything is decided because of it.
+
+    Raises:
+        UnsealError: wrong size, or not a key.
+    """
+    if len(raw) != HPKE_PUBLIC_KEY_SIZE:
+        raise UnsealError(
+            f"HPKE public key has {len(raw)} bytes, expected {HPKE_PUBLIC_KEY_SIZE}",
+            "send ML-KEM-768 (1184 bytes) followed by X25519 (32 bytes)",
+        )
+    try:
+        return HpkePublicKey(
+            MLKEM768X25519PublicKey(
+                mlkem.MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC_SIZE]),
+                x25519.X25519PublicKey.from_public_bytes(raw[_MLKEM_PUBLIC_SIZE:]),
+            )
+        )
+    except ValueError as error:
+        raise _invalid(error) from None
+
+
+def seal(provision: Provision, key: HpkePublicKey, transcript: bytes) -> bytes:
+    """Seal a Provision to the attested key; only who has the key and the same transcript opens it.
+
+    Raises:
+        UnsealError: nothing can be sealed to this key.
+    """
+    return _seal(msgspec.json.encode(provision), key, transcript)
 
 
 def open_sealed(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> Provision:
@@ -79,9 +112,9 @@ def open_sealed(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> Provision
     return _decode(_open(sealed, key, transcript), Provision)
 
 
-def seal_grant(grant: VolumeGrant, hpke_public_key: bytes, transcript: bytes) -> bytes:
-    """Seal a volume key to an owner's ephemeral key; transcript of `grant_transcript`."""
-    return _seal(msgspec.json.encode(grant), hpke_public_key, transcript)
+def seal_grant(grant: VolumeGrant, key: HpkePublicKey, transcript: bytes) -> bytes:
+    """Seal a volume key to an owner's ephemeral key; transcript of `grant_transcript`. Raises as `seal`."""
+    return _seal(msgspec.json.encode(grant), key, transcript)
 
 
 def open_grant(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> VolumeGrant:
@@ -90,8 +123,8 @@ def open_grant(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> VolumeGran
 
 
 def seal_secret(value: bytes, hpke_public_key: bytes, transcript: bytes) -> bytes:
-    """Seal the value of a secret to the CAS; transcript of `secret_transcript`."""
-    return _seal(value, hpke_public_key, transcript)
+    """Seal the value of a secret to the CAS; transcript of `secret_transcript`. Raises UnsealError."""
+    return _seal(value, public_key_of(hpke_public_key), transcript)
 
 
 def open_secret(sealed: bytes, key: HpkeKeyPair, transcript: bytes) -> bytes:
@@ -123,35 +156,15 @@ def _join(*parts: bytes) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def check_public_key(hpke_public_key: bytes) -> None:
-    """Check that something can be sealed to this key, before anything is decided because of it.
-
-    Raises:
-        UnsealError: wrong size, or not a key.
-    """
-    _public(hpke_public_key)
-
-
-def _public(raw: bytes) -> MLKEM768X25519PublicKey:
-    if len(raw) != HPKE_PUBLIC_KEY_SIZE:
-        raise UnsealError(
-            f"HPKE public key has {len(raw)} bytes, expected {HPKE_PUBLIC_KEY_SIZE}",
-            "send ML-KEM-768 (1184 bytes) followed by X25519 (32 bytes)",
-        )
+def _seal(plain: bytes, key: HpkePublicKey, info: bytes) -> bytes:
     try:
-        return MLKEM768X25519PublicKey(
-            mlkem.MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC_SIZE]),
-            x25519.X25519PublicKey.from_public_bytes(raw[_MLKEM_PUBLIC_SIZE:]),
-        )
+        return _suite().encrypt(plain, key.key, info=info)
     except ValueError as error:
-        raise UnsealError(f"HPKE public key is not valid: {error}", "make a fresh key pair") from None
+        raise _invalid(error) from None
 
 
-def _seal(plain: bytes, hpke_public_key: bytes, info: bytes) -> bytes:
-    try:
-        return _suite().encrypt(plain, _public(hpke_public_key), info=info)
-    except ValueError as error:
-        raise UnsealError(f"HPKE public key is not valid: {error}", "make a fresh key pair") from None
+def _invalid(error: ValueError) -> UnsealError:
+    return UnsealError(f"HPKE public key is not valid: {error}", "make a fresh key pair")
 
 
 def _open(sealed: bytes, key: HpkeKeyPair, info: bytes) -> bytes:

@@ -14,7 +14,8 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The right to read, or to read and write, one volume from one state on.
 
     key: 32 bytes, never shown. key_since: the first epoch that seals under it. older_key: of the version
-    before, for what earlier epochs sealed; None when nothing needs it.
+    before, for what earlier epochs sealed; None when nothing needs it. kept_since: the first epoch whose
+    records count beyond the state: what was there when an owner accepted a root does not.
     epoch: for a writable grant the raised one; older writers are fenced.
     seq, root: the state that the CAS names; root is 32 bytes, all zero for a volume that was never written.
     mount_path: where the workload sees it; empty for an owner's grant. chunk_size: bytes. protection: of the
@@ -27,6 +28,7 @@ class VolumeGrant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     key_version: int
     key_since: int = 0
     older_key: Bytes32 | None = None
+    kept_since: int = 0
     epoch: int
     seq: int
     root: Bytes32

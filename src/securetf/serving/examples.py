@@ -12,7 +12,6 @@ import numpy as np
 
 from securetf.serving.errors import Kind, Refusal, invalid
 from securetf.serving.models import Version
-from securetf.serving.protocols import message
 from securetf.serving.service import Service
 from securetf.serving.tensors import CLASSIFY, PREDICT, REGRESS, STRING, Array, Signature, strings
 
@@ -121,6 +120,8 @@ def _only_numbers(outputs: Mapping[str, Array]) -> Array | None:
 
 def to_example(features: Features) -> Any:
     """Return the tf.Example of features: bytes, ints or floats each in their list."""
+    from securetf.serving.protocols import message  # noqa: PLC0415  (most requests over HTTP need no protobuf)
+
     example = message("tfs.Example")()
     for name, values in features.items():
         feature = example.features.feature[name]

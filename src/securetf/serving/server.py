@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from securetf.errors import UsageError
 from securetf.listening import bind, in_use, split
@@ -34,7 +35,8 @@ def run(options: Options, *, listening: Callable[[Addresses], None], ready: Call
     """Serve until SIGTERM or SIGINT; then take nothing new, answer what was taken within `drain_s`, and
     return.
 
-    listening: called once both interfaces listen, when models may still be loading. ready: once all are warm.
+    HTTP listens first, and gRPC's modules are imported meanwhile. listening: called once both interfaces
+    listen, when models may still be loading. ready: once all are warm, too.
 
     Raises:
         UsageError, PortInUseError: as `bind`, or the models' directory is not there.
@@ -47,6 +49,7 @@ def run(options: Options, *, listening: Callable[[Addresses], None], ready: Call
     if not (options.rest or options.grpc):
         raise UsageError("neither REST nor gRPC is to be served", "leave at least one of --rest and --grpc")
     memory.keep_freed()
+    memory.collect_rarely()
     identity = Identity.from_environment()
     signer = Signer(identity) if identity else None
     models = Models(options)
@@ -67,9 +70,14 @@ async def _serve(service: Service, listening: Callable[[Addresses], None], ready
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     rest_socket = bind(service.options.rest) if service.options.rest else None
-    stop_grpc, grpc_address = await _start_grpc(service)
-    stop_rest = await _start_rest(service, rest_socket) if rest_socket else _nothing
+    stop_rest = await _start_rest(service, rest_socket) if rest_socket else _ended
+    try:
+        stop_grpc, grpc_address = await _start_grpc(service)
+    except BaseException:
+        await stop_rest()
+        raise
     listening(Addresses(rest=_name(rest_socket) if rest_socket else "", grpc=grpc_address))
+    service.listening = True
     until_ready = asyncio.create_task(_say_ready(service, ready))
     await stop.wait()
     until_ready.cancel()
@@ -78,8 +86,9 @@ async def _serve(service: Service, listening: Callable[[Addresses], None], ready
     await asyncio.gather(stop_rest(), stop_grpc())
 
 
-async def _nothing() -> None:
-    return None
+def _ended() -> asyncio.Future[None]:
+    """End an interface that is off."""
+    return asyncio.ensure_future(asyncio.sleep(0))
 
 
 async def _say_ready(service: Service, ready: Callable[[], None]) -> None:
@@ -132,11 +141,8 @@ async def _start_rest(service: Service, listening: socket.socket) -> Callable[[]
 async def _start_grpc(service: Service) -> tuple[Callable[[], asyncio.Future[None]], str]:
     options = service.options
     if not options.grpc:
-        return lambda: asyncio.ensure_future(_nothing()), ""
-    import grpc  # noqa: PLC0415  (after the watcher has begun)
-
-    from securetf.serving.grpc_api import oip, tfs  # noqa: PLC0415
-
+        return _ended, ""
+    grpc, oip, tfs = await asyncio.to_thread(_grpc_modules)  # HTTP is served meanwhile
     host, port = split(options.grpc)
     server = grpc.aio.server(
         handlers=[*tfs.handlers(service), *oip.handlers(service)],
@@ -163,6 +169,14 @@ async def _start_grpc(service: Service) -> tuple[Callable[[], asyncio.Future[Non
         raise in_use(options.grpc, "gRPC cannot bind it") from None
     await server.start()
     return lambda: asyncio.ensure_future(server.stop(options.drain_s)), f"{bracketed}:{bound}"
+
+
+def _grpc_modules() -> tuple[Any, Any, Any]:
+    import grpc  # noqa: PLC0415  (see `_start_grpc`)
+
+    from securetf.serving.grpc_api import oip, tfs  # noqa: PLC0415
+
+    return grpc, oip, tfs
 
 
 def _name(listening: socket.socket) -> str:

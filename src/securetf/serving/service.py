@@ -37,17 +37,17 @@ class Service:
     def __init__(self, options: Options, models: Models, watcher: Watcher, signer: Signer | None) -> None:
         self.options, self.models, self.watcher = options, models, watcher
         self.metrics = Metrics()
-        self.draining = False
+        self.listening = self.draining = False
         self._signer = signer
         self._inflight = 0
         self._lock = threading.Lock()
         self._publish_gauges()
 
     def ready(self) -> bool:
-        """Whether every model is loaded and warm. That this program runs attested and mounted is the
-        launcher's doing: under it, the program does not start before.
+        """Whether the interfaces listen and every model is loaded and warm. That this program runs attested
+        and mounted is the launcher's doing: under it, the program does not start before.
         """
-        return not self.draining and self.models.ready()
+        return self.listening and not self.draining and self.models.ready()
 
     @contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
@@ -189,7 +189,7 @@ class Service:
         gauge("securetf_serving_model_info", "Versions that are served.", loaded)
         gauge(
             "securetf_serving_ready",
-            "1 if every model is loaded and warm.",
+            "1 if the service listens and every model is loaded and warm.",
             lambda: [((), float(self.ready()))],
         )
         gauge(

@@ -100,6 +100,7 @@ def open_volume(directory: Place, grant: VolumeGrant, anchor: Anchor | None) -> 
         key_version=grant.key_version,
         key_since=grant.key_since,
         older_key=grant.older_key,
+        kept_since=grant.kept_since,
         epoch=grant.epoch,
         seq=grant.seq,
         root=grant.root,
@@ -119,7 +120,13 @@ def _prepare(directory: Path, grant: VolumeGrant) -> None:
             fix="copy the volume's directory there, or name the right one with --volumes or --volume",
         )
     if grant.writable:
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"the directory {directory} of volume {grant.name} cannot be made: {error.strerror}",
+                fix="name another directory, or make room and the right to write there",
+            ) from error
 
 
 def salvage_volume(directory: Path, grant: VolumeGrant) -> tuple[Volume, str | None]:

@@ -43,6 +43,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     key_version: Annotated[int, msgspec.Meta(ge=1, lt=2**32)] = 1
     key_since: _Counter | msgspec.UnsetType = msgspec.UNSET  # absent: from the first epoch on
     older_key: Annotated[str, msgspec.Meta(min_length=44, max_length=44)] | msgspec.UnsetType = msgspec.UNSET
+    kept_since: Annotated[int, msgspec.Meta(ge=0, le=_MAX_EPOCH)] = 0
     epoch: Annotated[int, msgspec.Meta(ge=0, le=_MAX_EPOCH)] = 0
     seq: _Counter = 0
     root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] = _ZERO_ROOT.hex()
@@ -98,11 +99,7 @@ class LocalTrust:
         with self._locked():
             content = self._read()
             if writable:
-                if content.epoch == _MAX_EPOCH:
-                    raise KeyFileError(
-                        f"trust file {self.path} has used up its epochs", fix="pack into a new volume"
-                    )
-                content = msgspec.structs.replace(content, epoch=content.epoch + 1)
+                content = msgspec.structs.replace(content, epoch=self._next_epoch(content))
                 self._write(content)
         return VolumeGrant(
             name=name,
@@ -111,6 +108,7 @@ class LocalTrust:
             key_version=content.key_version,
             key_since=content.key_since or 0,
             older_key=_key(self.path, content.older_key) if content.older_key else None,
+            kept_since=content.kept_since,
             epoch=content.epoch,
             seq=content.seq,
             root=bytes.fromhex(content.root),
@@ -120,6 +118,12 @@ class LocalTrust:
             chunk_size=content.chunk_size,
             protection=content.protection,
         )
+
+    def remove_unused(self) -> None:
+        """Remove the file, unless a state of the volume is anchored in it: that needs the key."""
+        with self._locked():
+            if self._read().seq == 0:
+                self.path.unlink()
 
     def advance(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
         """Compare and swap, durably: as `shields.filesystem.Anchor`."""
@@ -132,6 +136,24 @@ class LocalTrust:
                     fix="open the volume anew",
                 )
             self._write(msgspec.structs.replace(content, seq=new_seq, root=new_root.hex()))
+
+    def accept_root(self, seen: VolumeGrant, seq: int, root: bytes) -> None:
+        """Let the volume, which was seen at the state of a grant, stand at the older (seq, root).
+
+        Raises:
+            ConflictError: it is not there any more.
+        """
+        with self._locked():
+            content = self._read()
+            if (content.seq, bytes.fromhex(content.root)) != (seen.seq, seen.root):
+                raise ConflictError(
+                    f"trust file {self.path} is at sequence {content.seq}, not {seen.seq} any more",
+                    fix="something wrote to the volume meanwhile: look at it again before going back",
+                )
+            epoch = self._next_epoch(content)
+            self._write(
+                msgspec.structs.replace(content, epoch=epoch, kept_since=epoch, seq=seq, root=root.hex())
+            )
 
     def begin_rekey(self) -> int:
         """Make the next key, for the epochs to come, unless one is on its way; return its version.
@@ -172,6 +194,11 @@ class LocalTrust:
                     fix="re-key the current state: `securetf volume rekey`",
                 )
             self._write(msgspec.structs.replace(content, older_key=msgspec.UNSET))
+
+    def _next_epoch(self, content: _File) -> int:
+        if content.epoch == _MAX_EPOCH:
+            raise KeyFileError(f"trust file {self.path} has used up its epochs", fix="pack into a new volume")
+        return content.epoch + 1
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

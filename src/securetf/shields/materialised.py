@@ -98,6 +98,10 @@ class Materialised:
         """Return why it is not mounted."""
         return self._memory.why
 
+    def transport(self) -> str:
+        """Return nothing: the kernel asks nobody."""
+        return ""
+
     def integrity_errors(self) -> tuple[int, str]:
         """Return none: all was verified before the program started, or the launch was refused."""
         return 0, ""

@@ -13,7 +13,7 @@ import msgspec
 
 from securetf.endorsements import Endorsements, TrustAnchors
 from securetf.errors import EndorsementError, EvidenceError, TcbError
-from securetf.verifier import dcap_diagnosis, pck
+from securetf.verifier import dcap_diagnosis, dcap_levels, pck
 from securetf.verifier.dcap_rules import Rules
 from securetf.verifier.known import Known
 from securetf.verifier.steps import step
@@ -168,6 +168,7 @@ def _check_collateral(
     rules.check_module(tcb_info)
     # dcap-qvl reports the lower of the two numbers.
     qe_identity = known.read_document(endorsements.qe_identity, "QE identity")
+    dcap_levels.check_enclave_statuses("QE identity", qe_identity)
     numbers = tcb_info["tcbEvaluationDataNumber"], qe_identity["tcbEvaluationDataNumber"]
     if numbers[0] != numbers[1]:
         raise EndorsementError(

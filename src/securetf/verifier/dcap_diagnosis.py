@@ -190,7 +190,8 @@ def _check_levels(
 ) -> None:
     extension = dcap_qvl.parse_pck_extension_from_pem(rules.quote.pck_chain.removesuffix(b"\0"))
     try:
-        dcap_levels.check_statuses(tcb_info, qe_identity)
+        dcap_levels.check_statuses(tcb_info)
+        dcap_levels.check_enclave_statuses("QE identity", qe_identity)
         dcap_levels.check_quoting_enclave(rules.quote.qe_report, qe_identity)
         rules.check_platform(extension.cpu_svn, extension.pce_svn, tcb_info)
         rules.check_module(tcb_info)

@@ -22,19 +22,35 @@ _STATUSES = frozenset(
         "Revoked",
     }
 )
+_ENCLAVE_STATUSES = frozenset({"UpToDate", "OutOfDate", "Revoked"})
 
 Document = Mapping[str, Any]
 
 
-def check_statuses(*documents: Document) -> None:
-    """Check that every level's status is one that Intel defines.
+def check_statuses(tcb_info: Document) -> None:
+    """Check that every level's status is one that Intel defines for platforms.
 
     Raises:
         EndorsementError: one is not.
     """
-    for status in (str(level["tcbStatus"]) for document in documents for level in document["tcbLevels"]):
-        if status not in _STATUSES:
-            raise EndorsementError(f"TCB status {status!r} is not one that this release knows", FETCH)
+    _check_statuses("TCB", tcb_info, _STATUSES)
+
+
+def check_enclave_statuses(what: str, identity: Document) -> None:
+    """Check that every level's status is one that Intel defines for quoting enclaves and TDX modules.
+
+    Of the others dcap-qvl takes some, and calls the platform as good as without them.
+
+    Raises:
+        EndorsementError: one is not.
+    """
+    _check_statuses(what, identity, _ENCLAVE_STATUSES)
+
+
+def _check_statuses(what: str, document: Document, known: frozenset[str]) -> None:
+    for status in (str(level["tcbStatus"]) for level in document["tcbLevels"]):
+        if status not in known:
+            raise EndorsementError(f"{what} status {status!r} is not one that this release knows", FETCH)
 
 
 def check_quoting_enclave(report: bytes, qe_identity: Document) -> None:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from securetf.errors import EndorsementError, TcbError
 from securetf.evidence import tdx
-from securetf.verifier.dcap_levels import FETCH, UPDATE, Document, equal_under_mask, outside, reaches
+from securetf.verifier.dcap_levels import (
+    FETCH,
+    UPDATE,
+    Document,
+    check_enclave_statuses,
+    equal_under_mask,
+    outside,
+    reaches,
+)
 
 
 def check_module(body: tdx.TdReport, tcb_info: Document) -> None:
@@ -17,7 +25,8 @@ def check_module(body: tdx.TdReport, tcb_info: Document) -> None:
     must have an identity TDX_<version>. dcap-qvl takes the unversioned one where the list is empty.
 
     Raises:
-        EndorsementError: no identity, another signer, other attributes. TcbError: older than every level.
+        EndorsementError: no identity, another signer, other attributes, an unknown status. TcbError: older
+        than every level.
     """
     isvsvn, version = body.tee_tcb_svn[0], body.tee_tcb_svn[1]
     identity = tcb_info.get("tdxModule")
@@ -33,8 +42,10 @@ def check_module(body: tdx.TdReport, tcb_info: Document) -> None:
     ):
         if not equal_under_mask(found_bytes, expected, mask) or outside(found_bytes, mask):
             raise EndorsementError(f"TDX module {name} is {found_bytes.hex()}, expected {expected}", FETCH)
-    levels = identity.get("tcbLevels")
-    if version > 0 and not any(isvsvn >= level["tcb"]["isvsvn"] for level in levels):
+    if version == 0:
+        return
+    check_enclave_statuses("TDX module", identity)
+    if not any(isvsvn >= level["tcb"]["isvsvn"] for level in identity["tcbLevels"]):
         raise TcbError(f"TDX module ISVSVN {isvsvn} is older than every level of its identity", UPDATE)
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+Binding = Literal["key", "session"]  # session: the TLS exporter of the connection is in the transcript
 Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 HpkePublicKey = Annotated[bytes, Meta(min_length=1216, max_length=1216)]
@@ -46,9 +47,10 @@ class StatusResponse(Message, frozen=True, kw_only=True):
 
 
 class CasEvidenceRequest(Message, frozen=True, kw_only=True):
-    """Ask the CAS to prove itself for this nonce."""
+    """Ask the CAS to prove itself for this nonce, and under `session` over this connection."""
 
     nonce: Nonce
+    binding: Binding = "key"
 
 
 class CasEvidenceResponse(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,11 +70,12 @@ class CasEvidenceResponse(Message, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ChallengeRequest(Message, frozen=True, kw_only=True):
-    """Ask for a nonce for one attestation of this workload of this session."""
+    """Ask for a nonce for one attestation of this workload of this session, with the same `binding`."""
 
     session: SessionName
     workload: Name
     instance: Instance = 0
+    binding: Binding = "key"
 
 
 class ChallengeResponse(Message, frozen=True, kw_only=True):
@@ -88,7 +91,8 @@ class AttestRequest(Message, frozen=True, kw_only=True):
     tls_spki: P-256 SubjectPublicKeyInfo, DER; signs `advance`. hpke_public_key: ML-KEM-768 (1184) then X25519
     (32). network_spki: P-256 too, of the network shield; None = no certificate is wanted. endpoint: "ip:port"
     where the shield listens, as the untrusted host says. submods: composite Evidence: platform to Evidence of
-    the TPM beside the TEE (docs/formats/evidence-binding.md, "Composite Evidence").
+    the TPM beside the TEE (docs/formats/evidence-binding.md, "Composite Evidence"). binding: under
+    `session`, the request comes over the connection of the challenge.
     """
 
     session: SessionName
@@ -103,6 +107,7 @@ class AttestRequest(Message, frozen=True, kw_only=True):
     network_spki: Spki | None = None
     endpoint: Endpoint | None = None
     submods: Annotated[dict[PlatformText, EvidenceBytes], Meta(max_length=2)] = {}
+    binding: Binding = "key"
 
 
 class RenewRequest(AttestRequest, frozen=True, kw_only=True):

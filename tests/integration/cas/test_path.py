@@ -83,7 +83,7 @@ class TestWholePath:
             assert {state.seq for state in client.read_session("acme/threads", key).volumes} == {20}
 
 
-def test_a_nonce_is_refused_by_the_process_too(cas: Process, trust: CasTrust) -> None:
+def test_what_was_attested_is_refused_over_another_connection(cas: Process, trust: CasTrust) -> None:
     class Replaying:
         """Answers each challenge with Evidence for another nonce's binding."""
 
@@ -107,4 +107,4 @@ def test_a_nonce_is_refused_by_the_process_too(cas: Process, trust: CasTrust) ->
             client.provision("acme/replay", "trainer", parse(text), Replaying())
         status, document = cas.post("/v1/attest", sent[-1])
         assert (status, document["code"]) == (403, NonceError.code)
-        assert "was used before" in document["problem"]
+        assert "over this connection" in document["problem"]

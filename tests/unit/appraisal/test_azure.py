@@ -94,6 +94,13 @@ def test_azure_when_both_steps_differ_then_all_is_named_at_once(snp: VerifiedCla
         appraise(snp, policy=policy, rtmr3=b"", now=NOW)
 
 
+def test_azure_when_the_policy_names_no_pcr_then_the_hardware_alone_is_not_enough(
+    tdx: VerifiedClaims,
+) -> None:
+    with pytest.raises(MeasurementError, match="the policy names no PCR, which accepts nothing"):
+        appraise(tdx, policy=AzurePolicy(pcrs={}, tdx=TDX), rtmr3=b"", now=NOW)
+
+
 @pytest.mark.parametrize("name", ["mr_td", "rtmr0", "rtmr3"])
 def test_azure_when_a_register_of_the_td_differs_then_refused(tdx: VerifiedClaims, name: str) -> None:
     values = {"mr_td": TDX.mr_td, "tolerate": TDX.tolerate, name: ("ff" * 48,)}

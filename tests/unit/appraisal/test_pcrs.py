@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from securetf.appraisal import appraise
+from securetf.claims import VerifiedClaims
 from securetf.errors import (
     AppraisalError,
     ManifestValueError,
@@ -69,3 +70,12 @@ def test_machine_status_policy_or_time_when_not_accepted_then_refused() -> None:
 def test_policy_when_a_pcr_is_odd_or_none_is_named_then_refused(pcrs: dict[str, list[str]]) -> None:
     with pytest.raises(ManifestValueError):
         struct({"pcrs": pcrs}, PcrPolicy, ("appraisal", "nitro"))
+
+
+@pytest.mark.parametrize("claims", [TPM, NITRO], ids=["TPM", "Nitro"])
+def test_policy_when_it_names_no_pcr_then_nothing_is_accepted(claims: VerifiedClaims) -> None:
+    """Also where no Manifest was read, whose rule refuses it before."""
+    with pytest.raises(MeasurementError, match="the policy names no PCR, which accepts nothing"):
+        appraise(claims, policy=PcrPolicy(pcrs={}), rtmr3=b"", now=NOW)
+    with pytest.raises(MeasurementError, match=r"pcr0 is .*, expected nothing"):
+        appraise(claims, policy=PcrPolicy(pcrs={"pcr0": ()}), rtmr3=b"", now=NOW)

@@ -20,6 +20,7 @@ from securetf.attester.insecure_simulation import (
 from securetf.attester.measurement import software_measurement
 from securetf.cas.service import AuditDraft, CasService, Context, load_or_create
 from securetf.cas.service.access import OwnerRequest
+from securetf.cas.service.connection import NO_EXPORTER, Connection
 from securetf.cas.store import Store, create_store, open_store
 from securetf.cas.store.anchor import InsecureFileAnchor
 from securetf.cas.store.sealing import GENESIS
@@ -49,6 +50,7 @@ from securetf.wire import (
     SessionView,
 )
 from securetf.wire.rekeying import KeyEndRequest, RekeyResponse
+from securetf.wire.restoring import AcceptRootRequest
 from support.waiting import HERE, waited
 
 SESSION = "acme/digits"
@@ -218,6 +220,13 @@ class Cas:
         draft = AuditDraft(action="volume.key-end")
         self.service.rekeying.end(self.signed(key), draft, grant.volume_id, request)
 
+    def accept_root(
+        self, seen: VolumeGrant, seq: int, root: bytes, volume: str = "data", key: OwnerKey | None = None
+    ) -> None:
+        request = AcceptRootRequest(seen_seq=seen.seq, seen_root=seen.root, seq=seq, root=root)
+        draft = AuditDraft(action="volume.accept-root")
+        self.service.restoring.accept(self.owner(key), draft, SESSION, volume, request)
+
     def pack(self, volume: str = "data") -> bytes:
         return self.advance(self.grant("packing", volume), self.key)
 
@@ -232,8 +241,10 @@ class Cas:
         name = changes.pop("named", "trainer")
         manifest = manifests.parse(text or self.read().manifest)
         instance = changes.pop("instance", 0)
-        asked = ChallengeRequest(session=SESSION, workload=name, instance=instance)
-        challenge = self.service.attestation.challenge(asked)
+        connection = changes.pop("connection", NO_EXPORTER)
+        bound = "key" if connection is NO_EXPORTER else "session"
+        asked = ChallengeRequest(session=SESSION, workload=name, instance=instance, binding=bound)
+        challenge = self.service.attestation.challenge(asked, connection)
         fields: dict[str, Any] = {
             "nonce": changes.pop("nonce", challenge.nonce),
             "tls_spki": workload.tls.spki,
@@ -244,7 +255,7 @@ class Cas:
         report_data = binding.report_data(
             role=changes.pop("role", binding.Role.WORKLOAD),
             cas_spki=changes.pop("cas_spki", self.context.identity.spki),
-            exporter=None,
+            exporter=connection.exporter(bound),
             **fields,
         )
         evidence = SimulatedTdx(self.platform, roots or {}).attest(report_data)
@@ -255,6 +266,7 @@ class Cas:
                 "instance": instance,
                 "platform": evidence.platform.value,
                 "evidence": evidence.raw,
+                "binding": bound,
                 **fields,
                 **changes,
             }
@@ -265,9 +277,11 @@ class Cas:
         request = self.attest_request(workload, **changes)
         return self.send(workload, request)
 
-    def send(self, workload: Workload, request: AttestRequest) -> Workload:
+    def send(
+        self, workload: Workload, request: AttestRequest, connection: Connection = NO_EXPORTER
+    ) -> Workload:
         workload.response = waited(
-            self.service.attestation.attest(request, AuditDraft(action="attest"), HERE)
+            self.service.attestation.attest(request, AuditDraft(action="attest"), HERE, connection)
         )
         transcript = binding.transcript(
             role=binding.Role.WORKLOAD,
@@ -275,7 +289,7 @@ class Cas:
             tls_spki=request.tls_spki,
             hpke_public_key=request.hpke_public_key,
             cas_spki=self.context.identity.spki,
-            exporter=None,
+            exporter=connection.exporter(request.binding),
             manifest_hash=request.manifest_hash,
             network_spki=request.network_spki,
         )

@@ -153,17 +153,17 @@ class TestRefusals:
             packed.attest(platform="abacus")
 
     def test_a_key_that_the_evidence_does_not_bind(self, packed: Cas) -> None:
-        with pytest.raises(BindingError):
+        with pytest.raises(BindingError, match="report data is not the digest of this nonce"):
             packed.attest(tls_spki=Workload().tls.spki)
-        with pytest.raises(BindingError):
+        with pytest.raises(BindingError, match="report data is not the digest of this nonce"):
             packed.attest(hpke_public_key=HpkeKeyPair.generate().public)
 
     def test_evidence_relayed_from_another_cas(self, packed: Cas) -> None:
-        with pytest.raises(BindingError):
+        with pytest.raises(BindingError, match="report data is not the digest of this nonce"):
             packed.attest(cas_spki=Workload().tls.spki)
 
     def test_evidence_of_a_cas_as_a_workloads(self, packed: Cas) -> None:
-        with pytest.raises(BindingError):
+        with pytest.raises(BindingError, match="report data is not the digest of this nonce"):
             packed.attest(role=binding.Role.CAS)
 
     def test_a_flipped_bit_in_the_evidence(self, packed: Cas) -> None:

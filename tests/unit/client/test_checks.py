@@ -102,6 +102,8 @@ def test_service_when_nothing_is_pinned_but_the_software_passes(tmp_path: Path) 
         (Says(workload="trainer"), "ear-subject", "/trainer/0, expected"),
         (Says(binding_session="acme/other"), "binding-subject", "acme/other/server/0, the attestation"),
         (Says(nonce=bytes(32)), "nonce", "replayed"),
+        (Says(binding_age_s=62), "nonce", "it is made at"),
+        (Says(binding_age_s=-62), "nonce", "it is made at"),
         (Says(network_spki=WorkloadKey.generate().spki), "network-key", "someone stands between"),
         (Says(binding_key=WorkloadKey.generate()), "binding-signature", "does not hold"),
         (Says(binding_type=DELEGATION_TYPE), "binding-signature", "header"),

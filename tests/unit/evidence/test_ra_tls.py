@@ -117,6 +117,12 @@ def test_certificate_when_its_form_is_wrong_then_says_how(raw: bytes, reason: st
         ra_tls.parse(raw)
 
 
+def test_certificate_when_cut_anywhere_then_refused_for_its_form() -> None:
+    for size in range(len(GOOD)):
+        with pytest.raises(MalformedEvidenceError, match=r"length or tag|not exactly one DER sequence"):
+            ra_tls.parse(GOOD[:size])
+
+
 @given(st.binary(max_size=300), st.integers(0, len(GOOD) - 1), st.integers(0, 255))
 @settings(max_examples=300, deadline=None)
 def test_parse_of_anything_raises_only_our_error(raw: bytes, offset: int, value: int) -> None:

@@ -156,6 +156,9 @@ class BindMount:
     def in_memory(self) -> str | None:
         return config.get("in_memory")
 
+    def transport(self) -> str:
+        return "bind"
+
     def integrity_errors(self) -> tuple[int, str]:
         return config.get("integrity_errors", 0), "chunk 7 of /file"
 

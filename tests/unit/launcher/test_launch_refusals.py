@@ -253,6 +253,7 @@ def test_run_when_reads_of_followed_states_failed_the_end_and_the_report_say_so(
     assert result.returncode == 0, result.stderr
     assert "volume a: 2 reads of older states failed: they were overwritten, or damaged" in result.stderr
     assert launch.report["stale_errors"] == {"a": 2}
+    assert launch.report["transport"] == {"a": "bind"}
 
 
 @pytest.mark.parametrize(
@@ -287,3 +288,4 @@ def test_run_when_a_volume_is_in_memory_says_so_and_until_when_changes_are_not_k
     kept = "; what the program changes is kept when it has ended, not before\n"
     assert f"securetf: volume b: in memory, not mounted: there is no FUSE{kept}" in result.stderr
     assert launch.report["in_memory"] == {"a": "there is no FUSE", "b": "there is no FUSE"}
+    assert "transport" not in launch.report

@@ -11,6 +11,7 @@ from securetf.provisioning import (
     open_grant,
     open_sealed,
     open_secret,
+    public_key_of,
     seal,
     seal_grant,
     seal_secret,
@@ -46,8 +47,8 @@ def key() -> HpkeKeyPair:
 
 
 def test_what_was_sealed_opens(key: HpkeKeyPair) -> None:
-    assert open_sealed(seal(PROVISION, key.public, b"t"), key, b"t") == PROVISION
-    assert open_grant(seal_grant(GRANT, key.public, b"t"), key, b"t") == GRANT
+    assert open_sealed(seal(PROVISION, public_key_of(key.public), b"t"), key, b"t") == PROVISION
+    assert open_grant(seal_grant(GRANT, public_key_of(key.public), b"t"), key, b"t") == GRANT
     assert open_secret(seal_secret(b"v", key.public, b"t"), key, b"t") == b"v"
 
 
@@ -58,7 +59,7 @@ def test_a_private_key_survives_its_bytes(key: HpkeKeyPair) -> None:
 
 
 def test_another_transcript_or_key_does_not_open(key: HpkeKeyPair) -> None:
-    sealed = seal(PROVISION, key.public, b"t")
+    sealed = seal(PROVISION, public_key_of(key.public), b"t")
     with pytest.raises(UnsealError, match="does not open with this key and transcript"):
         open_sealed(sealed, key, b"other")
     with pytest.raises(UnsealError, match="does not open with this key and transcript"):
@@ -78,7 +79,7 @@ def test_each_flipped_byte_and_truncation_is_refused(key: HpkeKeyPair) -> None:
 
 def test_one_kind_does_not_open_as_another(key: HpkeKeyPair) -> None:
     with pytest.raises(UnsealError, match="Provision: "):
-        open_sealed(seal_grant(GRANT, key.public, b"t"), key, b"t")
+        open_sealed(seal_grant(GRANT, public_key_of(key.public), b"t"), key, b"t")
 
 
 @pytest.mark.parametrize("public", [b"", b"x" * 1215, b"\xff" * 1216])

@@ -56,6 +56,18 @@ def test_advance_is_durable_and_only_from_the_current_state(tmp_path: Path) -> N
     assert trust.grant(writable=False).root == ROOT_1
 
 
+def test_file_that_a_state_is_anchored_in_is_not_removed_as_unused(tmp_path: Path) -> None:
+    trust = LocalTrust.create(tmp_path / "trust")
+    epoch = trust.grant(writable=True).epoch
+    trust.advance(epoch, 0, bytes(32), 1, ROOT_1)
+    trust.remove_unused()
+    assert trust.grant(writable=False).root == ROOT_1
+    other = LocalTrust.create(tmp_path / "other")
+    other.grant(writable=True)
+    other.remove_unused()
+    assert not other.path.exists()
+
+
 def test_older_writer_is_fenced_by_a_newer_one(tmp_path: Path) -> None:
     trust = LocalTrust.create(tmp_path / "trust")
     old = trust.grant(writable=True)

@@ -1,6 +1,7 @@
 """Google's messages: framing refusals by their reason, and which bank counts; a synthetic TPM."""
 
 import hashlib
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,17 @@ from securetf.evidence.tpm2_quote import SHA1, SHA256, SHA384
 from securetf.verifier.gcp_vtpm import GcpVtpmVerifier
 from securetf.verifier.tpm2_origin import KeyOrigins
 from support.authority import NOW
-from support.tpm2 import LOG, REPORT_DATA, SELECTION, Tpm, make_log, make_tpm, sign
+from support.tpm2 import (
+    AK_ATTRIBUTES,
+    LOG,
+    REPORT_DATA,
+    SELECTION,
+    Tpm,
+    make_log,
+    make_tpm,
+    public_of,
+    sign,
+)
 
 
 def varint(value: int) -> bytes:
@@ -111,6 +122,40 @@ def test_message_when_one_part_is_wrong_then_refused_for_that_part(tpm: Tpm) -> 
         GcpVtpmVerifier(KeyOrigins(tpm.root.anchors, lambda _: None)).verify(
             Evidence(Platform.TPM2, b""), expected_report_data=REPORT_DATA, now=NOW
         )
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reason"), [(16, "not restricted"), (1, "not fixedTPM"), (4, "not fixedParent")]
+)
+def test_message_when_its_key_signs_anything_or_may_leave_its_tpm_then_refused(
+    tpm: Tpm, attribute: int, reason: str
+) -> None:
+    odd = public_of(tpm.key, attributes=AK_ATTRIBUTES & ~(1 << attribute))
+    raw = message(tpm).replace(tpm2_public.encode(tpm.public), tpm2_public.encode(odd))
+    with pytest.raises(ConfigurationError, match=f"the attestation key is {reason}"):
+        verify(tpm, raw)
+
+
+def test_chain_when_longer_than_any_real_one_then_refused(tpm: Tpm) -> None:
+    raw = message(tpm, more=field(7, tpm.root.der) * 7)
+    with pytest.raises(SignatureError, match="TPM certificate chain has 9 certificates, expected 2 to 8"):
+        verify(tpm, raw)
+
+
+def test_message_when_cut_anywhere_then_refused(tpm: Tpm) -> None:
+    """A message of protobuf may end after any field; then a part is missing, and that is what refuses it."""
+    raw = message(tpm)
+    reasons = {
+        MalformedEvidenceError: "ends inside|no public area, no quote",
+        SignatureError: "no event log|neither certified nor enrolled|has 1 certificates",
+    }
+    refused = set()
+    for size in range(len(raw)):
+        with pytest.raises(EvidenceError) as error:
+            verify(tpm, raw[:size])
+        refused.add(error.type)
+        assert re.search(reasons[error.type], error.value.problem), error.value.problem
+    assert refused == set(reasons)
 
 
 def test_message_when_its_form_is_wrong_then_refused(tpm: Tpm) -> None:

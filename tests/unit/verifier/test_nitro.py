@@ -55,6 +55,22 @@ def test_document_when_signed_part_or_signature_differs_then_refused(module: Mod
         module.verify(module.document(certificate=module.with_leaf().leaf.der))
 
 
+P384_ORDER = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
+)
+
+
+@pytest.mark.parametrize("value", [0, P384_ORDER, P384_ORDER + 1, 2**384 - 1])
+@pytest.mark.parametrize("half", [0, 48])
+def test_signature_when_r_or_s_is_zero_or_out_of_range_then_refused(
+    module: Module, half: int, value: int
+) -> None:
+    document = nitro.parse(module.document())
+    signature = document.signature[:half] + value.to_bytes(48, "big") + document.signature[half + 48 :]
+    with pytest.raises(SignatureError, match="COSE signature does not hold"):
+        module.verify(nitro.encode(replace(document, signature=signature)))
+
+
 def test_chain_when_root_is_another_then_refused_as_no_anchor(module: Module) -> None:
     other = make_module()
     for anchors in (other.root.anchors, TrustAnchors.aws_nitro()):

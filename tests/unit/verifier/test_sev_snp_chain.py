@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.hashes import SHA384
 
 from securetf.endorsements.sev_snp import SnpAnchors, SnpEndorsements
 from securetf.errors import (
@@ -142,6 +143,24 @@ def test_vcek_when_its_key_is_not_on_p384_then_refused() -> None:
     for key in (ec.generate_private_key(ec.SECP256R1()), rsa_key(3)):
         with pytest.raises(SignatureError, match="key of the VCEK is not on P-384"):
             MILAN.verify(endorsements=changed("vcek", key=key))
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_vcek_when_its_serial_number_is_zero_as_amds_are_then_still_read_and_verified() -> None:
+    """A canary: `cryptography` issues none and announces that it will read none; our bound must keep it."""
+    der = MILAN.vcek().der()
+    certificate = x509.load_der_x509_certificate(der)
+    signed = certificate.tbs_certificate_bytes
+    zero = signed.replace(b"\x02\x01\x07", b"\x02\x01\x00", 1)
+    assert zero != signed
+    pss = padding.PSS(padding.MGF1(SHA384()), SHA384.digest_size)
+    signature = MILAN.ask().key.sign(zero, pss, SHA384())
+    vcek = der.replace(signed, zero).replace(certificate.signature, signature)
+    assert x509.load_der_x509_certificate(vcek).serial_number == 0
+    assert MILAN.verify(endorsements=MILAN.endorsements(vek=vcek)).platform_id == MILAN.hw_id
+    forged = der.replace(signed, zero)
+    with pytest.raises(SignatureError, match="VCEK is not signed by its issuer"):
+        MILAN.verify(endorsements=MILAN.endorsements(vek=forged))
 
 
 # --- revocation ---

@@ -126,6 +126,19 @@ def test_signature_when_of_another_key_part_or_scheme_then_refused(tpm: Tpm) -> 
         tpm.verify(tpm.evidence(quote, signature=replace(good, hash=SHA1)))
 
 
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+@pytest.mark.parametrize("value", [0, P256_ORDER, P256_ORDER + 1, 2**256 - 1])
+@pytest.mark.parametrize("part", [0, 1], ids=["r", "s"])
+def test_signature_when_r_or_s_is_zero_or_out_of_range_then_refused(tpm: Tpm, part: int, value: int) -> None:
+    good = sign(tpm.key, tpm.quote())
+    parts = [*good.parts]
+    parts[part] = value.to_bytes(32, "big")
+    with pytest.raises(SignatureError, match="the TPM quote's signature does not hold"):
+        tpm.verify(tpm.evidence(signature=replace(good, parts=tuple(parts))))
+
+
 def test_pcrs_when_not_those_quoted_then_refused(tpm: Tpm) -> None:
     with pytest.raises(SignatureError, match="not the ones that the TPM quoted"):
         tpm.verify(tpm.evidence(pcrs=tpm.pcrs | {7: bytes(32)}))

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
 use super::error::NamespaceError;
-use super::socket::{choose_port_late, set_transparent};
 use crate::event::Inner;
+use crate::socket::{choose_port_late, set_transparent};
 
 const READY: usize = 16; // sockets of each family made in advance: `dial` need not wait for a thread
 const DEADLINE: Duration = Duration::from_secs(5); // the program's backlog is full for as long

@@ -12,7 +12,6 @@ mod process;
 mod rules;
 mod selftest;
 mod setup;
-mod socket;
 mod watch;
 
 use std::fs::File;
@@ -28,7 +27,6 @@ use rustix::net::Shutdown;
 pub use accept::OnOutbound;
 pub use dial::Dialer;
 pub use error::NamespaceError;
-pub(crate) use socket::under_way;
 
 use crate::event::{Caller, DenialLog, Inner};
 use crate::names;

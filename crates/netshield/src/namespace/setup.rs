@@ -13,9 +13,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 
 use super::error::NamespaceError;
 use super::nflog::RefusalSocket;
-use super::{rules, selftest, socket};
-use crate::names;
+use super::{rules, selftest};
 use crate::policy::Policy;
+use crate::{names, socket};
 
 const BACKLOG: i32 = 4096; // connections that wait for the relay; the kernel's own limit in a new namespace
 const SYSTEM_PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];

@@ -17,7 +17,7 @@ use super::link::{Asked, Cut, Link};
 use super::peer::Instance;
 use super::state::State;
 use super::stats::add;
-use super::tunnel::{Incoming, Outgoing, Parts, Tunnel, TunnelError, tune_program};
+use super::tunnel::{Incoming, Outgoing, Parts, Tunnel, TunnelError, tune_local};
 use super::upward::Upward;
 use super::verify::Peer;
 use crate::event::Caller;
@@ -53,7 +53,7 @@ pub async fn run(
     id: StreamId,
     mut renewal: Renewal,
 ) {
-    tune_program(&program);
+    tune_local(&program);
     add(&state.stats.live, 1);
     let link = Rc::new(Link::new(program, Arc::clone(&state.stats), tunnel.expires));
     let peer = tunnel.peer.instance.clone();

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::limits::Limits;
-use crate::namespace::under_way;
+use crate::socket::under_way;
 
 /// Returns once something has been under way for `limits.silence` without any acknowledgement; looks at every heartbeat.
 pub async fn unanswered(tcp: &TcpStream, limits: Limits) {

@@ -242,13 +242,13 @@ impl TestAnchor {
         let mut state = self.state.lock().unwrap();
         state.0 += u32::from(writable);
         let (epoch, (seq, root)) = *state;
-        let key = VolumeKey::new(KEY);
         Grant {
             volume_id: VOLUME_ID,
-            key,
+            key: VolumeKey::new(KEY),
             key_version: 1,
             key_since: 0,
             older_key: None,
+            kept_since: 0,
             epoch,
             seq,
             root,

@@ -18,7 +18,7 @@ from securetf.cas.http.limits import RateLimit
 from securetf.cas.http.openapi import document
 from securetf.cas.http.tpm_calls import TPM_CALLS
 from securetf.cas.http.waiting import LoopWaits
-from securetf.cas.service import AuditDraft, CasService
+from securetf.cas.service import AuditDraft, CasService, Connection
 from securetf.cas.service.context import settled
 from securetf.errors import (
     AppraisalError,
@@ -42,6 +42,7 @@ from securetf.wire.messages import Message
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
 _BODY_DEADLINE_S = 10.0
+EXPORTER = "securetf.exporter"  # ASGI extension: label to 32 bytes of the request's connection
 _MAX_TARGET = 1024  # characters of path and query
 _STATUS: tuple[tuple[type[SecuretfError], int], ...] = (
     (NotAuthorisedError, 403),
@@ -133,6 +134,7 @@ def _incoming(call: Call, service: CasService, request: Request, body: bytes) ->
         message=None if call.request is None else decode(body, call.request),
         signed=signed,
         draft=AuditDraft(action=call.action, session=_session(request)),
+        connection=Connection(request.scope.get("extensions", {}).get(EXPORTER)),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
-from securetf.cas.service import AuditDraft, CasService
+from securetf.cas.service import AuditDraft, CasService, Connection
 from securetf.cas.service.access import OwnerRequest
 from securetf.cas.service.context import Refused
 from securetf.cas.service.waiting import Waits
@@ -37,6 +37,7 @@ class Incoming:
     message: Message | None
     signed: SignedRequest | None
     draft: AuditDraft
+    connection: Connection
 
     @property
     def session(self) -> str:

@@ -4,6 +4,7 @@ from concurrent.futures import Future
 
 from securetf.cas.http.call import Call, Incoming, Signed, message_of, signature_of, volume_id_of
 from securetf.cas.http.rekeying_calls import REKEYING_CALLS
+from securetf.cas.http.restoring_calls import RESTORING_CALLS
 from securetf.cas.service import AuditDraft
 from securetf.cas.service.context import Refused
 from securetf.cas.service.waiting import Waits
@@ -46,27 +47,31 @@ def _status(incoming: Incoming) -> Message:
 
 
 def _evidence(incoming: Incoming) -> Message:
-    return incoming.service.evidence(message_of(incoming, CasEvidenceRequest))
+    return incoming.service.evidence(message_of(incoming, CasEvidenceRequest), incoming.connection)
 
 
 def _challenge(incoming: Incoming) -> Message:
-    return incoming.service.attestation.challenge(message_of(incoming, ChallengeRequest))
+    return incoming.service.attestation.challenge(message_of(incoming, ChallengeRequest), incoming.connection)
 
 
 async def _attest(incoming: Incoming, waits: Waits) -> Message:
     return await incoming.service.attestation.attest(
-        message_of(incoming, AttestRequest), incoming.draft, waits
+        message_of(incoming, AttestRequest), incoming.draft, waits, incoming.connection
     )
 
 
 async def _renew(incoming: Incoming, waits: Waits) -> Message:
     request = message_of(incoming, RenewRequest)
-    return await incoming.service.attestation.renew(signature_of(incoming), request, incoming.draft, waits)
+    return await incoming.service.attestation.renew(
+        signature_of(incoming), request, incoming.draft, waits, incoming.connection
+    )
 
 
 async def _token(incoming: Incoming, waits: Waits) -> Message:
     request = message_of(incoming, TokenRequest)
-    return await incoming.service.attestation.refresh(signature_of(incoming), request, incoming.draft, waits)
+    return await incoming.service.attestation.refresh(
+        signature_of(incoming), request, incoming.draft, waits, incoming.connection
+    )
 
 
 def _keys(incoming: Incoming) -> Message:
@@ -350,4 +355,5 @@ CALLS = (
         signed=Signed.LEASE_HOLDER,
     ),
     *REKEYING_CALLS,
+    *RESTORING_CALLS,
 )

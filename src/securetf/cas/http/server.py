@@ -2,22 +2,20 @@
 
 import asyncio
 import logging
-import os
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import uvicorn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509 import load_der_x509_certificate
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from securetf.cas.http.app import application
+from securetf.cas.http.app import EXPORTER, application
 from securetf.cas.service import CasIdentity, CasService
 from securetf.listening.heads import bounded
+from securetf.tls.server import ServerContext
 
 _THREADS = 32
 _MAX_CONNECTIONS = 2048
@@ -32,7 +30,7 @@ def serve(service: CasService, listening: socket.socket, ready: Callable[[], Non
         context = _tls(service.context.identity)
         config = uvicorn.Config(
             application(service, workers),
-            http=bounded(HttpToolsProtocol, _HEAD_S),
+            http=_exporting(bounded(HttpToolsProtocol, _HEAD_S)),
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -73,19 +71,17 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _tls(identity: CasIdentity) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_COMPRESSION
-    context.num_tickets = 0  # nobody resumes: each connection proves the key
-    context.set_alpn_protocols(["http/1.1"])
-    certificate = load_der_x509_certificate(identity.certificate).public_bytes(Encoding.PEM)
-    key = identity.tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    descriptor = os.memfd_create("cas-tls", os.MFD_CLOEXEC)  # the ssl module reads keys only from files
-    try:
-        os.write(descriptor, certificate + key)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.ftruncate(descriptor, 0)
-        os.close(descriptor)
-    return context
+def _tls(identity: CasIdentity) -> ServerContext:
+    key = identity.tls_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return ServerContext.of(identity.certificate, key, protocol="http/1.1")
+
+
+def _exporting(base: type[HttpToolsProtocol]) -> type[HttpToolsProtocol]:
+    """Return a protocol that tells the application of the connection on which a request arrives."""
+
+    class Exporting(base):  # type: ignore[misc, valid-type]
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.scope["extensions"] = {EXPORTER: self.transport.get_extra_info("ssl_object").exporter}
+
+    return Exporting

@@ -8,11 +8,13 @@ from securetf import __version__
 from securetf.cas.service.access import Owners
 from securetf.cas.service.attestation import Attestation
 from securetf.cas.service.audit import AuditLog
+from securetf.cas.service.connection import NO_EXPORTER, Connection
 from securetf.cas.service.context import Clock, Context
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.identity import CasIdentity, load_or_create
 from securetf.cas.service.members import Members
 from securetf.cas.service.rekeying import Rekeying
+from securetf.cas.service.restoring import Restoring
 from securetf.cas.service.secrets import Secrets
 from securetf.cas.service.sessions import Sessions
 from securetf.cas.service.tpm import Tpms
@@ -21,7 +23,7 @@ from securetf.evidence import binding
 from securetf.wire import CasEvidenceRequest, CasEvidenceResponse, StatusResponse, TokenKey
 from securetf.wire.statement import token_key_text
 
-__all__ = ["AuditDraft", "CasIdentity", "CasService", "Clock", "Context", "load_or_create"]
+__all__ = ["AuditDraft", "CasIdentity", "CasService", "Clock", "Connection", "Context", "load_or_create"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class CasService:
     sessions: Sessions
     volumes: Volumes
     rekeying: Rekeying
+    restoring: Restoring
     secrets: Secrets
     attestation: Attestation
     members: Members
@@ -48,6 +51,7 @@ class CasService:
             sessions=Sessions(context),
             volumes=Volumes(context),
             rekeying=Rekeying(context),
+            restoring=Restoring(context),
             secrets=Secrets(context),
             attestation=Attestation(context),
             members=Members(context),
@@ -73,8 +77,10 @@ class CasService:
         text = token_key_text(identity.spki_sha256, spki)
         return TokenKey(spki=spki, signature=identity.audit_key.sign(text))
 
-    def evidence(self, request: CasEvidenceRequest) -> CasEvidenceResponse:
-        """Return the CAS's own Evidence for a caller's nonce. Raises AttesterError."""
+    def evidence(
+        self, request: CasEvidenceRequest, connection: Connection = NO_EXPORTER
+    ) -> CasEvidenceResponse:
+        """Return the CAS's own Evidence for a caller's nonce. Raises AttesterError, BindingError."""
         context, identity = self.context, self.context.identity
         report_data = binding.report_data(
             role=binding.Role.CAS,
@@ -82,7 +88,7 @@ class CasService:
             tls_spki=identity.spki,
             hpke_public_key=identity.hpke_key.public + identity.audit_public_key,
             cas_spki=identity.spki,
-            exporter=None,
+            exporter=connection.exporter(request.binding),
             manifest_hash=None,
         )
         evidence = context.attester.attest(report_data)

@@ -16,6 +16,7 @@ from securetf.cas.service import certificates
 from securetf.cas.service.access import check_window
 from securetf.cas.service.challenges import LIFETIME_S, Challenges
 from securetf.cas.service.checks import Checked, check, platform_of
+from securetf.cas.service.connection import NO_EXPORTER, Connection
 from securetf.cas.service.context import Context, settled
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.members import check_member, enter, renewed
@@ -41,7 +42,6 @@ from securetf.errors import (
     SecuretfError,
     UsageError,
 )
-from securetf.evidence import binding
 from securetf.identity import SpiffeId
 from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import thumbprint
@@ -75,12 +75,19 @@ class Attestation:
         self._challenges = Challenges(context.clock)
         self._token_key = ear.SigningKey.of(context.identity.token_key)
 
-    def challenge(self, request: ChallengeRequest) -> ChallengeResponse:
-        """Return a nonce; says nothing about whether the session exists."""
-        nonce = self._challenges.issue(request.session, request.workload, request.instance)
+    def challenge(self, request: ChallengeRequest, connection: Connection = NO_EXPORTER) -> ChallengeResponse:
+        """Return a nonce; says nothing about whether the session exists. Raises BindingError: no exporter."""
+        exporter = connection.exporter(request.binding)
+        nonce = self._challenges.issue(request.session, request.workload, request.instance, exporter)
         return ChallengeResponse(nonce=nonce, expires_in_s=LIFETIME_S)
 
-    async def attest(self, request: AttestRequest, draft: AuditDraft, waits: Waits) -> AttestResponse:
+    async def attest(
+        self,
+        request: AttestRequest,
+        draft: AuditDraft,
+        waits: Waits,
+        connection: Connection = NO_EXPORTER,
+    ) -> AttestResponse:
         """Check cheaply, take the nonce, verify, appraise, and release; the first that fails decides.
 
         Raises:
@@ -91,7 +98,7 @@ class Attestation:
         _describe(draft, request)
         started = time.perf_counter_ns()
         try:
-            checked = check(self._context, request)
+            checked = check(self._context, request, connection)
             draft.actor = f"p256:{thumbprint(checked.tls_key)}"
             verified, results = await self._prove(request, checked, draft, waits)
         except SecuretfError as error:
@@ -108,14 +115,19 @@ class Attestation:
         return response
 
     async def renew(
-        self, signed: SignedRequest, request: RenewRequest, draft: AuditDraft, waits: Waits
+        self,
+        signed: SignedRequest,
+        request: RenewRequest,
+        draft: AuditDraft,
+        waits: Waits,
+        connection: Connection = NO_EXPORTER,
     ) -> RenewResponse:
         """Attest a member again for its next certificate; nothing else is released, no epoch is raised.
 
         Raises:
             As `attest`. NotFoundError, FencedError, NotAuthorisedError: not the current member's request.
         """
-        checked, _ = await self._again(signed, request, draft, waits, certificate=True)
+        checked, _ = await self._again(signed, request, draft, waits, connection, certificate=True)
         now = self._context.clock.now()
 
         def operation(transaction: Transaction) -> _Entered:
@@ -131,14 +143,19 @@ class Attestation:
         return RenewResponse(**msgspec.structs.asdict(grant))
 
     async def refresh(
-        self, signed: SignedRequest, request: TokenRequest, draft: AuditDraft, waits: Waits
+        self,
+        signed: SignedRequest,
+        request: TokenRequest,
+        draft: AuditDraft,
+        waits: Waits,
+        connection: Connection = NO_EXPORTER,
     ) -> TokenResponse:
         """Attest a member again for its next token; nothing is released, its certificate stays.
 
         Raises:
             As `renew`.
         """
-        checked, results = await self._again(signed, request, draft, waits, certificate=False)
+        checked, results = await self._again(signed, request, draft, waits, connection, certificate=False)
         now = self._context.clock.now()
         token = issue_token(self._context.identity, self._token_key, request, results, checked.tls_key)
 
@@ -159,6 +176,7 @@ class Attestation:
         request: AttestRequest,
         draft: AuditDraft,
         waits: Waits,
+        connection: Connection,
         *,
         certificate: bool,
     ) -> tuple[Checked, Sequence[AttestationResult]]:
@@ -167,7 +185,7 @@ class Attestation:
         try:
             draft.actor = signed.key_id
             check_window(self._context, signed)
-            checked = check(self._context, request)
+            checked = check(self._context, request, connection)
             if certificate != (checked.network_key is not None):
                 what = "a renewal without" if certificate else "a request for a token with"
                 raise UsageError(f"{what} network key", "use the call that fits: renew, or token")
@@ -185,9 +203,11 @@ class Attestation:
     async def _prove(
         self, request: AttestRequest, checked: Checked, draft: AuditDraft, waits: Waits
     ) -> tuple[int, Sequence[AttestationResult]]:
-        self._challenges.consume(request.nonce, request.session, request.workload, request.instance)
+        self._challenges.consume(
+            request.nonce, request.session, request.workload, request.instance, checked.exporter
+        )
         now = self._context.clock.now()
-        expected = hashlib.sha512(self._transcript(request)).digest()
+        expected = hashlib.sha512(checked.transcript).digest()
         others = tuple(
             Evidence(platform_of(self._context, name), raw) for name, raw in request.submods.items()
         )
@@ -245,20 +265,8 @@ class Attestation:
         provision, entered = settled(await waits.done(context.begin(draft, operation)))
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
-        sealed = seal(provision, request.hpke_public_key, self._transcript(request))
+        sealed = seal(provision, checked.hpke_key, checked.transcript)
         return AttestResponse(token=token.text, sealed_provision=sealed, timings_us={})
-
-    def _transcript(self, request: AttestRequest) -> bytes:
-        return binding.transcript(
-            role=binding.Role.WORKLOAD,
-            nonce=request.nonce,
-            tls_spki=request.tls_spki,
-            hpke_public_key=request.hpke_public_key,
-            cas_spki=self._context.identity.spki,
-            exporter=None,
-            manifest_hash=request.manifest_hash,
-            network_spki=request.network_spki,
-        )
 
     def _spiffe_id(self, session: SessionRow, member: MemberRow) -> SpiffeId:
         domain = self._context.identity.spki_sha256

@@ -1,7 +1,8 @@
 """Challenges without state: nothing is kept for a nonce until it is used.
 
 nonce (32 bytes) = issue time (8 bytes, microseconds of the monotonic clock) ‖ random (8) ‖ MAC (16):
-HMAC-SHA256 under a key that lives as long as the process, over time, random, session, workload and instance.
+HMAC-SHA256 under a key that lives as long as the process, over time, random, session, workload, instance
+and, where the attestation is bound to its connection, the exporter: such a nonce is good there alone.
 A flood of challenges costs no memory and pushes no honest one out; a used nonce is remembered until it
 expires.
 """
@@ -28,22 +29,31 @@ class Challenges:
         self._used: OrderedDict[bytes, int] = OrderedDict()  # nonce → issue time
         self._lock = threading.Lock()
 
-    def issue(self, session: str, workload: str, instance: int) -> bytes:
-        """Return a nonce for one attestation of this workload within LIFETIME_S seconds."""
-        head = int(self._clock.monotonic_s() * 1e6).to_bytes(_TIME, "big") + os.urandom(_RANDOM)
-        return head + self._mac(head, session, workload, instance)
+    def issue(self, session: str, workload: str, instance: int, exporter: bytes | None = None) -> bytes:
+        """Return a nonce for one attestation of this workload within LIFETIME_S seconds.
 
-    def consume(self, nonce: bytes, session: str, workload: str, instance: int) -> None:
-        """Take a nonce back.
+        exporter: of the connection that it is good on; None: on any, for an attestation bound to keys.
+        """
+        head = int(self._clock.monotonic_s() * 1e6).to_bytes(_TIME, "big") + os.urandom(_RANDOM)
+        return head + self._mac(head, session, workload, instance, exporter)
+
+    def consume(
+        self, nonce: bytes, session: str, workload: str, instance: int, exporter: bytes | None = None
+    ) -> None:
+        """Take a nonce back. exporter: as of `issue`, of the connection on which it comes back.
 
         Raises:
-            NonceError: not of this CAS's life, of another workload or session, expired, or used before.
+            NonceError: not of this CAS's life, of another workload, session or connection, expired, or used
+            before.
             LimitError: too many attestations within LIFETIME_S.
         """
         head, mac = nonce[: _TIME + _RANDOM], nonce[_TIME + _RANDOM :]
-        if not hmac.compare_digest(mac, self._mac(head, session, workload, instance)):
+        if not hmac.compare_digest(mac, self._mac(head, session, workload, instance, exporter)):
+            where = "" if exporter is None else " over this connection"
             raise NonceError(
-                f"the nonce was not issued for {workload} of {session}, or before this CAS was started", _FIX
+                f"the nonce was not issued for {workload} of {session}{where}, "
+                "or before this CAS was started",
+                _FIX,
             )
         now_us = int(self._clock.monotonic_s() * 1e6)
         issued_us = int.from_bytes(head[:_TIME], "big")
@@ -67,6 +77,7 @@ class Challenges:
                 return
             del self._used[nonce]
 
-    def _mac(self, head: bytes, session: str, workload: str, instance: int) -> bytes:
-        message = head + f"{session}\0{workload}\0{instance}".encode()
+    def _mac(self, head: bytes, session: str, workload: str, instance: int, exporter: bytes | None) -> bytes:
+        bound = exporter or b""
+        message = head + bytes([len(bound)]) + bound + f"{session}\0{workload}\0{instance}".encode()
         return hmac.digest(self._key, message, "sha256")[:_MAC]

@@ -66,7 +66,7 @@ class VolumeRow(Row, frozen=True, kw_only=True):
     """One volume. Table `volume`, key its id (16 bytes).
 
     key_since: the first epoch of `key`. older_key: of the version before, until a writer says that nothing
-    needs it.
+    needs it. kept_since: the first epoch whose records count beyond (seq, root).
     """
 
     volume_id: bytes
@@ -76,6 +76,7 @@ class VolumeRow(Row, frozen=True, kw_only=True):
     key_version: int
     key_since: int = 0
     older_key: bytes | None = None
+    kept_since: int = 0
     epoch: int
     seq: int
     root: bytes

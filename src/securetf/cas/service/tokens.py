@@ -49,7 +49,7 @@ def issue_token(
         subject=str(SpiffeId(domain, request.session, request.workload, request.instance)),
         nonce=request.nonce,
         confirmation_jwk=ear.confirmation_jwk(tls_key),
-        binding=ear.Binding.KEY,
+        binding=ear.Binding(request.binding),
         token_id=token_id,
         now=results[0].appraised_at,
         others=results[1:],

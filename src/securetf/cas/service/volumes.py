@@ -34,7 +34,7 @@ from securetf.errors import (
 from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key
 from securetf.manifest import Manifest, Volume, volume_rule
-from securetf.provisioning import VolumeGrant, check_public_key, grant_transcript, seal_grant
+from securetf.provisioning import VolumeGrant, grant_transcript, public_key_of, seal_grant
 from securetf.wire import AdvanceRequest
 
 MAX_VOLUMES = 1024  # of one session, all versions together
@@ -149,12 +149,12 @@ class Volumes:
         operation: Callable[[Transaction], VolumeGrant],
     ) -> bytes:
         session, name, public = target
-        check_public_key(public)
+        key = public_key_of(public)
         draft.session, draft.details = session, {"volume": name}
         grant = self.context.decide(draft, operation, always=owner.consume)
         return seal_grant(
             grant,
-            public,
+            key,
             grant_transcript(
                 kind=kind,
                 session=session,
@@ -170,11 +170,16 @@ def raise_epoch(
     transaction: Transaction, volume: VolumeRow, lease: Lease, rule: Volume, mount_path: str
 ) -> VolumeGrant:
     """Give the lease to another writer: the one before is fenced from here on."""
-    if volume.epoch >= _MAX_EPOCH:
-        raise LimitError(f"volume {volume.name} has used all epochs", "pack it into a new volume")
-    raised = replace(volume, epoch=volume.epoch + 1, lease=lease)
+    raised = replace(volume, epoch=next_epoch(volume), lease=lease)
     put(transaction, volume.volume_id, raised)
     return _grant_of(raised, rule, mount_path, writable=True)
+
+
+def next_epoch(volume: VolumeRow) -> int:
+    """Return the epoch after the volume's. Raises LimitError: there is none."""
+    if volume.epoch >= _MAX_EPOCH:
+        raise LimitError(f"volume {volume.name} has used all epochs", "pack it into a new volume")
+    return volume.epoch + 1
 
 
 def read_grant(volume: VolumeRow, rule: Volume, mount_path: str) -> VolumeGrant:
@@ -205,6 +210,7 @@ def _grant_of(volume: VolumeRow, rule: Volume, mount_path: str, *, writable: boo
         key_version=volume.key_version,
         key_since=volume.key_since,
         older_key=volume.older_key,
+        kept_since=volume.kept_since,
         epoch=volume.epoch,
         seq=volume.seq,
         root=volume.root,

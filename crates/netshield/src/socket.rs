@@ -9,7 +9,7 @@ use std::time::Duration;
 const IPV6_TRANSPARENT: i32 = 75; // linux/in6.h
 
 /// Lets a socket have foreign addresses at our end: `IP_TRANSPARENT` of its family; `ip(7)`.
-pub(super) fn set_transparent(socket: impl AsFd, v6: bool) -> io::Result<()> {
+pub(crate) fn set_transparent(socket: impl AsFd, v6: bool) -> io::Result<()> {
     if v6 {
         set(&socket, libc::IPPROTO_IPV6, IPV6_TRANSPARENT)
     } else {
@@ -18,7 +18,7 @@ pub(super) fn set_transparent(socket: impl AsFd, v6: bool) -> io::Result<()> {
 }
 
 /// `bind` to an address leaves the choice of the port to `connect`, which knows the other end.
-pub(super) fn choose_port_late(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn choose_port_late(socket: impl AsFd) -> io::Result<()> {
     set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
 }
 
