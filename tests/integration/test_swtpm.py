@@ -6,7 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -260,8 +260,6 @@ def test_machine_when_its_operator_certified_a_key_then_quotes_verify_under_the_
             ca=False,
             usage=("digital_signature",),
             extensions=(TPM_KEY,),
-            end=datetime.now(UTC) + timedelta(days=1),
-            start=datetime.now(UTC) - timedelta(days=1),
         )
         write_nv(client, 0x01C10001, template)
         write_nv(client, 0x01C10000, leaf.der)

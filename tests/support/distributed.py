@@ -221,14 +221,17 @@ def small_data(source: Path, target: Path) -> None:
     np.savez(target / "mnist.npz", **some)
 
 
-def canaries(arrays: Iterable[np.ndarray]) -> list[bytes]:
-    """Return some pieces of arrays as they lie in memory, each unlikely to occur anywhere by chance."""
+def canaries(arrays: Iterable[np.ndarray], *, distinct: int = CANARY_BYTES // 2) -> list[bytes]:
+    """Return some pieces of arrays as they lie in memory, each unlikely to occur anywhere by chance.
+
+    distinct: how many different bytes a piece has at least.
+    """
     found = []
     for array in arrays:
         raw = np.ascontiguousarray(array).tobytes()
         for place in range(0, len(raw) - CANARY_BYTES + 1, CANARY_BYTES):
             piece = raw[place : place + CANARY_BYTES]
-            if len(set(piece)) >= CANARY_BYTES // 2:
+            if len(set(piece)) >= distinct:
                 found.append(piece)
     assert len(found) >= 10
     return found[:: len(found) // CANARIES + 1]

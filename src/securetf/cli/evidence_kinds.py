@@ -87,6 +87,8 @@ def _fix(raw: bytes) -> str:
         return "this is the firmware's message: cut off its first 32 bytes, and what follows the report"
     if raw.startswith(_GOTPM_TEXT):
         return "make it with `gotpm attest --format binarypb`"
+    if raw.lstrip()[:1] == b"{":
+        return "this is another tool's JSON: decode the quote in it (base64 -d) to a file, and name that"
     return "name a file that holds one of these, as the platform gave it"
 
 

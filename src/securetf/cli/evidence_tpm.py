@@ -25,6 +25,7 @@ STEPS: Mapping[Platform, Sequence[str]] = {
     Platform.TPM2: tpm2_quote.STEPS,
     Platform.GCP_VTPM: tpm2_quote.STEPS,
 }
+_AZURE_NAME = b'report"'  # of each form: report, hcl_report
 COSE = (b"\x84\x44\xa1\x01\x38\x22", b"\xd2\x84\x44\xa1\x01\x38\x22")  # COSE_Sign1 with ES384
 
 
@@ -47,7 +48,7 @@ def detect(raw: bytes) -> Platform | None:
         return Platform.NITRO
     if raw.startswith(tpm2.MAGIC):
         return Platform.TPM2
-    if raw.lstrip(b" \t\r\n")[:1] == b"{":
+    if raw.lstrip(b" \t\r\n")[:1] == b"{" and _AZURE_NAME in raw:
         return Platform.AZURE_VTPM
     return Platform.GCP_VTPM if gcp_vtpm.begins(raw) else None
 

@@ -95,6 +95,7 @@ def test_show_when_a_quote_of_tpm2_tools_stands_alone_then_its_fields(tmp_path: 
             "cut off its first 32 bytes",
         ),
         (b'ak_pub: "\\000\\001"', "gotpm attest --format binarypb"),
+        (b'{"tpm_quote": {"message": "/1RDR4AY"}}', "decode the quote in it (base64 -d) to a file"),
         (b"something else", "as the platform gave it"),
     ],
 )
