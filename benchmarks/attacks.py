@@ -1,6 +1,6 @@
 """What a host can change in ciphertext without being noticed: twenty offline attacks on three file systems.
 
-`python benchmarks/attacks.py [--json FILE]`, as root, with gocryptfs and securefs (`apt-get install
+`python benchmarks/attacks.py [--quick] [--json FILE]`, as root, with gocryptfs and securefs (`apt-get install
 gocryptfs securefs`). A small tree is written once, and the host keeps a copy of the ciphertext after each
 step: it sees what changes where and when, and has no key. Each attack changes a copy of the newest
 ciphertext; then the file system is mounted again and everything is read. `noticed`: the mount or a read
@@ -10,7 +10,6 @@ the attacks, each must serve the untouched copy.
 
 import argparse
 import errno
-import json
 import os
 import shutil
 import stat
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from _offline_attacks import ATTACKS, Host, live
+from _report import Row, publish
 from _sealed_systems import NotMountedError, System, systems
 from securetf.shields.filesystem import enter_mount_namespace, mount_tmpfs
 
@@ -92,8 +92,23 @@ def attacked(system: System) -> list[dict[str, str]]:
     return rows
 
 
+def sums(rows: list[dict[str, str]]) -> list[Row]:
+    """Return how often each verdict was given on each system; only ours has a target, to serve none."""
+    found = []
+    for name in dict.fromkeys(row["system"] for row in rows):
+        of = [row["verdict"] for row in rows if row["system"] == name]
+        for verdict in ("noticed", "no effect", "SERVED"):
+            count, held = of.count(verdict), name == "securetf" and verdict == "SERVED"
+            target, met = (0, count == 0) if held else (None, None)
+            found.append(
+                Row(name=f"{name}: {verdict}", value=count, unit=f"of {len(of)}", target=target, met=met)
+            )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the same: it is quick")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument("--only", help="one file system by name")
     options = parser.parse_args()
@@ -112,15 +127,7 @@ def main() -> None:
     for attack, _ in ATTACKS:
         verdicts = {row["system"]: row["verdict"] for row in rows if row["attack"] == attack}
         print(f"{attack:34}" + "".join(f"{verdicts[one]:12}" for one in names))
-    for one in names:
-        of = [row["verdict"] for row in rows if row["system"] == one]
-        served, noticed = of.count("SERVED"), of.count("noticed")
-        print(
-            f"{one}: {noticed} noticed, {of.count('no effect')} without effect, {served} served of {len(of)}"
-        )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    publish("Twenty offline attacks", sums(rows), options.json, {"attacks": rows})
     if any(row["system"] == "securetf" and row["verdict"] == "SERVED" for row in rows):
         raise SystemExit("securetf served what was never written")
 

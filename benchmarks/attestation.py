@@ -15,8 +15,6 @@ Every row is labelled simulated: a development key signs the quote in software; 
 import argparse
 import hashlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from _processes import cpu_s
+from _report import Row, publish
 from securetf.attester.insecure_simulation import (
     SimulatedTdx,
     create_platform,
@@ -156,7 +155,7 @@ secrets = {{ token = "env:TOKEN" }}
 """
 
 
-def one_client(bench: Bench, count: int) -> list[dict[str, Any]]:
+def one_client(bench: Bench, count: int) -> list[Row]:
     """Attest to Provision again and again: total and parts in milliseconds."""
     attester = MeasuredOnce(bench.platform)
     parts: dict[str, list[float]] = {}
@@ -188,7 +187,7 @@ def one_client(bench: Bench, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def first_attestation(bench: Bench, count: int) -> list[dict[str, Any]]:
+def first_attestation(bench: Bench, count: int) -> list[Row]:
     """Attest over a new connection each time: what a launcher waits for."""
     attester, times = MeasuredOnce(bench.platform), []
     for _ in range(count):
@@ -205,7 +204,7 @@ def first_attestation(bench: Bench, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def advances(bench: Bench, count: int) -> list[dict[str, Any]]:
+def advances(bench: Bench, count: int) -> list[Row]:
     """Advance with one writer, then with one writer per volume."""
     alone = bench.advance(bench.client, bench.client.packing_grant(SESSION, "v0", bench.key), count)
     grants = [bench.client.packing_grant(SESSION, f"v{number}", bench.key) for number in range(CLIENTS)]
@@ -219,7 +218,7 @@ def advances(bench: Bench, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def throughput(bench: Bench, count: int) -> list[dict[str, Any]]:
+def throughput(bench: Bench, count: int) -> list[Row]:
     """Attest with eight clients in processes of their own; the CAS shares the machine with them."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import attestation;"
@@ -324,40 +323,10 @@ def percentile(values: list[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
-def row(
-    name: str, value: float, unit: str, target: float | None = None, *, below: bool = True
-) -> dict[str, Any]:
+def row(name: str, value: float, unit: str, target: float | None = None, *, below: bool = True) -> Row:
     """Return one row of the result; no peer service is at hand to compare with."""
     met = None if target is None else (value <= target if below else value >= target)
-    return {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "peer": None,
-        "ratio": None,
-        "target": target,
-        "met": met,
-        "simulated": True,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "cpus": os.cpu_count(),
-        "processor": next(
-            (
-                line.partition(":")[2].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            platform.processor(),
-        ),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_1min": round(os.getloadavg()[0], 2),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return Row(name=name, value=value, unit=unit, target=target, met=met)
 
 
 def main() -> None:
@@ -368,7 +337,6 @@ def main() -> None:
     arguments = parser.parse_args()
     count = 150 if arguments.quick else 1000
     with tempfile.TemporaryDirectory(prefix="securetf-bench-") as directory:
-        before = machine()
         bench = Bench(Path(directory))
         try:
             rows = one_client(bench, count)
@@ -377,18 +345,7 @@ def main() -> None:
             rows += throughput(bench, count // 4)
         finally:
             bench.close()
-    print("SIMULATED: quotes under a development key; no TEE took part")
-    width = max(len(entry["name"]) for entry in rows)
-    for entry in rows:
-        target = (
-            ""
-            if entry["target"] is None
-            else f"target {entry['target']:g}: {'met' if entry['met'] else 'missed'}"
-        )
-        print(f"{entry['name']:<{width}}  {entry['value']:>10.2f} {entry['unit']:<4} {target}".rstrip())
-    print(f"machine: {before}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": before, "rows": rows}, indent=2) + "\n")
+    publish("Attestation, quotes under a development key", rows, arguments.json)
 
 
 if __name__ == "__main__":

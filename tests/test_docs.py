@@ -25,7 +25,12 @@ PAGES = sorted(
 
 def reference():
     """Return scripts/reference.py as a module."""
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
+    return script("reference")
+
+
+def script(name: str):
+    """Return a file of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -51,6 +56,15 @@ def test_commands_when_listed_each_say_what_they_do_and_explain_each_option() ->
     for path, command in reference().commands(reference().root):
         assert command.help, path
         assert all(one.help for one in command.params if isinstance(one, click.Option)), path
+
+
+def test_evaluation_has_a_section_for_each_benchmark_and_the_pictures_that_it_shows() -> None:
+    evaluation = script("evaluation")
+    assert set(evaluation.SECTIONS) == {path.stem for path in ROOT.glob("benchmarks/[a-z]*.py")}
+    page = evaluation.PAGE.read_text()
+    assert [one for one in evaluation.SECTIONS.values() if f"## {one}\n" not in page] == []
+    shown = set(re.findall(r"\(evaluation/(\S+)\)", page))
+    assert shown == {path.name for path in evaluation.PICTURES.iterdir()}
 
 
 def test_error_codes_when_listed_each_have_their_row() -> None:
