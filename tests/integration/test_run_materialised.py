@@ -79,7 +79,6 @@ def test_device_that_the_program_makes_is_kept_with_all_else_and_is_there_in_the
     assert "cannot open white: Permission denied" in second.stderr, "a device in a volume opens nothing"
 
 
-
 def test_memory_file_systems_of_the_program_are_never_swapped_out(job: Job) -> None:
     kept = "grep ' - tmpfs securetf ' /proc/self/mountinfo"
     writing(job, f"{kept} | grep -c noswap; {kept} | grep -vc noswap")
