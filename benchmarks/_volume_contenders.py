@@ -78,8 +78,8 @@ class Securetf(Contender):
 
 
 COPYING = {  # what of libfuse's example is replaced so that it does not splice
-    "if(conn->capable & FUSE_CAP_EXPORT_SUPPORT)": "conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE "
-    "| FUSE_CAP_SPLICE_MOVE);\n\tif (conn->capable & FUSE_CAP_EXPORT_SUPPORT)",
+    "if(conn->capable & FUSE_CAP_EXPORT_SUPPORT)": "conn->want &= ~(FUSE_CAP_SPLICE_READ "
+    "| FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);\n\tif (conn->capable & FUSE_CAP_EXPORT_SUPPORT)",
     "FUSE_BUF_SPLICE_MOVE": "FUSE_BUF_NO_SPLICE",
 }
 SECONDS = 30  # until a mount must be there
@@ -107,12 +107,14 @@ class Foreground(Contender):
         for directory in (store, mounted):
             directory.mkdir(parents=True)
         self.create(str(store))
-        self.process = subprocess.Popen(self.command(str(store), str(mounted)), stdout=subprocess.DEVNULL)
+        with (self.area / "log").open("w") as log:
+            command = self.command(str(store), str(mounted))
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + SECONDS
         while not os.path.ismount(mounted):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.process.kill()
-                raise SystemExit(f"{self.name} did not mount")
+                raise SystemExit(f"{self.name} did not mount: {(self.area / 'log').read_text()}")
             time.sleep(0.02)
         return mounted
 
@@ -123,11 +125,11 @@ class Foreground(Contender):
 
 @dataclass
 class Passthrough(Foreground):
-    """P: FUSE without cryptography over plain files: libfuse's own low-level example, as fast as it gets here.
+    """P: FUSE without cryptography over plain files: libfuse's low-level example, as fast as it gets here.
 
-    Debian packages its source with libfuse3-dev. It runs with the kernel's writeback cache, caches kept across
-    opens, a descriptor for each thread, the read-ahead of design/VOLUME.md, and copies instead of splicing,
-    which is faster by a tenth. Debian's bindfs has none of that, and writes half as fast.
+    Debian packages its source with libfuse3-dev. It has the kernel's writeback cache, caches kept across
+    opens, a descriptor for each thread, the read-ahead of the design, and copies instead of splicing, which
+    is faster by a tenth. Debian's bindfs has none of that, and wrote half as fast when it was tried.
     """
 
     source: Path = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
