@@ -16,6 +16,7 @@ from securetf.shields.filesystem import closing, open_volume
 from securetf.shields.local_trust import LocalTrust
 
 OVER, CHUNKS = " over io_uring", ", 16 KiB chunks"
+READ_AHEAD_KIB = 4096  # of P; a volume's mount has 2048
 OFFERED = Path("/sys/module/fuse/parameters/enable_uring")
 
 
@@ -76,6 +77,105 @@ class Securetf(Contender):
         return time.perf_counter() - begin
 
 
+COPYING = {  # what of libfuse's example is replaced so that it does not splice
+    "if(conn->capable & FUSE_CAP_EXPORT_SUPPORT)": "conn->want &= ~(FUSE_CAP_SPLICE_READ "
+    "| FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);\n\tif (conn->capable & FUSE_CAP_EXPORT_SUPPORT)",
+    "FUSE_BUF_SPLICE_MOVE": "FUSE_BUF_NO_SPLICE",
+}
+SECONDS = 30  # until a mount must be there
+
+
+def read_ahead(mounted: Path, kib: int) -> None:
+    """Set how far the kernel reads ahead on a mount."""
+    number = mounted.stat().st_dev
+    Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb").write_text(str(kib))
+
+
+@dataclass
+class Foreground(Contender):
+    """A file system that is served by one process in the foreground, from `area`/store to `area`/mnt."""
+
+    def command(self, store: str, mounted: str) -> list[str]:
+        raise NotImplementedError
+
+    def create(self, store: str) -> None:
+        """Make an empty file system in an empty directory."""
+
+    def start(self) -> Path:
+        shutil.rmtree(self.area, ignore_errors=True)
+        store, mounted = self.area / "store", self.area / "mnt"
+        for directory in (store, mounted):
+            directory.mkdir(parents=True)
+        self.create(str(store))
+        with (self.area / "log").open("w") as log:
+            command = self.command(str(store), str(mounted))
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + SECONDS
+        while not os.path.ismount(mounted):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise SystemExit(f"{self.name} did not mount: {(self.area / 'log').read_text()}")
+            time.sleep(0.02)
+        return mounted
+
+    def stop(self) -> None:
+        subprocess.run(["umount", str(self.area / "mnt")], check=True)
+        self.process.wait(SECONDS)
+
+
+@dataclass
+class Passthrough(Foreground):
+    """P: FUSE without cryptography over plain files: libfuse's low-level example, as fast as it gets here.
+
+    Debian packages its source with libfuse3-dev. It has the kernel's writeback cache, caches kept across
+    opens, a descriptor for each thread, the read-ahead of the design, and copies instead of splicing, which
+    is faster by a tenth. Debian's bindfs has none of that, and wrote half as fast when it was tried.
+    """
+
+    source: Path = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
+    program: str = ""
+
+    def build(self) -> "Passthrough":
+        """Compile it beside `area`."""
+        if not self.source.exists():
+            raise SystemExit(f"{self.source} is missing: apt-get install libfuse3-dev gcc pkg-config")
+        flags = subprocess.run(
+            ["pkg-config", "fuse3", "--cflags", "--libs"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        self.program = str(self.area.parent / "passthrough_ll")
+        text = self.source.read_text()
+        for found, instead in COPYING.items():
+            if found not in text:
+                raise SystemExit(f"{self.source} is another version: it does not have {found}")
+            text = text.replace(found, instead)
+        changed = self.area.parent / "passthrough_ll.c"
+        changed.write_text(text)
+        paths = ["-I", str(self.source.parent), "-o", self.program, str(changed)]
+        subprocess.run(["gcc", "-O2", "-w", *paths, *flags], check=True)
+        return self
+
+    def command(self, store: str, mounted: str) -> list[str]:
+        options = f"source={store},cache=always,timeout=3600,writeback,clone_fd"
+        return [self.program, "-f", "-o", options, mounted]
+
+    def start(self) -> Path:
+        mounted = super().start()
+        read_ahead(mounted, READ_AHEAD_KIB)
+        return mounted
+
+
+@dataclass
+class Securefs(Foreground):
+    """As Debian ships it, in its default format."""
+
+    def create(self, store: str) -> None:
+        command = ["securefs", "create", "--pass", "benchmark", "-r", "1", store]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def command(self, store: str, mounted: str) -> list[str]:
+        return ["securefs", "mount", "--pass", "benchmark", store, mounted]
+
+
 @dataclass
 class Gocryptfs(Contender):
     read_ahead_kib: int | None = None
@@ -90,9 +190,7 @@ class Gocryptfs(Contender):
         subprocess.run(["gocryptfs", "-q", "-init", "-scryptn", "10", *secret, store], check=True)
         subprocess.run(["gocryptfs", "-q", *secret, store, str(mounted)], check=True)
         if self.read_ahead_kib is not None:
-            number = (self.area / "mnt").stat().st_dev
-            knob = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
-            knob.write_text(str(self.read_ahead_kib))
+            read_ahead(mounted, self.read_ahead_kib)
         return self.area / "mnt"
 
     def stop(self) -> None:

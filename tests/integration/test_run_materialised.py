@@ -68,6 +68,17 @@ def test_program_finds_and_keeps_everything_as_on_a_mount_with_one_commit_a_run(
     assert "in_memory" not in job.report
 
 
+def test_device_that_the_program_makes_is_kept_with_all_else_and_is_there_in_the_next_run(job: Job) -> None:
+    script = f"""cd {job.base}; if [ -e white ]; then stat -c '%F %t:%T' white; cat data; exec < white; fi
+        echo kept > data && mknod white c 0 0"""
+    writing(job, script)
+    first = run(job)
+    assert first.returncode == 0, first.stderr
+    second = run(job)
+    assert second.stdout == "character special file 0:0\nkept\n", second.stderr
+    assert "cannot open white: Permission denied" in second.stderr, "a device in a volume opens nothing"
+
+
 def test_memory_file_systems_of_the_program_are_never_swapped_out(job: Job) -> None:
     kept = "grep ' - tmpfs securetf ' /proc/self/mountinfo"
     writing(job, f"{kept} | grep -c noswap; {kept} | grep -vc noswap")

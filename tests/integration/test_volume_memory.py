@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from securetf.errors import UsageError
+from securetf.errors import UsageError, VolumeError
 from securetf.shields.filesystem import closing, lay_out, memory_needed, take_back
 
 MIB = 1 << 20
@@ -39,6 +39,8 @@ def picture(top: Path) -> dict[str, tuple[Any, ...]]:
             content = path.read_bytes()
         elif kind == stat.S_IFLNK:
             content = os.readlink(path)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            content = facts.st_rdev
         node = first.setdefault(facts.st_ino, name) if facts.st_nlink > 1 and kind != stat.S_IFDIR else ""
         labels = {} if kind == stat.S_IFLNK else {one: os.getxattr(path, one) for one in os.listxattr(path)}
         owned = (kind, stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid, facts.st_mtime_ns)
@@ -95,7 +97,9 @@ class Editor:
         elif kind == 1:
             path.symlink_to(f"../t{self.draw.randrange(3)}")
         elif kind == 2:
-            os.mkfifo(path, 0o620)
+            special = self.draw.choice([stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
+            device = special in (stat.S_IFCHR, stat.S_IFBLK)
+            os.mknod(path, special | 0o620, os.makedev(*self.draw.choice([(0, 0), (259, 1 << 19)])) * device)
         else:
             path.write_bytes(self.draw.randbytes(self.draw.choice([0, 10, 3000, 70_000, MIB, 2_500_000])))
 
@@ -208,12 +212,37 @@ def test_taken_back_when_it_cannot_be_finished_changes_nothing(
     taken(packed, tree)
     (tree / "a").write_text("second")
     (tree / "more").write_bytes(bytes(70_000))
-    os.mknod(tree / "z", stat.S_IFBLK | 0o600, os.makedev(7, 0))
-    with pytest.raises(UsageError, match="z is a device, which is not packed"):
+    with (tree / "z").open("wb") as file:
+        file.truncate((1 << 48) + 1)
+    with pytest.raises(VolumeError, match="z: "):
         taken(packed, tree)
     with closing(packed.open(writable=False)) as volume:
         assert [entry.name for entry in volume.ls("/")] == ["a"]
         assert volume.cat("a") == b"first"
+
+
+@pytest.mark.root
+def test_devices_in_a_tree_in_memory_are_kept_with_all_else_and_those_of_a_machines_directory_are_not_packed(
+    new_volume: Callable[..., Any], tree: Path, tmp_path: Path
+) -> None:
+    packed, numbers = new_volume(), [os.makedev(0, 0), os.makedev(4095, (1 << 20) - 1)]
+    (tree / "a").write_text("data")
+    os.mknod(tree / "whiteout", stat.S_IFCHR | 0o600, numbers[0])
+    os.mknod(tree / "last", stat.S_IFBLK | 0o644, numbers[1])
+    os.link(tree / "last", tree / "again")
+    taken(packed, tree)
+    same(packed, tree, tmp_path / "laid")
+    assert taken(packed, tree)[:2] == (0, 0)
+    (tree / "last").unlink()
+    (tree / "again").unlink()
+    os.mknod(tree / "last", stat.S_IFBLK | 0o644, numbers[0])
+    assert taken(packed, tree)[0] == 1, "another device under the same name"
+    same(packed, tree, tmp_path / "changed")
+    with closing(packed.open(writable=True)) as volume:
+        with pytest.raises(UsageError, match="last is a device, which is not packed"):
+            volume.pack(str(tree))
+        with pytest.raises(UsageError, match="the volume holds a device, /last, which opens nothing there"):
+            volume.unpack(str(tmp_path / "plain"))
 
 
 def test_memory_that_is_needed_counts_pages_of_content_and_names(

@@ -31,12 +31,13 @@ pub fn memory_needed(volume: &Volume) -> Result<u64, PackError> {
     Ok(bytes)
 }
 
-/// As [`crate::unpack`], but with set-user-id and set-group-id bits: for a file system that nobody's programs gain by.
+/// As [`crate::unpack`], but with set-user-id and set-group-id bits and devices: for a file system that is mounted `nosuid`
+/// and `nodev`, where nobody's programs gain by them.
 ///
 /// # Errors
-/// As [`crate::unpack`].
+/// As [`crate::unpack`]; where this process may not make the devices that the volume holds.
 pub fn lay_out(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
-    unpack_with(volume, target, 0o1777 | SET_ID, progress)
+    unpack_with(volume, target, 0o1777 | SET_ID, true, progress)
 }
 
 /// Makes the tree of `volume` that of `source`, which was laid out from it: one commit with all that differs, or none. What
@@ -44,7 +45,7 @@ pub fn lay_out(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result
 /// of other name spaces than `user.` stay, too.
 ///
 /// # Errors
-/// As [`crate::pack`]; the volume is then closed for writing and nothing was changed.
+/// As [`crate::pack`], which has no devices; the volume is then closed for writing and nothing was changed.
 pub fn take_back(
     volume: &Volume,
     source: &Path,

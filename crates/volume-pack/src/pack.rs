@@ -49,7 +49,7 @@ pub(crate) fn fill(
     if keep != Keep::SameContents {
         refuse_unfinished(source)?; // what a program wrote under that name is a file like any other
     }
-    let plan = scan(source)?;
+    let plan = scan(source, keep == Keep::SameContents)?;
     let kept = match keep {
         Keep::Nothing => clear(volume, ROOT_INO).map(|()| Kept::default())?,
         Keep::SameTime => prune(volume, &plan)?,
@@ -204,16 +204,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Makes a FIFO or the name of a socket.
+    /// Makes a FIFO, the name of a socket, or a device, which opens nothing.
     fn special(&self, leaf: &Leaf) -> Result<(), PackError> {
         if let Some(ino) = self.older(leaf) {
             self.note(leaf, ino, false);
             return self.refresh(ino, &leaf.metadata, &self.plan.path(leaf));
         }
-        let kind = if leaf.metadata.file_type().is_fifo() {
-            NodeKind::Fifo
-        } else {
-            NodeKind::Socket
+        let kind = match leaf.metadata.file_type() {
+            kind if kind.is_fifo() => NodeKind::Fifo,
+            kind if kind.is_char_device() => NodeKind::CharDevice(leaf.device()),
+            kind if kind.is_block_device() => NodeKind::BlockDevice(leaf.device()),
+            _ => NodeKind::Socket,
         };
         let made = self
             .volume

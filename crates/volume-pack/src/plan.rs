@@ -18,9 +18,9 @@ pub(crate) struct Plan {
     pub directories: Vec<Directory>,
     pub files: Vec<Leaf>,
     pub symlinks: Vec<Leaf>,
-    /// FIFOs and sockets.
+    /// FIFOs and sockets; devices where they are taken.
     pub specials: Vec<Leaf>,
-    /// Further names of files, FIFOs and sockets with several; the first name is among those.
+    /// Further names of files and specials with several; the first name is among those.
     pub links: Vec<Leaf>,
 }
 
@@ -37,7 +37,8 @@ pub(crate) struct Leaf {
     pub metadata: Metadata,
 }
 
-pub(crate) fn scan(source: &Path) -> Result<Plan, PackError> {
+/// Reads the tree. `devices`: whether it may hold some.
+pub(crate) fn scan(source: &Path, devices: bool) -> Result<Plan, PackError> {
     let metadata = fs::metadata(source).map_err(|error| PackError::io("read", source, &error))?;
     if !metadata.is_dir() {
         return Err(PackError::usage(
@@ -87,7 +88,7 @@ pub(crate) fn scan(source: &Path) -> Result<Plan, PackError> {
             };
             match () {
                 () if kind.is_symlink() => plan.symlinks.push(leaf),
-                () if kind.is_block_device() || kind.is_char_device() => {
+                () if !devices && (kind.is_block_device() || kind.is_char_device()) => {
                     return Err(PackError::usage(
                         format!(
                             "{} is a device, which is not packed",
@@ -110,6 +111,11 @@ impl Leaf {
     /// Index of the directory in the plan, and name.
     pub fn key(&self) -> (usize, Vec<u8>) {
         (self.directory, self.name.clone())
+    }
+
+    /// The device that this is, as a volume holds it.
+    pub fn device(&self) -> u32 {
+        u32::try_from(self.metadata.rdev()).unwrap_or_default() // Linux has 12 and 20 bits: they fit
     }
 
     /// Device and inode of the source: what its other names share with it.

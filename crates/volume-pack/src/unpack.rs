@@ -33,18 +33,19 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 /// # Errors
 /// [`PackError::Usage`] if the target holds something else; else as the volume or the target's file system says.
 pub fn unpack(volume: &Volume, target: &Path, progress: Progress<'_>) -> Result<Tally, PackError> {
-    unpack_with(volume, target, 0o1777, progress)
+    unpack_with(volume, target, 0o1777, false, progress)
 }
 
-/// The same with the bits of modes that `modes` has.
+/// The same with the bits of modes that `modes` has, and with devices if they are wanted.
 pub(crate) fn unpack_with(
     volume: &Volume,
     target: &Path,
     modes: u32,
+    devices: bool,
     progress: Progress<'_>,
 ) -> Result<Tally, PackError> {
     let opened = Target::open(target, &volume.status().root)?;
-    let mut plan = Plan::new(volume, target, &opened, modes);
+    let mut plan = Plan::new(volume, target, &opened, (modes, devices));
     plan.directory(&opened.root, ROOT_INO, Path::new(""))?;
     let work = Work {
         plan: &plan,
@@ -89,6 +90,8 @@ struct Plan<'a> {
     opened: &'a Target,
     /// Bits of modes that are kept.
     modes: u32,
+    /// Whether devices are made.
+    devices: bool,
     tally: Tally,
     files: Vec<Leaf>,
     /// Further names of files with several, each with the first one.
@@ -99,12 +102,18 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(volume: &'a Volume, target: &'a Path, opened: &'a Target, modes: u32) -> Self {
+    fn new(
+        volume: &'a Volume,
+        target: &'a Path,
+        opened: &'a Target,
+        (modes, devices): (u32, bool),
+    ) -> Self {
         Self {
             volume,
             target,
             opened,
             modes,
+            devices,
             tally: Tally::default(),
             files: Vec::new(),
             links: Vec::new(),
@@ -162,13 +171,15 @@ impl<'a> Plan<'a> {
                     self.tally.symlinks += 1;
                 }
                 FileType::File => self.file(below, attr),
-                FileType::Fifo | FileType::Socket => {
+                FileType::CharDevice | FileType::BlockDevice if !self.devices => {
+                    return Err(device(&below));
+                }
+                _ => {
                     if !self.has_first_name(&below, &attr) {
                         self.make_special(at, &name, &attr, &below)?;
                         self.tally.specials += 1;
                     }
                 }
-                FileType::CharDevice | FileType::BlockDevice => return Err(device(&below)),
             }
         }
         Ok(())
@@ -202,12 +213,13 @@ impl<'a> Plan<'a> {
         attr: &Attr,
         path: &Path,
     ) -> Result<(), PackError> {
-        let kind = if attr.kind == FileType::Fifo {
-            rustix::fs::FileType::Fifo
-        } else {
-            rustix::fs::FileType::Socket
+        let kind = match attr.kind {
+            FileType::Fifo => rustix::fs::FileType::Fifo,
+            FileType::CharDevice => rustix::fs::FileType::CharacterDevice,
+            FileType::BlockDevice => rustix::fs::FileType::BlockDevice,
+            _ => rustix::fs::FileType::Socket,
         };
-        rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, 0)
+        rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, attr.device.into())
             .or_else(|errno| self.opened.has(at, name, kind, errno))
             .and_then(|()| own(at, name, attr))
             .and_then(|()| {

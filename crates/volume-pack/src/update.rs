@@ -153,7 +153,9 @@ fn is_same_node(
             let older = volume.read_link(attr.ino);
             older.map_err(|error| plan.failed(leaf, error))? == target.as_os_str().as_bytes()
         }
-        FileType::Symlink | FileType::Dir | FileType::CharDevice | FileType::BlockDevice => false,
+        FileType::CharDevice => kind.is_char_device() && attr.device == leaf.device(),
+        FileType::BlockDevice => kind.is_block_device() && attr.device == leaf.device(),
+        FileType::Symlink | FileType::Dir => false,
     };
     Ok(same.then_some(attr.ino))
 }

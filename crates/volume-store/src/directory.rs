@@ -12,6 +12,8 @@ use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Res
 use rustix::io::{self, Errno};
 use volume::{Store, StoreError};
 
+/// Most names in a directory that is listed: who has the storage can invent more without end.
+const NAMES_MAX: usize = 1 << 20;
 /// Descriptors kept open.
 const CACHE_MAX: usize = 64;
 
@@ -143,6 +145,29 @@ impl Directory {
         Ok((self.directory(dir)?, name))
     }
 
+    /// The names in a directory; more than `max` of them are an error.
+    fn list_within(&self, dir: &str, max: usize) -> Result<Vec<String>> {
+        let opened = match self.directory(dir) {
+            Err(StoreError::NotFound) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let entries = Dir::new(opened).map_err(|error| failed("list", dir, error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", dir, error))?;
+            if let Ok(name) = entry.file_name().to_str()
+                && name != "."
+                && name != ".."
+            {
+                if names.len() == max {
+                    return Err(StoreError::Io(format!("list {dir}: more than {max} names")));
+                }
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
     fn replace_in(dir: impl AsFd, name: &str, data: &[u8]) -> io::Result<()> {
         let temporary = format!("{name}.new");
         let flags =
@@ -201,22 +226,7 @@ impl Store for Directory {
     }
 
     fn list(&self, dir: &str) -> Result<Vec<String>> {
-        let opened = match self.directory(dir) {
-            Err(StoreError::NotFound) => return Ok(Vec::new()),
-            other => other?,
-        };
-        let entries = Dir::new(opened).map_err(|error| failed("list", dir, error))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| failed("list", dir, error))?;
-            if let Ok(name) = entry.file_name().to_str()
-                && name != "."
-                && name != ".."
-            {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
+        self.list_within(dir, NAMES_MAX)
     }
 
     fn replace(&self, path: &str, data: &[u8]) -> Result<()> {
@@ -259,5 +269,25 @@ fn failed(what: &str, path: &str, error: Errno) -> StoreError {
             StoreError::NotRegular(path.to_owned())
         }
         error => StoreError::Io(format!("{what} {path}: {error}")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_with_more_names_than_are_looked_at_is_an_error_and_with_as_many_it_is_a_list() {
+        let path = std::env::temp_dir().join(format!("securetf-names-{}", std::process::id()));
+        std::fs::create_dir_all(path.join("metadata")).unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::write(path.join("metadata").join(name), b"").unwrap();
+        }
+        let store = Directory::open(&path, false).unwrap();
+        assert_eq!(store.list_within("metadata", 3).unwrap().len(), 3);
+        let error = store.list_within("metadata", 2).unwrap_err();
+        assert_eq!(error.to_string(), "list metadata: more than 2 names");
+        std::fs::remove_dir_all(&path).unwrap();
     }
 }

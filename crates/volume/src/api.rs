@@ -123,6 +123,8 @@ pub struct Options {
     pub dirty_limit: u64,
     /// Journal bytes after which a snapshot is written.
     pub snapshot_after: u64,
+    /// Records after which a snapshot is written.
+    pub snapshot_after_records: u64,
     /// Pause between background commits; `None` for none.
     pub commit_interval: Option<Duration>,
     /// How long a commit tries to reach the anchor.
@@ -139,6 +141,7 @@ impl Options {
             freshness,
             dirty_limit: 64 << 20,
             snapshot_after: 16 << 20,
+            snapshot_after_records: crate::commit::RECORDS_DUE,
             commit_interval: Some(Duration::from_millis(500)),
             anchor_deadline: Duration::from_secs(30),
             anchor_window: Duration::from_secs(5),

@@ -1,5 +1,5 @@
 //! Finding the records of a volume: all journal files are indexed by hash, and the chain is followed backwards from
-//! the anchored root. What does not lead there, is not looked at.
+//! the anchored root. What does not authenticate is not kept, and what does not lead there is not looked at.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,24 @@ use crate::record::{self, FILE_MAX, FLAG_LAST, FLAG_SNAPSHOT, Header, PAYLOAD_MA
 use crate::seal::Keys;
 use crate::volume::Result;
 
-/// Most journal files, and bytes in one, that are looked at.
-const FILES_MAX: usize = 4096;
+/// Bytes of a journal file that are looked at.
 const JOURNAL_MAX: u64 = FILE_MAX + (PAYLOAD_MAX + Header::SIZE) as u64;
+
+/// What a store can make a mount read and keep. A writer stays far below: it writes a snapshot after
+/// [`crate::commit::RECORDS_DUE`] records or [`crate::commit::JOURNAL_DUE`] bytes at the latest.
+struct Limits {
+    files: usize,
+    /// In all files together.
+    bytes: u64,
+    /// Authentic ones, each counted once.
+    records: usize,
+}
+
+const LIMITS: Limits = Limits {
+    files: 4096,
+    bytes: 8 << 30,
+    records: 1 << 21,
+};
 
 /// A record somewhere in the journal.
 #[derive(Clone, Copy, Debug)]
@@ -36,71 +51,71 @@ impl Place {
     }
 }
 
-/// Every well-formed record of the store, by the root after it. Nothing is authenticated.
+/// Every authentic record of the store, by the root after it. What follows what, only the anchored root decides.
 pub struct Index {
     by_root: HashMap<[u8; 32], Place>,
     by_prev: HashMap<[u8; 32], Vec<Place>>,
     /// All journal files that were found.
     pub files: Vec<(u32, u32)>,
+    /// The highest sequence that anything well-formed claims; for messages.
+    claimed: u64,
 }
 
 impl Index {
-    pub fn read(store: &dyn Store) -> Result<Self> {
+    /// Reads all journal files.
+    ///
+    /// # Errors
+    /// `Integrity` when there is more of it than any writer leaves, `Io`.
+    pub fn read(store: &dyn Store, keys: &Keys) -> Result<Self> {
+        Self::read_within(store, keys, &LIMITS)
+    }
+
+    fn read_within(store: &dyn Store, keys: &Keys, limits: &Limits) -> Result<Self> {
         let mut files: Vec<_> = store
             .list("metadata")?
             .iter()
             .filter_map(|name| parse_name(name))
             .collect();
-        if files.len() > FILES_MAX {
-            return Err(damaged(
-                "the journal",
-                format!("{} files, the limit is {FILES_MAX}", files.len()),
-            ));
+        if files.len() > limits.files {
+            return Err(too_many(files.len(), "files", limits.files as u64));
         }
         files.sort_unstable();
         let mut index = Self {
             by_root: HashMap::new(),
             by_prev: HashMap::new(),
             files,
+            claimed: 0,
         };
+        let mut bytes = 0;
         for file in index.files.clone() {
-            index.read_file(store, file)?;
+            bytes += scan(store, file, |place, raw| index.take(keys, place, raw))?;
+            if bytes > limits.bytes {
+                return Err(too_many(bytes, "bytes", limits.bytes));
+            }
+            if index.by_root.len() > limits.records {
+                let found = index.by_root.len();
+                return Err(too_many(found, "records", limits.records as u64));
+            }
         }
         Ok(index)
     }
 
-    fn read_file(&mut self, store: &dyn Store, file: (u32, u32)) -> Result<()> {
-        let path = journal_path(file);
-        let size = store.size(&path)?.min(JOURNAL_MAX);
-        let mut raw = vec![0; usize::try_from(size).map_err(|_| VolumeError::TooBig)?];
-        let got = store.read_at(&path, 0, &mut raw)?;
-        raw.truncate(got);
-        let (mut rest, mut offset) = (raw.as_slice(), 0);
-        while let Ok(header) = Header::parse(rest) {
-            let Some((bytes, tail)) = rest.split_at_checked(Header::SIZE + header.length as usize)
-            else {
-                break;
-            };
-            let root = record::next_root(&header.prev_root, bytes);
-            let place = Place {
-                file,
-                offset,
-                header,
-                root,
-            };
-            offset += place.length();
-            self.by_prev
-                .entry(header.prev_root)
-                .or_default()
-                .push(place);
-            self.by_root.insert(root, place);
-            rest = tail;
+    /// Keeps a record if it is authentic and new: a store can make up others, or show one often, without end.
+    fn take(&mut self, keys: &Keys, place: Place, raw: &[u8]) {
+        self.claimed = self.claimed.max(place.header.seq);
+        if self.by_root.contains_key(&place.root) || record::open_record(keys, raw).is_err() {
+            return;
         }
-        Ok(())
+        let next = self.by_prev.entry(place.header.prev_root);
+        next.or_default().push(place);
+        self.by_root.insert(place.root, place);
     }
 
     /// The records from a snapshot or the first record up to exactly `end`, oldest first.
-    pub fn chain(&self, end: Position) -> Result<Vec<Place>> {
+    ///
+    /// # Errors
+    /// `Rollback` when the store does not lead there; that of reading a record that is there and does not authenticate.
+    pub fn chain(&self, store: &dyn Store, keys: &Keys, end: Position) -> Result<Vec<Place>> {
         let mut chain = Vec::new();
         let mut position = end;
         while position != (0, [0; 32]) {
@@ -109,6 +124,7 @@ impl Index {
                 .get(&position.1)
                 .filter(|place| place.header.seq == position.0);
             let Some(place) = place else {
+                self.why_not_kept(store, keys, position)?;
                 return Err(self.missing(end, position));
             };
             chain.push(*place);
@@ -125,6 +141,22 @@ impl Index {
         Ok(chain)
     }
 
+    /// Looks once more for a record that the root vouches for and the key did not open, and fails as that does.
+    fn why_not_kept(&self, store: &dyn Store, keys: &Keys, at: Position) -> Result<()> {
+        for file in &self.files {
+            let mut found = None;
+            scan(store, *file, |place, _| {
+                if place.position() == at {
+                    found = Some(place);
+                }
+            })?;
+            if let Some(place) = found {
+                read(store, keys, &place)?;
+            }
+        }
+        Ok(())
+    }
+
     fn missing(&self, end: Position, at: Position) -> VolumeError {
         let found = self
             .by_root
@@ -132,7 +164,7 @@ impl Index {
             .map(|place| place.header.seq)
             .filter(|seq| *seq < end.0)
             .max();
-        let detail = if at == end && self.by_root.values().any(|place| place.header.seq >= end.0) {
+        let detail = if at == end && self.claimed >= end.0 {
             format!(
                 "it has another record {}: changed bytes, another branch, or another volume",
                 end.0
@@ -205,6 +237,39 @@ impl Index {
     }
 }
 
+/// Hands each well-formed record of a journal file to `each`, with its bytes; returns how many bytes were read.
+fn scan(store: &dyn Store, file: (u32, u32), mut each: impl FnMut(Place, &[u8])) -> Result<u64> {
+    let path = journal_path(file);
+    let size = store.size(&path)?.min(JOURNAL_MAX);
+    let mut raw = vec![0; usize::try_from(size).map_err(|_| VolumeError::TooBig)?];
+    let got = store.read_at(&path, 0, &mut raw)?;
+    raw.truncate(got);
+    let (mut rest, mut offset) = (raw.as_slice(), 0);
+    while let Ok(header) = Header::parse(rest) {
+        let Some((bytes, tail)) = rest.split_at_checked(Header::SIZE + header.length as usize)
+        else {
+            break;
+        };
+        let place = Place {
+            file,
+            offset,
+            header,
+            root: record::next_root(&header.prev_root, bytes),
+        };
+        offset += place.length();
+        each(place, bytes);
+        rest = tail;
+    }
+    Ok(got as u64)
+}
+
+fn too_many(found: impl std::fmt::Display, what: &str, limit: u64) -> VolumeError {
+    damaged(
+        "the journal",
+        format!("{found} {what}, the limit is {limit}"),
+    )
+}
+
 /// Reads and opens a record; its bytes must still be those that were indexed.
 pub fn read(store: &dyn Store, keys: &Keys, place: &Place) -> Result<Vec<u8>> {
     let mut raw = vec![0; usize::try_from(place.length()).map_err(|_| VolumeError::TooBig)?];
@@ -230,3 +295,6 @@ pub fn parse_name(name: &str) -> Option<(u32, u32)> {
     );
     (journal_path(file).strip_prefix("metadata/") == Some(name)).then_some(file)
 }
+
+#[cfg(test)]
+mod tests;

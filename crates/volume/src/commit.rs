@@ -19,6 +19,10 @@ use crate::volume::{Result, Volume};
 
 /// Journal files after which a snapshot is written: each mount starts a new one.
 const JOURNAL_FILES_MAX: usize = 32;
+/// Journal bytes, and records, after which a snapshot is written however large the last one was: what a reader takes of
+/// them is bounded (`chain.rs`).
+pub(crate) const JOURNAL_DUE: u64 = 1 << 30;
+pub(crate) const RECORDS_DUE: u64 = 1 << 18;
 
 /// Where the chain stands. Held by the one that commits.
 pub(crate) struct Log {
@@ -168,17 +172,21 @@ impl Volume {
             return Ok(());
         }
         self.flush_dirty()?;
-        let limit = self
-            .options
-            .snapshot_after
-            .max(log.snapshot.map_or(0, |(_, bytes)| bytes));
-        let snapshot_due = log.journal_bytes > limit || log.files.len() > JOURNAL_FILES_MAX;
-        let captured = self.capture(snapshot_due.then_some(log.head.0 + 1))?;
+        let captured = self.capture(self.is_snapshot_due(&log).then_some(log.head.0 + 1))?;
         self.write_captured(&mut log, captured)?;
         if behind {
             return Ok(());
         }
         self.advance(&mut log, self.options.anchor_deadline)
+    }
+
+    /// Whether the journal is long enough for a snapshot: as long as the last one, and never longer than a reader takes.
+    fn is_snapshot_due(&self, log: &Log) -> bool {
+        let (seq, bytes) = log.snapshot.unwrap_or_default();
+        let limit = self.options.snapshot_after.max(bytes).min(JOURNAL_DUE);
+        let records = log.head.0.saturating_sub(seq);
+        let many = records > self.options.snapshot_after_records;
+        many || log.journal_bytes > limit || log.files.len() > JOURNAL_FILES_MAX
     }
 
     /// Makes a captured state durable and anchored.

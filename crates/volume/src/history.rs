@@ -2,8 +2,9 @@
 //! the same content.
 
 use crate::chain::{self, Index};
-use crate::codec::Reader;
+use crate::codec::{Reader, damaged};
 use crate::error::StoreError;
+use crate::leftovers::NAMES_MAX;
 use crate::ops::Op;
 use crate::record::{FLAG_LAST, FLAG_SNAPSHOT};
 use crate::types::{Commit, Ino};
@@ -20,7 +21,8 @@ impl Volume {
     /// As [`Volume::open`]: the store changed since.
     pub fn history(&self) -> Result<Vec<Commit>> {
         let log = self.log.lock();
-        let places = Index::read(&*self.store)?.chain(log.anchored)?;
+        let store = &*self.store;
+        let places = Index::read(store, &self.keys)?.chain(store, &self.keys, log.anchored)?;
         let mut commits = Vec::new();
         let mut open = Commit::default();
         for place in places {
@@ -48,7 +50,7 @@ impl Volume {
     /// Bytes of all objects of this volume in the store.
     ///
     /// # Errors
-    /// `Io` when the store fails.
+    /// `Io` when the store fails, `Integrity` when it names more objects than are looked at.
     pub fn stored_bytes(&self) -> Result<u64> {
         let mut paths = vec!["superblock-0".to_owned(), "superblock-1".to_owned()];
         let inside = |dir: &str| -> Result<Vec<String>> {
@@ -56,8 +58,14 @@ impl Volume {
             Ok(names.iter().map(|name| format!("{dir}/{name}")).collect())
         };
         paths.extend(inside("metadata")?);
+        let mut directories = 0_usize;
         for epoch in inside("data")? {
             paths.extend(inside(&epoch)?);
+            directories += 1;
+            if paths.len().saturating_add(directories) > NAMES_MAX {
+                let problem = format!("more than {NAMES_MAX} objects are listed");
+                return Err(damaged("the store", problem));
+            }
         }
         let mut bytes = 0;
         for path in paths {

@@ -10,6 +10,9 @@ use crate::commit::{Log, journal_path};
 use crate::snapshot;
 use crate::volume::Volume;
 
+/// Directories and segments that are looked at: the store can invent more without end.
+pub(crate) const NAMES_MAX: usize = 1 << 20;
+
 impl Volume {
     /// Whatever cannot be removed now is found again by the next mount.
     pub(crate) fn remove_leftovers(&self, log: &Log) {
@@ -32,11 +35,17 @@ impl Volume {
                 let _ = self.store.remove(&path);
             }
         }
+        let mut looked_at = 0;
         for of in self.store.list("data").unwrap_or_default() {
             if number(&of).is_none_or(|of| of > epoch) {
                 continue;
             }
+            looked_at += 1;
+            if looked_at > NAMES_MAX {
+                return;
+            }
             for name in self.store.list(&format!("data/{of}")).unwrap_or_default() {
+                looked_at += 1;
                 let path = format!("data/{of}/{name}");
                 if number(&name).is_some() && !live.contains(&path) {
                     let _ = self.store.remove(&path);

@@ -90,9 +90,9 @@ pub(crate) fn read_volume(
 
 /// The records to replay: up to the anchored one, and for a writer those that a crash left beyond it.
 fn find_records(store: &dyn Store, keys: &Keys, grant: &Grant) -> Result<Vec<Place>> {
-    let index = Index::read(store)?;
+    let index = Index::read(store, keys)?;
     let anchored = (grant.seq, grant.root);
-    let mut places = index.chain(anchored)?;
+    let mut places = index.chain(store, keys, anchored)?;
     if grant.writable {
         if index.files.iter().any(|(epoch, _)| *epoch >= grant.epoch) {
             return Err(VolumeError::Invalid(

@@ -72,7 +72,7 @@ impl Volume {
 
 /// Ends of complete commits that the store leads to from a beginning, and whose record authenticates; newest first.
 fn authentic(store: &dyn Store, keys: &Keys) -> Result<Vec<Position>> {
-    let index = Index::read(store)?;
+    let index = Index::read(store, keys)?;
     let mut seen = HashSet::new();
     let mut todo = index.beginnings();
     let mut ends = Vec::new();

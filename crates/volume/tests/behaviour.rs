@@ -8,9 +8,9 @@
 
 mod support;
 
-use securetf_volume::{NodeKind, ROOT_INO, RenameFlags, SetAttr, VolumeError};
+use securetf_volume::{Freshness, NodeKind, ROOT_INO, RenameFlags, SetAttr, VolumeError};
 use support::history::make;
-use support::{MemoryStore, TestAnchor, open, open_grant};
+use support::{MemoryStore, TestAnchor, open, open_grant, open_with, options};
 
 #[test]
 fn test_sparse_files_and_directories_behave_as_posix_says() {
@@ -140,4 +140,22 @@ fn test_content_of_many_small_files_goes_into_packs_and_of_few_into_the_commit_i
         assert_eq!(content[..1000], expected);
     }
     assert!(volume.check().unwrap().is_empty());
+}
+
+#[test]
+fn test_a_snapshot_is_written_after_so_many_records_however_small_they_are() {
+    let (store, anchor) = (MemoryStore::new(Default::default()), TestAnchor::virgin());
+    let mut options = options(Freshness::Group);
+    options.snapshot_after = u64::MAX; // bytes are not what brings it about here
+    options.snapshot_after_records = 20;
+    let volume = open_with(&store, &anchor, anchor.grant(true), options).unwrap();
+    let ino = make(&volume, "log", b"");
+    for line in 0..100 {
+        volume.write(ino, line * 5, b"line\n").unwrap();
+        volume.sync(None).unwrap();
+        assert!(volume.history().unwrap().len() <= 22);
+    }
+    volume.close().unwrap();
+    let reader = open(&store, &anchor, false).unwrap();
+    assert_eq!(reader.attr(ino).unwrap().size, 500);
 }

@@ -45,7 +45,8 @@ class Memory:
 
         Raises:
             NoSpaceError: it does not fit. VolumeIntegrityError: what the host holds does not authenticate.
-            UsageError: it holds devices. EnvironmentUnfitError: nothing can be mounted here.
+            EnvironmentUnfitError: nothing can be mounted here. SecuretfError: it holds devices, and this
+            process may not make any.
         """
         self._users += 1
         try:
