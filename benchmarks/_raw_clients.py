@@ -1,8 +1,8 @@
 """Clients that cost next to nothing: one request, whose bytes are made beforehand, written to a socket again
 and again; the answer is read to its end and not looked into further than its status.
 
-What an exchange takes with them is the server's and the kernel's; what it takes longer with a Python client is
-that client's own.
+What an exchange takes with them is the server's and the kernel's; what it takes longer with a Python client
+is that client's own.
 """
 
 import socket
