@@ -1,9 +1,9 @@
 """What the network shield costs a connection, against plain TCP and stunnel.
 
-Throughput, latency, set-up, gRPC, memory: `python benchmarks/network.py [--quick] [--json FILE]`. Programs:
-`apt-get install iperf3 stunnel4`; ghostunnel is measured too where it is installed. Two relays in one process
-(the crate's example `relay_bench`, built here) stand between the programs; everything shares the machine's
-cores, so only ratios count. Runs alternate: raw, ours, stunnel.
+Throughput, latency, set-up, gRPC, uploads of clients outside, memory: `python benchmarks/network.py [--quick]
+[--json FILE]`. Programs: `apt-get install iperf3 stunnel4`; ghostunnel is measured too where it is installed.
+Two relays in one process (the crate's example `relay_bench`, built here) stand between the programs;
+everything shares the machine's cores, so only ratios count. Runs alternate: raw, ours, stunnel.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from _network_grpc import GrpcServer, call
+from _network_upload import BODIES, upload_ms
 from _report import RESULTS, Row, bars, publish
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,7 @@ def main() -> None:
         rows = bench.throughput(seconds=2 if arguments.quick else 4, runs=3 if arguments.quick else 5)
         rows += bench.latency(messages=3000 if arguments.quick else 20_000, runs=3 if arguments.quick else 5)
         rows += bench.grpc(small=300 if arguments.quick else 2000, large=20, runs=3 if arguments.quick else 5)
+        rows += bench.upload(runs=3 if arguments.quick else 7)
         rows += bench.memory()
     load = os.getloadavg()[0]
     publish("Network shield on loopback", rows, arguments.json, {"load_average": load, "peers": bench.names})
@@ -71,6 +73,8 @@ def label(row: Row) -> str:
         "connect and 64 B echo": "connect,\nus",
         "gRPC unary 64 B": "gRPC\n64 B, us",
         "gRPC unary 1 MiB": "gRPC\n1 MiB, us",
+        "outside: upload of 600 kB": "600 kB\nin, ms",
+        "outside: upload of 64 MiB": "64 MiB\nin, ms",
     }
     return short.get(row.name, row.name)
 
@@ -118,6 +122,7 @@ class Bench:
         stack.enter_context(running("iperf3", "-s", "-p", str(iperf), "--logfile", "/dev/null"))
         echo = self._port(stack.enter_context(running(binary, "echo")))
         self.grpc_paths = self._grpc(stack, binary)
+        self.upload_paths = self._upload(stack, binary, directory)
         self.pair = stack.enter_context(running(binary, "pair", f"127.0.0.1:{echo}"))
         bulk = stack.enter_context(running(binary, "pair", f"127.0.0.1:{iperf}"))
         ours = (self._port(bulk), self._port(self.pair))
@@ -134,6 +139,15 @@ class Bench:
         server = stack.enter_context(GrpcServer())
         pair = stack.enter_context(running(binary, "pair", f"127.0.0.1:{server.port}"))
         return {"raw": server.port, "ours": self._port(pair)}
+
+    def _upload(self, stack: ExitStack, binary: Path, directory: Path) -> dict[str, int]:
+        sink = self._port(stack.enter_context(running(binary, "sink")))
+        ours = self._port(stack.enter_context(running(binary, "outside", f"127.0.0.1:{sink}")))
+        entry, file = free_port(), directory / "stunnel-upload.conf"
+        file.write_text(_stunnel_conf(self._certificate(directory), "no", entry, sink))
+        stack.enter_context(running("stunnel4", file))
+        wait_for(entry)
+        return {"raw": sink, "ours": ours, "stunnel": entry}
 
     @staticmethod
     def _port(process: subprocess.Popen[str]) -> int:
@@ -166,12 +180,7 @@ class Bench:
             entries.append(entry)
             for role, accept, connect in (("no", middle, server), ("yes", entry, middle)):
                 file = directory / f"stunnel-{number}-{role}.conf"
-                file.write_text(
-                    "foreground = yes\npid =\ndebug = 3\nsocket = l:TCP_NODELAY=1\n"
-                    "socket = r:TCP_NODELAY=1\n"
-                    f"[one]\nclient = {role}\naccept = 127.0.0.1:{accept}\nconnect = 127.0.0.1:{connect}\n"
-                    f"cert = {pem}\nCAfile = {pem}\nverifyChain = yes\nsslVersionMin = TLSv1.3\n"
-                )
+                file.write_text(_stunnel_conf(pem, role, accept, connect, verified=True))
                 stack.enter_context(running("stunnel4", file))
         return entries[0], entries[1]
 
@@ -256,6 +265,20 @@ class Bench:
             rows.append(compare(f"gRPC unary {name}", "us", medians, "raw"))
         return rows
 
+    def upload(self, *, runs: int) -> list[Row]:
+        """Time bodies that a client outside of the session sends, with one byte as the answer."""
+        rows: list[Row] = []
+        for name, size, count in BODIES:
+            times: dict[str, list[float]] = {path: [] for path in self.upload_paths}
+            for _ in range(runs):
+                for path, port in self.upload_paths.items():
+                    times[path].append(upload_ms(port, size, count, secured=path != "raw"))
+            medians = {path: statistics.median(values) for path, values in times.items()}
+            rows += [
+                compare(f"outside: upload of {name}", "ms", medians, peer) for peer in ("raw", "stunnel")
+            ]
+        return rows
+
     def memory(self) -> list[Row]:
         before = resident(self.pair.pid)
         with running(self.binary, "hold", f"127.0.0.1:{self.paths['ours'][1]}", str(IDLE)) as holder:
@@ -271,6 +294,16 @@ class Bench:
             met=each <= TARGETS["idle KiB"],
         )
         return [row]
+
+
+def _stunnel_conf(pem: Path, client: str, accept: int, connect: int, *, verified: bool = False) -> str:
+    """Return the configuration of one side; verified: each asks for the other's certificate."""
+    text = (
+        "foreground = yes\npid =\ndebug = 3\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n"
+        f"[one]\nclient = {client}\naccept = 127.0.0.1:{accept}\nconnect = 127.0.0.1:{connect}\n"
+        f"cert = {pem}\nsslVersionMin = TLSv1.3\n"
+    )
+    return text + (f"CAfile = {pem}\nverifyChain = yes\n" if verified else "")
 
 
 def iperf(port: int, streams: int, seconds: int) -> float:

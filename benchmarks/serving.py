@@ -2,7 +2,8 @@
 
 `python benchmarks/serving.py [--quick] [--memory] [--json FILE]`, with TensorFlow (to make the models). One
 600 kB tensor over HTTP and gRPC against the engine in this process, and against the same libraries' servers
-without the service, alternating; 64 clients of a small and of a large model against the engine's own
+without the service, alternating, as a client in Python sees it and as one of prepared bytes does, which
+shows what is the server's; 64 clients of a small and of a large model against the engine's own
 throughput; memory over 60 s of requests (--memory: only that, over 100,000 requests); start, first answer,
 memory and mapped code with LiteRT and with the SavedModel. The network shield is not in it: network.py
 measures it.
@@ -24,7 +25,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 
+from _clients import request
 from _models import SIZES, litert
+from _raw_clients import GrpcClient, http_client
 from _report import RESULTS, Row, panels, publish
 from _starts import engines, kilobytes, repository
 from securetf.serving.engines import load
@@ -36,6 +39,7 @@ from support.service import Served, serving
 
 CLIENTS = Path(__file__).with_name("_clients.py")
 OVERHEAD_MS, THROUGHPUT = 1.5, 0.95
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @contextmanager
@@ -79,12 +83,18 @@ def overhead(rounds: int) -> list[Row]:
     signature, name = input_of("probe")
     tensor = image("probe")
     with service("probe", "--workers", "1") as served, bare_servers() as (rest, rpc):
+        wait_for_port(rest)
+        call, post = inference(name, tensor), request("probe", name, SIZES["probe"])
         ways: dict[str, Callable[[], object]] = {
             "engine": lambda: engine.infer(signature, {name: tensor}),
             "HTTP": over_http(served.rest, name, tensor),
             "bare HTTP": over_http(rest, name, tensor),
-            "gRPC": over_grpc(served.grpc, name, tensor),
-            "bare gRPC": over_grpc(rpc, name, tensor),
+            "HTTP, prepared bytes": http_client(served.rest, post),
+            "bare HTTP, prepared bytes": http_client(rest, post),
+            "gRPC": over_grpc(served.grpc, call),
+            "bare gRPC": over_grpc(rpc, call),
+            "gRPC, prepared bytes": GrpcClient(served.grpc, INFER, call),
+            "bare gRPC, prepared bytes": GrpcClient(rpc, INFER, call),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
@@ -95,7 +105,8 @@ def overhead(rounds: int) -> list[Row]:
                     if number >= 5:  # the first ones find cold caches
                         times[way].append((time.perf_counter() - begin) * 1000)
     p50 = {way: statistics.median(taken) for way, taken in times.items()}
-    return [row for way in ("HTTP", "gRPC") for row in _overhead_rows(way, p50)]
+    measured = [way for way in ways if f"bare {way}" in ways]
+    return [row for way in measured for row in _overhead_rows(way, p50)]
 
 
 def _overhead_rows(way: str, p50: dict[str, float]) -> list[Row]:
@@ -152,12 +163,16 @@ def wait_for_port(address: str) -> None:
     raise SystemExit(f"nothing listens on {address}")
 
 
-def over_grpc(address: str, name: str, tensor: np.ndarray) -> Callable[[], object]:
+def inference(name: str, tensor: np.ndarray) -> bytes:
+    """Return the bytes of a ModelInferRequest."""
+    found = message("oip.ModelInferRequest")(model_name="probe", raw_input_contents=[tensor.tobytes()])
+    found.inputs.add(name=name, datatype="FP32", shape=tensor.shape)
+    return bytes(found.SerializeToString())
+
+
+def over_grpc(address: str, raw: bytes) -> Callable[[], object]:
     """Return one exchange over a channel that stays open."""
-    call = grpc.insecure_channel(address).unary_unary("/inference.GRPCInferenceService/ModelInfer")
-    request = message("oip.ModelInferRequest")(model_name="probe", raw_input_contents=[tensor.tobytes()])
-    request.inputs.add(name=name, datatype="FP32", shape=tensor.shape)
-    raw = request.SerializeToString()
+    call = grpc.insecure_channel(address).unary_unary(INFER)
     return lambda: call(raw, timeout=60, wait_for_ready=True)
 
 

@@ -1,7 +1,8 @@
 //! Two relays in one process, and the small programs that measure through them; `benchmarks/network.py` drives it.
 //!
 //! `relay_bench pair SERVER` prints the address of a listener whose connections cross both relays to SERVER, and ends
-//! with its standard input. `echo` prints its address. `pingpong ADDRESS COUNT`, `connect ADDRESS COUNT` and
+//! with its standard input; `outside SERVER` the address of a public port whose clients reach SERVER. `echo` and `sink`
+//! print theirs; a sink takes a length (8 bytes, big endian) and so many bytes, and answers with one. `pingpong ADDRESS COUNT`, `connect ADDRESS COUNT` and
 //! `hold ADDRESS COUNT` print microseconds, or hold connections until standard input ends.
 #![allow(
     clippy::unwrap_used,
@@ -18,9 +19,10 @@ use std::thread;
 use std::time::Instant;
 
 use securetf_netshield::event::{Caller, Outbound};
-use securetf_netshield::relay::Limits;
-use support::Pair;
-use support::pki::Leaf;
+use securetf_netshield::policy::OutsideRule;
+use securetf_netshield::relay::{Limits, OutsideLimits, OutsideListener, TunnelListener};
+use support::pki::{Ca, Leaf};
+use support::{Pair, node, policy};
 
 const MESSAGE: usize = 64;
 
@@ -29,7 +31,9 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["pair", server] => pair(server.parse().unwrap()),
+        ["outside", server] => outside(server.parse().unwrap()),
         ["echo"] => echo(),
+        ["sink"] => sink(),
         ["pingpong", address, count] => pingpong(address.parse().unwrap(), count.parse().unwrap()),
         ["connect", address, count] => connect(address.parse().unwrap(), count.parse().unwrap()),
         ["hold", address, count] => hold(address.parse().unwrap(), count.parse().unwrap()),
@@ -67,6 +71,29 @@ fn pair(server: SocketAddr) {
     });
 }
 
+fn outside(server: SocketAddr) {
+    let ca = Ca::new("session");
+    let mut policy = policy("ps", 0);
+    policy.outside = vec![OutsideRule {
+        name: "rest".into(),
+        port: 8501,
+        alpn: vec!["http/1.1".into()],
+        clients: None,
+    }];
+    let mut node = node(&ca, &Leaf::right("ps", 0), policy, Limits::default());
+    *node.program.address.lock().unwrap() = Some(server);
+    let public = TunnelListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    println!("{}", public.address().unwrap());
+    let listeners = vec![OutsideListener {
+        name: "rest".into(),
+        listener: public,
+    }];
+    node.relay
+        .open_outside(listeners, OutsideLimits::default())
+        .unwrap();
+    wait_for_end();
+}
+
 fn wait_for_end() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
@@ -87,6 +114,32 @@ fn echo() {
                 }
             })
             .unwrap();
+    }
+}
+
+fn sink() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    thread::spawn(wait_for_end_and_exit);
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        stream.set_nodelay(true).unwrap();
+        thread::spawn(move || {
+            let (mut length, mut part) = ([0; 8], vec![0; 1 << 20]);
+            while stream.read_exact(&mut length).is_ok() {
+                let mut left = usize::try_from(u64::from_be_bytes(length)).unwrap();
+                while left > 0 {
+                    let most = part.len().min(left);
+                    match stream.read(&mut part[..most]) {
+                        Ok(0) | Err(_) => return,
+                        Ok(got) => left -= got,
+                    }
+                }
+                if stream.write_all(&[1]).is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 

@@ -4,8 +4,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +14,22 @@ from securetf.serving.errors import Kind, Refusal
 from securetf.serving.tensors import Array
 
 Outputs = dict[str, Array]
+
+
+class Reply(Protocol):
+    """Where the answer of a job goes: a `concurrent.futures.Future`, or what does the same for less."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Whether somebody waits for the answer."""
+        ...
+
+    def set_result(self, result: Outputs, /) -> None:
+        """Answer."""
+        ...
+
+    def set_exception(self, exception: BaseException | None, /) -> None:
+        """Answer that there is none."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,8 +42,8 @@ class Job:
     signature: str
     inputs: Mapping[str, Array]
     deadline: float
+    done: Reply
     queued: float = field(default_factory=time.monotonic)
-    done: "Future[Outputs]" = field(default_factory=Future)
     waited_s: float = 0.0
     computed_s: float = 0.0
 

@@ -102,7 +102,7 @@ async def _start_rest(service: Service, listening: socket.socket) -> Callable[[]
 
     from securetf.listening.heads import bounded  # noqa: PLC0415
     from securetf.serving.rest.app import application  # noqa: PLC0415
-    from securetf.serving.rest.whole_bodies import WholeBodies  # noqa: PLC0415
+    from securetf.serving.rest.whole_bodies import WholeBodies, in_place  # noqa: PLC0415
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -112,7 +112,7 @@ async def _start_rest(service: Service, listening: socket.socket) -> Callable[[]
     options = service.options
     config = uvicorn.Config(
         application(service),
-        http=bounded(WholeBodies, options.header_timeout_s),
+        http=in_place(bounded(WholeBodies, options.header_timeout_s)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         interface="asgi3",

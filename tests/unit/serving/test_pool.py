@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ class Doubling:
 
 def job(value: float, rows: int = 1, after_s: float = PATIENCE_S) -> Job:
     inputs = {"x": np.full((rows, 2), value, np.float32)}
-    return Job(signature="s", inputs=inputs, deadline=time.monotonic() + after_s)
+    return Job(signature="s", inputs=inputs, deadline=time.monotonic() + after_s, done=Future())
 
 
 @pytest.fixture
