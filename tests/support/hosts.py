@@ -73,6 +73,30 @@ class Hosts:
         return [nsenter, f"--net=/run/netns/{self.names[host]}", "--", *command]
 
     @contextlib.contextmanager
+    def losing(self, percent: int) -> Iterator[None]:
+        """Lose so many of a hundred packets that arrive at a host; some must have been lost."""
+        rule = f"numgen random mod 100 < {percent} counter drop"
+        chain = f"type filter hook input priority 0; iifname eth0 {rule};"
+        lost = 0
+        try:
+            for host in range(len(self.names)):
+                self._nft(host, f"table inet lossy {{ chain arriving {{ {chain} }}; }}")
+            yield
+            for host in range(len(self.names)):
+                lost += int(self._nft(host, "list table inet lossy").split("packets ")[1].split()[0])
+        finally:
+            for host in range(len(self.names)):
+                self._nft(host, "add table inet lossy; delete table inet lossy")
+        assert lost > 0, "no packet was lost"
+
+    def _nft(self, host: int, text: str) -> str:
+        done = subprocess.run(
+            self.on(host, ["nft", "-f", "-"]), input=text, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"nft {text}: {done.stderr}"
+        return done.stdout
+
+    @contextlib.contextmanager
     def captured(self, file: Path) -> Iterator["Capture"]:
         """Record every frame that enters or leaves a host."""
         capture = Capture(self.ports, file)

@@ -53,13 +53,13 @@ def test_multi_worker_when_plain_gives_all_workers_the_same_weights(plain_worker
     assert len({tuple(result.values()) for result in plain_workers.results.values()}) == 1
 
 
-def test_multi_worker_when_shielded_ends_as_the_plain_run_and_shows_nothing(
+def test_multi_worker_when_shielded_on_links_that_lose_packets_ends_as_the_plain_run_and_shows_nothing(
     plain_workers: Plain, shielded: Callable[..., Shielded], hosts: Hosts, arrays: Path, tmp_path: Path
 ) -> None:
     job = shielded("multi-worker", WORKERS)
     job.create(job.manifest_text(*SHORT))
     job.pack_all(arrays)
-    with hosts.captured(tmp_path / "wire") as wire:
+    with hosts.captured(tmp_path / "wire") as wire, hosts.losing(1):
         for task in [job.launch(member) for member in WORKERS]:
             task.succeeded()
     assert {

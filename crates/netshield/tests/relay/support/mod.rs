@@ -14,6 +14,7 @@
 
 pub mod attacker;
 pub mod der;
+pub mod machines;
 pub mod pki;
 
 use std::io;
@@ -67,7 +68,7 @@ impl DenialLog for Denials {
 impl Denials {
     /// Waits for a refusal whose reason contains `part`.
     pub fn expect(&self, part: &str) -> Denial {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let found = self
                 .0
