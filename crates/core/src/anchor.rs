@@ -35,8 +35,7 @@ impl Anchor for PyAnchor {
             answer
                 .and_then(|seconds| seconds.extract::<Option<u32>>(py))
                 .map(|seconds| {
-                    self.leased_s
-                        .store(seconds.unwrap_or(0), Ordering::Relaxed);
+                    self.leased_s.store(seconds.unwrap_or(0), Ordering::Relaxed);
                 })
                 .map_err(|error| reason(py, &error))
         });

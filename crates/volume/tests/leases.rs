@@ -134,38 +134,30 @@ fn test_a_writer_that_starts_anew_leaves_the_segments_of_leased_states_and_remov
 }
 
 #[test]
-fn test_a_full_disk_ends_what_is_kept_for_readers_and_the_writer_goes_on() {
+fn test_a_commit_that_finds_the_disk_full_ends_what_is_kept_for_readers_and_the_next_one_goes_on() {
+    let room = |bytes: i64| std::sync::atomic::AtomicI64::new(bytes);
     let (anchor, store) = (
         TestAnchor::virgin(),
         Arc::new(MemoryStore {
-            room: Some(std::sync::atomic::AtomicI64::new(6 * SIZE as i64)),
+            room: Some(room(2 << 20)),
             ..MemoryStore::default()
         }),
     );
     let writer = writer(&store, &anchor, 1 << 40);
     *anchor.leased.lock().unwrap() = LONG;
-    let ino = make(&writer, "model", &pattern(0, SIZE));
-    let room = |bytes: usize| {
-        let left = store.room.as_ref().unwrap();
-        left.store(bytes as i64, std::sync::atomic::Ordering::SeqCst);
-    };
+    let ino = make(&writer, "records", &pattern(0, 10 * 4096));
     let mut full = 0;
-    for seed in 1..20 {
-        loop {
-            let written = writer.write(ino, 0, &pattern(seed, SIZE)).map(drop);
-            match (written, writer.sync(None)) {
-                (Ok(()), Ok(())) => break,
-                (written, synced) => {
-                    let errors = [written.err(), synced.err()];
-                    let full_disk = |error: &VolumeError| *error == VolumeError::NoSpace;
-                    assert!(errors.iter().flatten().all(full_disk), "{errors:?}");
-                    full += 1;
-                    room(3 * SIZE); // this store counts what is written over, too
-                }
-            }
+    for seed in 1..200 {
+        for chunk in 0..10 {
+            writer.write(ino, chunk * 4096, &[seed; 100]).unwrap(); // waits in memory for the commit
+        }
+        while writer.sync(None) == Err(VolumeError::NoSpace) {
+            full += 1;
+            let left = store.room.as_ref().unwrap(); // it counts what is written over, too
+            left.store(1 << 20, std::sync::atomic::Ordering::SeqCst);
         }
     }
     assert!(full > 1, "the disk was never full");
     let stored: usize = store.snapshot().values().map(Vec::len).sum();
-    assert!(stored < 10 * SIZE, "{stored} bytes are stored");
+    assert!(stored < 4 << 20, "{stored} bytes are stored");
 }

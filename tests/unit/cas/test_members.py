@@ -9,7 +9,6 @@ from msgspec import structs
 
 from securetf import manifest as manifests
 from securetf.cas.service import AuditDraft, certificates
-from securetf.cas.service.leases import LEASE_S
 from securetf.errors import (
     BindingError,
     ConflictError,
@@ -22,7 +21,7 @@ from securetf.errors import (
 )
 from securetf.keys import OwnerKey, WorkloadKey
 from securetf.receipt import attested_spki, ear_digest
-from securetf.wire import AdvanceRequest, RenewRequest, RenewResponse, VolumeHead
+from securetf.wire import RenewRequest, RenewResponse, VolumeHead
 from support.waiting import HERE, waited
 
 from .conftest import SESSION, Cas, Workload
@@ -390,39 +389,3 @@ def test_members_when_one_reads_a_followed_volume_tells_it_alone_where_that_stan
     root = cas.advance(writer.grant("model"), writer.tls, seq=1, root=before.root, new_seq=2)
     assert cas.members(server, "server").volumes == {"model": structs.replace(head, seq=2, root=root)}
     assert cas.members(writer).volumes == {}
-
-
-def test_reader_that_is_told_a_state_has_a_lease_that_the_writer_hears_of_until_it_ends(cas: Cas) -> None:
-    port = 'listen = { grpc = { port = 2222, from = ["server"] } }'
-    changes = {
-        "volumes.model": 'writer = "trainer"\nfreshness = "follow"',
-        "workloads.trainer": f'command = ["true"]\nvolumes = {{ model = "/m:rw" }}\n{port}',
-        "workloads.server": 'command = ["true"]\nvolumes = { model = "/m:ro" }\nconnect = ["trainer:grpc"]',
-    }
-    cas.create(cas.manifest(**changes))
-    writer = cas.attest(network=True)
-    grant = writer.grant("model")
-    roots = [grant.root]
-
-    def leased() -> int:
-        """Move the volume on by one; return what the writer is told."""
-        seq = len(roots) - 1
-        roots.append(cas.advance(grant, writer.tls, seq=seq, root=roots[-1], new_seq=seq + 1))
-        request = AdvanceRequest(
-            epoch=grant.epoch, seq=seq, root=roots[-2], new_seq=seq + 1, new_root=roots[-1]
-        )
-        return cas.service.volumes.advanced(grant.volume_id, request).leased_s
-
-    assert leased() == 0, "nobody reads it yet"
-    server = cas.attest(network=True, named="server")
-    cas.clock.turn(20)
-    assert leased() == LEASE_S - 20, "the grant itself is the first lease"
-    cas.members(server, "server")
-    cas.clock.turn(100)
-    assert leased() == LEASE_S - 100, "of the newer state; that on the older one has ended"
-    assert leased() == LEASE_S - 100, "nobody was told the state between"
-    cas.clock.turn(LEASE_S)
-    assert leased() == 0
-    cas.members(server, "server")
-    cas.restart()
-    assert leased() == 0, "leases are not kept: a reader without one gets an error, never other data"

@@ -367,7 +367,6 @@ pub fn open_with(
     Volume::open_with(store, Some(anchor), clock, grant, options)
 }
 
-/// For writing, with this freshness.
 pub fn open_as(
     store: &Arc<MemoryStore>,
     anchor: &Arc<TestAnchor>,
