@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,11 +93,12 @@ def read_ahead(mounted: Path, kib: int) -> None:
 
 
 @dataclass
-class Foreground(Contender):
+class Foreground(Contender, ABC):
     """A file system that is served by one process in the foreground, from `area`/store to `area`/mnt."""
 
+    @abstractmethod
     def command(self, store: str, mounted: str) -> list[str]:
-        raise NotImplementedError
+        """Return what serves `store` at `mounted`."""
 
     def create(self, store: str) -> None:
         """Make an empty file system in an empty directory."""

@@ -221,7 +221,7 @@ class Volume:
         freshness: str,
         chunk_size: int,
         protection: str,
-        anchor: Callable[[int, int, bytes, int, bytes], None] | None,
+        anchor: Callable[[int, int, bytes, int, bytes], int | None] | None,
     ) -> Volume:
         """Open the ciphertext in `directory` at exactly (seq, root); seq 0 and writable creates the volume.
 

@@ -1,11 +1,25 @@
 //! A Python callable as the anchor of a volume. Called from native threads, which take the GIL for the call.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use volume::{Anchor, AnchorError, Position};
 
-/// anchor(epoch, seq, root, `new_seq`, `new_root`) → None, or an exception of `securetf.errors`.
-pub(crate) struct PyAnchor(pub(crate) Py<PyAny>);
+/// anchor(epoch, seq, root, `new_seq`, `new_root`) → for how many seconds older states are leased (None: none are), or
+/// an exception of `securetf.errors`.
+pub(crate) struct PyAnchor {
+    callable: Py<PyAny>,
+    leased_s: AtomicU32,
+}
+
+impl PyAnchor {
+    pub(crate) fn new(callable: Py<PyAny>) -> Self {
+        let leased_s = AtomicU32::new(0);
+        Self { callable, leased_s }
+    }
+}
 
 impl Anchor for PyAnchor {
     fn advance(&self, epoch: u32, from: Position, to: Position) -> Result<(), AnchorError> {
@@ -17,9 +31,12 @@ impl Anchor for PyAnchor {
                 to.0,
                 PyBytes::new(py, &to.1),
             );
-            self.0
-                .call1(py, arguments)
-                .map(drop)
+            let answer = self.callable.call1(py, arguments);
+            answer
+                .and_then(|seconds| seconds.extract::<Option<u32>>(py))
+                .map(|seconds| {
+                    self.leased_s.store(seconds.unwrap_or(0), Ordering::Relaxed);
+                })
                 .map_err(|error| reason(py, &error))
         });
         outcome.unwrap_or_else(|| {
@@ -27,6 +44,10 @@ impl Anchor for PyAnchor {
                 "the interpreter is ending".to_owned(),
             ))
         })
+    }
+
+    fn leased(&self) -> Duration {
+        Duration::from_secs(self.leased_s.load(Ordering::Relaxed).into())
     }
 }
 

@@ -119,7 +119,8 @@ impl PyVolume {
         let place = Place::from(directory);
         let followed = (freshness == "follow").then(|| (place.clone(), grant.clone()));
         let freshness = freshness_named(py, freshness)?;
-        let anchor = anchor.map(|callable| Arc::new(PyAnchor(callable)) as Arc<dyn volume::Anchor>);
+        let anchor =
+            anchor.map(|callable| Arc::new(PyAnchor::new(callable)) as Arc<dyn volume::Anchor>);
         let opened = py.detach(|| place.open(anchor, grant, freshness));
         let volume = opened.map_err(|error| of_volume(py, &error))?;
         Ok(Self {

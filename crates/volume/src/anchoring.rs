@@ -111,15 +111,18 @@ impl Volume {
 
     /// After the anchor moved: what only older states referenced may go.
     fn settle(&self, log: &mut Log, step: &Step) {
-        for dead in log.dead.drain(..step.dead) {
-            self.give_back(dead);
-        }
+        let dead = log.dead.drain(..step.dead).collect();
+        self.retire(log, dead);
         if log.superblock_due {
             log.superblock_due = self.write_superblock(log).is_err();
         }
         if !log.superblock_due {
+            let leased = !self.leased().is_zero();
             for path in log.dead_files.drain(..step.dead_files) {
-                let _ = self.store.remove(&path);
+                // A segment that a leased state may need is a leftover for a later mount.
+                if !(leased && path.starts_with("data/")) {
+                    let _ = self.store.remove(&path);
+                }
             }
         }
     }

@@ -40,6 +40,11 @@ pub trait Anchor: Send + Sync {
     /// # Errors
     /// [`AnchorError`]; after `Unreachable` it is unknown whether the move happened.
     fn advance(&self, epoch: u32, from: Position, to: Position) -> Result<(), AnchorError>;
+
+    /// For how long readers have leases on states before the one that the last `advance` moved to.
+    fn leased(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Time and randomness.
@@ -119,6 +124,8 @@ pub enum Freshness {
 pub struct Options {
     /// When a write is anchored.
     pub freshness: Freshness,
+    /// Most bytes that are kept for readers with a lease on an older state, or as many as live if those are more.
+    pub retain_bytes: u64,
     /// Plain dirty data in memory above which chunks are sealed and written before the commit, in bytes.
     pub dirty_limit: u64,
     /// Journal bytes after which a snapshot is written.
@@ -139,6 +146,7 @@ impl Options {
     pub fn new(freshness: Freshness) -> Self {
         Self {
             freshness,
+            retain_bytes: 1 << 30,
             dirty_limit: 64 << 20,
             snapshot_after: 16 << 20,
             snapshot_after_records: crate::commit::RECORDS_DUE,

@@ -11,6 +11,7 @@ use parking_lot::MutexGuard;
 use crate::api::{Freshness, Position};
 use crate::capture::Captured;
 use crate::error::{StoreError, VolumeError};
+use crate::leases::Retained;
 use crate::record::{self, FLAG_LAST, FLAG_SNAPSHOT};
 use crate::segment::{self, Dead};
 use crate::snapshot;
@@ -43,6 +44,8 @@ pub(crate) struct Log {
     /// Slots and files to free once `head` is anchored.
     pub dead: Vec<Dead>,
     pub dead_files: Vec<String>,
+    /// What the anchored state no longer references, and leased older ones may.
+    pub retained: Retained,
     /// Generation of the superblock.
     pub generation: u64,
     pub superblock_due: bool,
@@ -168,16 +171,24 @@ impl Volume {
         let _alone = (!behind).then(|| self.anchoring.lock());
         let mut log = self.log.lock();
         self.require_writable()?;
+        let outcome = self.commit_to(&mut log, behind);
+        if outcome == Err(VolumeError::NoSpace) {
+            self.release_retained(&mut log); // what readers lose is less than what the writer would
+        }
+        outcome
+    }
+
+    fn commit_to(&self, log: &mut MutexGuard<'_, Log>, behind: bool) -> Result<()> {
         if self.pending.lock().is_clean() && (behind || log.head == log.anchored) {
             return Ok(());
         }
         self.flush_dirty()?;
-        let captured = self.capture(self.is_snapshot_due(&log).then_some(log.head.0 + 1))?;
-        self.write_captured(&mut log, captured)?;
+        let captured = self.capture(self.is_snapshot_due(log).then_some(log.head.0 + 1))?;
+        self.write_captured(log, captured)?;
         if behind {
             return Ok(());
         }
-        self.advance(&mut log, self.options.anchor_deadline)
+        self.advance(log, self.options.anchor_deadline)
     }
 
     /// Whether the journal is long enough for a snapshot: as long as the last one, and never longer than a reader takes.

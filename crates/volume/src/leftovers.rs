@@ -35,6 +35,9 @@ impl Volume {
                 let _ = self.store.remove(&path);
             }
         }
+        if !self.leased().is_zero() {
+            return; // segments of a state that a reader may hold: a later mount finds them again
+        }
         let mut looked_at = 0;
         for of in self.store.list("data").unwrap_or_default() {
             if number(&of).is_none_or(|of| of > epoch) {

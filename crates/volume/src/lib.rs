@@ -22,6 +22,7 @@ mod history;
 mod holes;
 mod hot;
 mod inode;
+mod leases;
 mod leftovers;
 mod mount;
 mod namespace;

@@ -11,6 +11,7 @@ use crate::dir::Dir;
 use crate::error::{StoreError, VolumeError};
 use crate::fits::{check_fits, check_grant};
 use crate::inode::Node;
+use crate::leases::Retained;
 use crate::ops::{InodeRecord, Op};
 use crate::record::FLAG_SNAPSHOT;
 use crate::seal::Keys;
@@ -68,6 +69,7 @@ pub(crate) fn read_volume(
         snapshot,
         dead: Vec::new(),
         dead_files,
+        retained: Retained::default(),
         generation,
         superblock_due,
     };

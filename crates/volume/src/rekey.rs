@@ -22,11 +22,14 @@ impl Volume {
         self.sync(None)?;
         let older = || self.segments.lock().before(self.keys.since());
         let (moved_bytes, ended) = self.empty_segments(&older(), go_on)?;
+        // Who follows has to start anew to read what the new key sealed: nothing is kept for it.
+        self.release_retained(&mut self.log.lock());
         for _ in 0..LAST_COMMITS {
             if older().is_empty() {
                 break;
             }
             self.sync(None)?;
+            self.release_retained(&mut self.log.lock());
         }
         let unfinished = Rekeyed {
             moved_bytes,

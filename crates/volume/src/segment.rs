@@ -294,6 +294,12 @@ impl Segments {
         older.map(|(id, _)| *id).collect()
     }
 
+    /// Bytes of slots that were not given back.
+    pub fn live_bytes(&self) -> u64 {
+        let live = self.table.values().map(|segment| segment.live_bytes);
+        live.fold(0, u64::saturating_add)
+    }
+
     /// Bytes of slots that nothing references.
     pub fn dead_bytes(&self) -> u64 {
         let used = |segment: &Segment| u64::from(segment.next) * self.unit(segment.kind);

@@ -44,6 +44,7 @@ from securetf.provisioning import (
     secret_transcript,
 )
 from securetf.wire import (
+    Advanced,
     AdvanceRequest,
     AttestRequest,
     AttestResponse,
@@ -151,10 +152,9 @@ class CasClient:
 
     def advance(
         self, volume_id: bytes, *, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes
-    ) -> None:
-        """Move a volume's state by compare-and-swap; returns once it is durable and anchored. Thread-safe.
-
-        A repetition of the last successful call succeeds again, so a lost answer is retried, once.
+    ) -> int:
+        """Move a volume's state by compare-and-swap; once that is durable and anchored, return for how many
+        seconds readers have leases on the states before. Thread-safe. A lost answer is asked for again, once.
 
         Raises:
             FencedError: the epoch is not current, or another key holds the lease: stop writing.
@@ -163,7 +163,7 @@ class CasClient:
         signer = self.writer_of(volume_id)
         message = AdvanceRequest(epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
         target = f"/v1/volumes/{volume_id.hex()}/advance"
-        self._call("POST", target, message, Done, signer=signer, repeatable=True)
+        return self._call("POST", target, message, Advanced, signer=signer, repeatable=True).leased_s
 
     def writer_of(self, volume_id: bytes) -> Signer:
         """Return who holds the lease of a volume through this client. Raises UsageError: nobody."""

@@ -163,8 +163,10 @@ class Rekeying:
 
 
 def _advance(client: "CasClient", grant: VolumeGrant) -> filesystem.Anchor:
-    def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
-        client.advance(grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
+    def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> int:
+        return client.advance(
+            grant.volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root
+        )
 
     return advance
 

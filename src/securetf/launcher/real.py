@@ -96,8 +96,10 @@ class CasProvisioner:
         """Return `advance` for the volume of `grant`."""
         client, volume_id = self._client, grant.volume_id  # not the grant: it holds the key
 
-        def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> None:
-            client.advance(volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root)
+        def advance(epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes) -> int:
+            return client.advance(
+                volume_id, epoch=epoch, seq=seq, root=root, new_seq=new_seq, new_root=new_root
+            )
 
         return advance
 

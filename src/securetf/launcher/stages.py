@@ -12,7 +12,8 @@ from securetf.wire import MembersView
 from securetf.wire.statement import CasProof
 
 MountBy = Literal["auto", "fuse", "memory"]  # how volumes are shown; auto: memory where FUSE is not to be had
-Anchor = Callable[[int, int, bytes, int, bytes], None]  # (epoch, seq, root, new_seq, new_root), or it raises
+# (epoch, seq, root, new_seq, new_root): seconds for which older states are leased, or it raises
+Anchor = Callable[[int, int, bytes, int, bytes], int | None]
 
 
 class Provisioner(Protocol):

@@ -71,8 +71,10 @@ __all__ = [
 class Anchor(Protocol):
     """Where the one current root of a volume is kept: CAS or local trust file. Called from native threads."""
 
-    def __call__(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes, /) -> None:
+    def __call__(self, epoch: int, seq: int, root: bytes, new_seq: int, new_root: bytes, /) -> int | None:
         """Replace (seq, root) by the new pair if both and the epoch are current.
+
+        Returns for how many seconds readers have leases on the states before, if any have.
 
         Raises: FencedError, ConflictError, CasUnreachableError, another SecuretfError: nothing was replaced.
         """

@@ -6,6 +6,7 @@ bodies; whatever has been decoded has the form that the struct says, and nothing
 
 from securetf.wire.codec import MAX_BODY_BYTES, MAX_DEPTH, decode, encode
 from securetf.wire.messages import (
+    Advanced,
     AdvanceRequest,
     AttestRequest,
     AttestResponse,
@@ -45,6 +46,7 @@ __all__ = [
     "MAX_BODY_BYTES",
     "MAX_DEPTH",
     "AdvanceRequest",
+    "Advanced",
     "AttestRequest",
     "AttestResponse",
     "AuditEntryLine",

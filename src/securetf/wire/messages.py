@@ -289,6 +289,12 @@ class AdvanceRequest(Message, frozen=True, kw_only=True):
     new_root: Digest
 
 
+class Advanced(Message, frozen=True, kw_only=True):
+    """leased_s: for how many seconds readers have leases on states before the new one; 0 if none has."""
+
+    leased_s: Annotated[int, Meta(ge=0, le=3600)]
+
+
 class SecretImportRequest(Message, frozen=True, kw_only=True):
     """sealed: the value, HPKE to the CAS's key with `provisioning.secret_transcript` as info."""
 

@@ -27,7 +27,6 @@ pub const KEY: [u8; 32] = [0x42; 32];
 pub const NEW_KEY: [u8; 32] = [0x17; 32];
 pub const VOLUME_ID: [u8; 16] = *b"the-test-volume!";
 
-/// What happened, in order.
 #[derive(Clone, Debug)]
 pub enum Event {
     Write {
@@ -57,7 +56,7 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 pub struct MemoryStore {
     pub files: Mutex<Files>,
     pub events: Option<Arc<Mutex<Vec<Event>>>>,
-    /// Bytes that may still be written before the disk is full.
+    /// Bytes until the disk is full.
     pub room: Option<AtomicI64>,
     /// The store fails from this call on.
     pub fail_after: Option<AtomicI64>,
@@ -205,6 +204,7 @@ pub enum Mood {
 /// A CAS of one volume.
 pub struct TestAnchor {
     pub state: Mutex<(u32, Position)>,
+    pub leased: Mutex<Duration>,
     pub mood: Mutex<Mood>,
     pub events: Option<Arc<Mutex<Vec<Event>>>>,
 }
@@ -225,6 +225,7 @@ impl TestAnchor {
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new((epoch, position)),
+            leased: Mutex::default(),
             mood: Mutex::new(Mood::Well),
             events,
         })
@@ -271,6 +272,10 @@ impl TestAnchor {
 }
 
 impl Anchor for TestAnchor {
+    fn leased(&self) -> Duration {
+        *self.leased.lock().unwrap()
+    }
+
     fn advance(&self, epoch: u32, from: Position, to: Position) -> Result<(), AnchorError> {
         let mood = *self.mood.lock().unwrap();
         if mood == Mood::Silent {
@@ -357,15 +362,11 @@ pub fn open_with(
     grant: Grant,
     options: Options,
 ) -> Result<Arc<Volume>, VolumeError> {
-    let (store, anchor) = (
-        Arc::clone(store) as Arc<dyn Store>,
-        Arc::clone(anchor) as Arc<dyn Anchor>,
-    );
+    let (store, anchor): (Arc<dyn Store>, Arc<dyn Anchor>) = (store.clone(), anchor.clone());
     let clock = Arc::new(TestEnvironment::default());
     Volume::open_with(store, Some(anchor), clock, grant, options)
 }
 
-/// For writing, with this freshness.
 pub fn open_as(
     store: &Arc<MemoryStore>,
     anchor: &Arc<TestAnchor>,
@@ -374,7 +375,6 @@ pub fn open_as(
     open_with(store, anchor, anchor.grant(true), options(freshness))
 }
 
-/// Small and repeatable random numbers.
 pub struct Rng(pub u64);
 
 impl Rng {
@@ -391,7 +391,7 @@ impl Rng {
     }
 }
 
-/// For writing, with a journal that stays without a snapshot.
+/// Without snapshots.
 pub fn open_roomy(store: &Arc<MemoryStore>, anchor: &Arc<TestAnchor>) -> Arc<Volume> {
     let mut options = options(Freshness::Group);
     options.snapshot_after = 16 << 20;

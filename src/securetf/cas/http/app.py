@@ -112,7 +112,7 @@ async def _answer(call: Call, incoming: Incoming, waits: LoopWaits) -> Message:
             pass  # the handler below refuses it again, and records that
         else:
             settled(await waits.done(begun))
-            return Done()
+            return Done() if call.done is None else call.done(incoming)
     return await waits.elsewhere(partial(call.handler, incoming))
 
 

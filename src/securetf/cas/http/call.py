@@ -55,7 +55,7 @@ class Call:
 
     inline: the handler answers from memory at once, so that it needs no thread.
     begin: hands a frequent call in without a thread that waits for the disk; when it raises, the handler is
-    asked, which records the refusal.
+    asked, which records the refusal. done: answers once that is durable, else with `Done`.
     """
 
     action: str
@@ -69,6 +69,7 @@ class Call:
     signed: Signed = Signed.NOBODY
     inline: bool = False
     begin: "Callable[[Incoming], Future[Refused | None]] | None" = None
+    done: "Callable[[Incoming], Message] | None" = None
     query: tuple[str, ...] = field(default=())
 
 

@@ -11,6 +11,7 @@ from securetf.cas.service.waiting import Waits
 from securetf.errors import UsageError
 from securetf.keys.signature import SignedRequest, is_owner_key_id
 from securetf.wire import (
+    Advanced,
     AdvanceRequest,
     AttestRequest,
     AttestResponse,
@@ -149,7 +150,12 @@ def _import_secret(incoming: Incoming) -> Message:
 
 def _advance(incoming: Incoming) -> Message:
     incoming.service.volumes.advance(*_advance_arguments(incoming))
-    return Done()
+    return _advanced(incoming)
+
+
+def _advanced(incoming: Incoming) -> Message:
+    _, _, volume_id, request = _advance_arguments(incoming)
+    return incoming.service.volumes.advanced(volume_id, request)
 
 
 def _begin_advance(incoming: Incoming) -> "Future[Refused | None]":
@@ -349,9 +355,10 @@ CALLS = (
         path="/v1/volumes/{volume_id}/advance",
         summary="Compare-and-swap of a volume's state.",
         request=AdvanceRequest,
-        response=Done,
+        response=Advanced,
         handler=_advance,
         begin=_begin_advance,
+        done=_advanced,
         signed=Signed.LEASE_HOLDER,
     ),
     *REKEYING_CALLS,

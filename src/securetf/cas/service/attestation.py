@@ -263,6 +263,9 @@ class Attestation:
             return provision, _Entered(row, authority)
 
         provision, entered = settled(await waits.done(context.begin(draft, operation)))
+        for grant in provision.volumes:
+            if grant.freshness == "follow" and not grant.writable:
+                context.leases.told(grant.volume_id, grant.seq, context.clock.monotonic_s())
         if checked.network_key is not None:
             provision = replace(provision, network=self._certificate(checked, entered, now))
         sealed = seal(provision, checked.hpke_key, checked.transcript)

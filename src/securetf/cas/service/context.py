@@ -11,6 +11,7 @@ from securetf import manifest as manifests
 from securetf.attester import Attester
 from securetf.cas.service.entries import AuditDraft, record
 from securetf.cas.service.identity import CasIdentity
+from securetf.cas.service.leases import Leases
 from securetf.cas.service.rows import SessionRow
 from securetf.cas.store import Store, Transaction
 from securetf.claims import Platform
@@ -88,6 +89,7 @@ class Context:
     own_tpm: "OwnTpm | None" = None
 
     def __post_init__(self) -> None:
+        self.leases = Leases()
         self._refusals = Bucket(_REFUSALS_PER_S, _REFUSAL_BURST)
         self._suppressed = 0
         self._lock = threading.Lock()

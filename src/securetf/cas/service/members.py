@@ -174,19 +174,20 @@ class Members:
             ready=not missing,
             missing=[f"{name}/{number}" for name, number in missing],
             tf_config=config,
-            volumes=_followed(context.store, session, manifest, workload, instance) if workload else {},
+            volumes=_followed(context, session, manifest, workload, instance) if workload else {},
         )
 
 
 def _followed(
-    store: Store, session: SessionRow, manifest: Manifest, workload: str, instance: int
+    context: Context, session: SessionRow, manifest: Manifest, workload: str, instance: int
 ) -> dict[str, VolumeHead]:
-    """Where the volumes stand that this member reads and follows."""
+    """Where the volumes stand that this member reads and follows; it has a lease on what it is told."""
     found = {}
     for name, (_, writable) in mounts(manifest, workload, instance).items():
         rule = volume_rule(manifest, name)
         if rule is not None and manifest.volumes[rule].freshness == "follow" and not writable:
-            row = volume_of(store, session, name)
+            row = volume_of(context.store, session, name)
+            context.leases.told(row.volume_id, row.seq, context.clock.monotonic_s())
             found[name] = VolumeHead(epoch=row.epoch, seq=row.seq, root=row.root)
     return found
 

@@ -35,7 +35,7 @@ from securetf.keys.signature import SignedRequest
 from securetf.keys.workload import public_key
 from securetf.manifest import Manifest, Volume, volume_rule
 from securetf.provisioning import VolumeGrant, grant_transcript, public_key_of, seal_grant
-from securetf.wire import AdvanceRequest
+from securetf.wire import Advanced, AdvanceRequest
 
 MAX_VOLUMES = 1024  # of one session, all versions together
 VOLUME_KEY_SIZE = 32  # bytes
@@ -99,6 +99,11 @@ class Volumes:
             return read_grant(volume, rule, "")
 
         return self._grant("export", owner, draft, (session, name, public), operation)
+
+    def advanced(self, volume_id: bytes, request: AdvanceRequest) -> Advanced:
+        """Return what the writer is told once its request was carried out."""
+        now_s = self.context.clock.monotonic_s()
+        return Advanced(leased_s=self.context.leases.before(volume_id, request.new_seq, now_s))
 
     def advance(
         self, signed: SignedRequest, draft: AuditDraft, volume_id: bytes, request: AdvanceRequest
