@@ -47,6 +47,7 @@ class Experiment:
         self.area.mkdir()
         self.turns: dict[str, list[tuple[float, float]]] = {"native": [], "shielded": []}
         self.digests: set[str] = set()
+        self.rounds = 0  # in every second one, the other begins
         size = SIZES[name]
         number = CIFAR_IMAGES if name == "cifar" else IMAGES
         images = np.random.default_rng(0).integers(0, 256, (number, size, size, 3), np.uint8)
@@ -91,7 +92,9 @@ class Experiment:
             if process.stdout.readline() != "ready\n":
                 raise SystemExit(process.communicate()[1])
         hidden = go.with_suffix(".partial")
-        hidden.write_text(f"{time.clock_gettime(time.CLOCK_BOOTTIME) + 0.5} {turn_s}")
+        begin, first = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.5, self.rounds % 2
+        hidden.write_text(f"{begin} {turn_s} {first}")
+        self.rounds += 1
         hidden.rename(go)
         for way, process in running.items():
             said, problem = process.communicate(timeout=PATIENCE_S)
