@@ -2,10 +2,10 @@
 another one. Knows nothing of securetf.
 
 argv: model, images (.npy, uint8), threads, turns, which, go. It says `ready` once each image was classified
-once, and waits for the file `go`, which holds a time on CLOCK_BOOTTIME and the length of a turn. Of the turns
-that begin then, one after the other, it works in every second one: the even ones if `which` is 0, the odd
-ones if 1. It prints JSON: for each of its `turns` the median of the images' ms and the processor time of one
-image in ms, and the SHA-256 of the first outputs.
+once, and waits for the file `go`, which holds a time on CLOCK_BOOTTIME, the length of a turn, and who begins.
+Of the turns that begin then, one after the other, it works in every second one, from the first on if it is
+the one of `which` that begins. It prints JSON: for each of its `turns` the median of the images' ms and the
+processor time of one image in ms, and the SHA-256 of the first outputs.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ def main() -> None:
     print("ready", flush=True)
     while not Path(go).exists():
         time.sleep(0.01)
-    begin, length = map(float, Path(go).read_text().split())
+    begin, length, first = map(float, Path(go).read_text().split())
     found = []
-    for turn in range(int(which), 2 * int(turns), 2):
+    for turn in range(int(int(which) != first), 2 * int(turns), 2):
         time.sleep(max(0.0, begin + turn * length - _now()))
         taken, cpu, until = [], time.process_time(), begin + (turn + 1) * length
         while not taken or _now() + taken[-1] < until:

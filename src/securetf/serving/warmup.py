@@ -7,6 +7,7 @@ such a file.
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,19 @@ _MAX_RECORDS, _MAX_RECORD_BYTES = 1000, 64 << 20
 
 
 def warm_up(directory: Path, engines: Sequence[Engine]) -> None:
-    """Run the warm-up on each engine.
+    """Run the warm-up on each engine, on all at once: each packs weights of its own.
 
     Raises:
         ModelLoadError: the model does not answer, or the file is not of the expected form.
     """
     signatures = engines[0].signatures
+    distinct = list({id(one): one for one in engines}.values())
     try:
-        for name, inputs in _requests(directory, signatures):
-            check_inputs(signatures[name], inputs, allow_non_finite=True)
-            for engine in {id(one): one for one in engines}.values():
-                engine.infer(name, inputs)
+        with ThreadPoolExecutor(len(distinct), "warm-up") as threads:
+            for name, inputs in _requests(directory, signatures):
+                check_inputs(signatures[name], inputs, allow_non_finite=True)
+                for answered in [threads.submit(one.infer, name, inputs) for one in distinct]:
+                    answered.result()
     except Refusal as error:
         raise ModelLoadError(
             f"fails its warm-up: {error.problem}", "try the model with the engine alone"

@@ -130,15 +130,15 @@ class Watcher:
         before = self._volume()
         hashed: list[str] = []
         hasher = threading.Thread(target=lambda: hashed.append(repository.digest(path)))
-        hasher.start()  # hashing and loading both give up the GIL
+        hasher.start()  # hashing, loading and computing give up the GIL
         try:
             loaded = engines.load(path, workers=self._options.workers, threads=self._options.threads)
+            warm_up(found.path, loaded)
         finally:
             hasher.join()
         moving = before[0] and not before[1]
         if moving or not hashed or self._volume() != before or not _unchanged(self._options, model, found):
             return None
-        warm_up(found.path, loaded)
         return Version(
             model=model,
             number=found.number,
