@@ -15,7 +15,8 @@ RESULTS = Path(__file__).parent / "results"
 class Row:
     """One figure. peer: what it is compared with. ratio: value to the peer's.
 
-    target: the most that is allowed. simulated: no hardware TEE was in use.
+    target: the most that is allowed. spread: least and most ratio of the rounds. simulated: no hardware TEE
+    was in use.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Row:
     ratio: float | None = None
     target: float | None = None
     met: bool | None = None
+    spread: tuple[float, float] | None = None
     simulated: bool = True
 
 
@@ -55,7 +57,8 @@ def publish(title: str, rows: list[Row], json_file: Path | None, facts: dict[str
         cells = [f"{one:.3f}" if one is not None else "" for one in (row.peer_value, row.ratio, row.target)]
         met = {None: "", True: "yes", False: "NO"}[row.met]
         numbers = f"{cells[0]:>10} {cells[1]:>7} {cells[2]:>7}  {met}"
-        print(f"{row.name:34} {row.value:10.3f} {row.unit:8} {row.peer:>8} {numbers}".rstrip())
+        spread = "  rounds {:.3f} to {:.3f}".format(*row.spread) if row.spread else ""
+        print(f"{row.name:34} {row.value:10.3f} {row.unit:8} {row.peer:>8} {numbers}{spread}".rstrip())
     if json_file:
         whole = {"rows": [asdict(row) for row in rows], "machine": machine(), **(facts or {})}
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,24 @@ use std::cell::RefCell;
 
 use super::record::{MAX_RECORD, STRIDE};
 
-/// Records in a large buffer: 256 KiB of plaintext.
-pub const RECORDS: usize = 16;
-/// Kept for the next user, per size and core.
-const KEPT: usize = 8;
+/// Records in a large buffer: 1 MiB of plaintext (decision 9).
+pub const RECORDS: usize = 64;
+/// Small ones kept for the next user, per core.
+const SMALL_KEPT: usize = 8;
+/// Large ones kept: of streams that go on, one at a time holds one.
+const LARGE_KEPT: usize = 2;
+/// Large ones of a core in use at once, most of them by streams whose reader does not read. Who comes later gets a small one.
+const LARGE_OUT: usize = 32;
+
+#[derive(Default)]
+struct Pool {
+    small: Vec<Box<[u8]>>,
+    large: Vec<Box<[u8]>>,
+    large_out: usize,
+}
 
 thread_local! {
-    static FREE: RefCell<[Vec<Box<[u8]>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static POOL: RefCell<Pool> = RefCell::default();
 }
 
 /// Small for messages, large for bulk.
@@ -26,17 +37,18 @@ pub enum Size {
 pub struct Buffer(Box<[u8]>, Size);
 
 impl Buffer {
-    /// Takes a free buffer or makes one.
-    pub fn take(size: Size) -> Self {
-        let free = FREE.with_borrow_mut(|free| slot(free, size).pop());
-        let bytes = match size {
-            Size::Small => MAX_RECORD,
-            Size::Large => STRIDE * RECORDS,
-        };
-        Self(
-            free.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()),
-            size,
-        )
+    /// Takes a free buffer or makes one. It is small where [`LARGE_OUT`] large ones are in use.
+    pub fn take(wanted: Size) -> Self {
+        POOL.with_borrow_mut(|pool| {
+            if wanted == Size::Large && pool.large_out < LARGE_OUT {
+                pool.large_out += 1;
+                let free = pool.large.pop();
+                Self(free.unwrap_or_else(|| zeros(STRIDE * RECORDS)), Size::Large)
+            } else {
+                let free = pool.small.pop();
+                Self(free.unwrap_or_else(|| zeros(MAX_RECORD)), Size::Small)
+            }
+        })
     }
 
     /// Its size.
@@ -53,19 +65,35 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let (bytes, size) = (std::mem::take(&mut self.0), self.1);
-        FREE.with_borrow_mut(|free| {
-            let free = slot(free, size);
-            if free.len() < KEPT {
+        POOL.with_borrow_mut(|pool| {
+            let (free, most) = match size {
+                Size::Small => (&mut pool.small, SMALL_KEPT),
+                Size::Large => {
+                    pool.large_out = pool.large_out.saturating_sub(1);
+                    (&mut pool.large, LARGE_KEPT)
+                }
+            };
+            if free.len() < most {
                 free.push(bytes);
             }
         });
     }
 }
 
-fn slot(free: &mut [Vec<Box<[u8]>>; 2], size: Size) -> &mut Vec<Box<[u8]>> {
-    let [small, large] = free;
-    match size {
-        Size::Small => small,
-        Size::Large => large,
+fn zeros(bytes: usize) -> Box<[u8]> {
+    vec![0; bytes].into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Buffer, LARGE_OUT, Size};
+
+    #[test]
+    fn streams_that_hold_large_buffers_leave_small_ones_to_the_others_until_they_let_go() {
+        let mut held: Vec<Buffer> = (0..LARGE_OUT).map(|_| Buffer::take(Size::Large)).collect();
+        assert!(held.iter().all(|one| one.size() == Size::Large));
+        assert_eq!(Buffer::take(Size::Large).size(), Size::Small);
+        held.pop();
+        assert_eq!(Buffer::take(Size::Large).size(), Size::Large);
     }
 }

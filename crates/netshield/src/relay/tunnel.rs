@@ -16,9 +16,9 @@ use super::handshake::{Established, write_all};
 use super::record::{Content, MAX_RECORD, Opener, RecordError, Sealer};
 use super::verify::Peer;
 
-/// Bytes in each direction of a path within this machine. Four threads share its cores, and each runs until its buffer is
-/// full or empty: with 4 MiB, or what the kernel finds, a quarter of the cores' time went into halting and waking (decision 9).
-const LOCAL_BUFFER: usize = 16 << 20;
+/// Bytes in each direction of a path within this machine, four of the largest reads and writes of a relay. Each thread on the
+/// way runs until its buffer is full or empty; what is under way is to stay in the processor's caches (decision 9).
+const LOCAL_BUFFER: usize = 4 << 20;
 
 /// What ends a tunnel before it carries a stream.
 #[derive(Debug, thiserror::Error)]

@@ -93,7 +93,7 @@ impl Upward {
     /// Reads once and sends what came.
     async fn forward(&mut self) -> Result<Forwarded, Cut> {
         let mut buffer = Buffer::take(self.size);
-        let capacity = match self.size {
+        let capacity = match buffer.size() {
             Size::Small => 1,
             Size::Large => RECORDS,
         };
