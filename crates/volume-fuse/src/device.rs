@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 
 use crate::error::MountError;
 
@@ -65,6 +67,18 @@ pub(crate) fn attach(device: &File, mountpoint: &Path, read_only: bool) -> Resul
             _ => MountError::unfit(&what, errno, "see the kernel's log (dmesg) for the reason"),
         }
     })
+}
+
+/// Ends the connection of the mount at `path` in the calling thread's namespace: requests fail with ENOTCONN. The mount
+/// stays, or a program would find what lies beneath it.
+pub(crate) fn abort(path: &Path) -> Result<(), Errno> {
+    // A mount in use is not unmounted; nothing is asked of its server for that.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let _in_use = nix::fcntl::open(path, flags, Mode::empty())?;
+    match umount2(path, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
+        Err(Errno::EBUSY) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// The mount point as an absolute path without symlinks.

@@ -1,6 +1,7 @@
 //! Why a volume could not be shown to the program, in words.
 
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -92,6 +93,17 @@ impl MountError {
         Self::FuseUnavailable {
             problem: format!("the kernel did not start the FUSE connection: {error}"),
             fix: "check that the kernel is 5.4 or newer and see its log (dmesg)".to_owned(),
+        }
+    }
+
+    pub(crate) fn aborted(path: &Path, why: &str) -> Self {
+        Self::Unfit {
+            problem: format!(
+                "the mount at {} could not be served to the end: {why}; every request since then failed (ENOTCONN)",
+                path.display()
+            ),
+            fix: "run the program again, and see the kernel's log (dmesg) for the reason"
+                .to_owned(),
         }
     }
 

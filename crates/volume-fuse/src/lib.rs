@@ -5,6 +5,7 @@
 //! `kernel` holds what no safe interface has; `namespace` moves threads. Linux only.
 
 mod abi;
+mod alarm;
 mod classic;
 mod convert;
 mod device;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use volume::{Protection, Volume};
 
+use crate::alarm::Alarm;
 use crate::device;
 use crate::error::MountError;
 use crate::generations::Generations;
@@ -51,6 +52,7 @@ pub struct Mount {
     server: Option<JoinHandle<()>>,
     counters: Arc<Counters>,
     generations: Arc<Generations>,
+    alarm: Arc<Alarm>,
 }
 
 impl Mount {
@@ -108,9 +110,14 @@ impl Mount {
             unchanging.then_some(prefetch),
             (!read_only).then_some(seeks),
         );
+        let within = Namespace::of_this_thread().map_err(|error| MountError::no_proc(&error))?;
+        let at = path.to_owned();
+        let abort = move || within.run(|| device::abort(&at));
+        let alarm = Arc::new(Alarm::new(Box::new(abort)));
         let plan = Plan {
             wanted: init::wanted(read_only, writeback) | flags,
             threads: options.threads,
+            alarm: Arc::clone(&alarm),
         };
         let (threads, transport) = session::start(server, fd, plan, helper).map_err(|error| {
             drop(unmount(path));
@@ -125,6 +132,7 @@ impl Mount {
             server: Some(threads),
             counters,
             generations,
+            alarm,
         };
         if let Err(error) = device::raise_read_ahead(&mount.path, options.read_ahead_kib) {
             mount.counters.note_read_ahead(&error);
@@ -162,7 +170,7 @@ impl Mount {
     /// have ended, or after two seconds if a process still holds files of the detached mount.
     ///
     /// # Errors
-    /// [`MountError::Unfit`] if the kernel refuses to unmount.
+    /// [`MountError::Unfit`] if the kernel refuses to unmount, or the connection had to be aborted before.
     pub fn unmount(&mut self) -> Result<(), MountError> {
         let Some(server) = self.server.take() else {
             return Ok(());
@@ -177,7 +185,11 @@ impl Mount {
             let _ = server.join();
         }
         match outcome {
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()), // EINVAL: someone else unmounted it
+            // EINVAL: someone else unmounted it
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => match self.alarm.why() {
+                Some(why) => Err(MountError::aborted(&self.path, why)),
+                None => Ok(()),
+            },
             Err(errno) => Err(MountError::unfit(
                 &format!("cannot unmount {}", self.path.display()),
                 errno,

@@ -15,6 +15,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::abi::{self, Fields, Malformed, OUT_HEADER};
+use crate::alarm::Alarm;
 use crate::device::MAX_REQUEST;
 use crate::kernel::entry::Entry;
 use crate::message::{Head, Request};
@@ -37,7 +38,7 @@ const LARGE: usize = 64 << 10;
 
 /// Entries that are ready to be registered, each on a thread of its own.
 pub(crate) struct Queues {
-    threads: Vec<(Sender<Arc<Server>>, JoinHandle<()>)>,
+    threads: Vec<(Sender<Start>, JoinHandle<()>)>,
     registered: Receiver<io::Result<()>>,
 }
 
@@ -94,9 +95,14 @@ impl Queues {
     ///
     /// # Errors
     /// The kernel's refusal of an entry: the connection cannot be used.
-    pub(crate) fn start(self, server: &Arc<Server>) -> io::Result<Vec<JoinHandle<()>>> {
+    pub(crate) fn start(
+        self,
+        server: &Arc<Server>,
+        alarm: &Arc<Alarm>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
         for (start, _) in &self.threads {
-            start.send(Arc::clone(server)).map_err(io::Error::other)?;
+            let word = (Arc::clone(server), Arc::clone(alarm));
+            start.send(word).map_err(io::Error::other)?;
         }
         for _ in &self.threads {
             self.registered.recv().map_err(io::Error::other)??;
@@ -105,10 +111,13 @@ impl Queues {
     }
 }
 
+/// The word that a thread waits for: what it serves, and whom it tells when it cannot.
+type Start = (Arc<Server>, Arc<Alarm>);
+
 /// What a thread has besides its entry.
 struct Ends {
     ready: Sender<io::Result<()>>,
-    started: Receiver<Arc<Server>>,
+    started: Receiver<Start>,
     registered: Sender<io::Result<()>>,
     pool: Sender<Large>,
 }
@@ -133,36 +142,41 @@ fn run(device: Arc<File>, queue: u16, ends: Ends) {
     if ready.send(Ok(())).is_err() {
         return;
     }
-    let Ok(server) = started.recv() else { return };
+    let Ok((server, alarm)) = started.recv() else {
+        return;
+    };
     let outcome = entry.register();
     let refused = outcome.is_err();
     if registered.send(outcome).is_err() || refused {
         return;
     }
+    alarm.watch(|| go_on(entry, &server, &pool));
+}
+
+/// Serves until the connection ends.
+///
+/// # Errors
+/// What the kernel says then, or why it cannot go on.
+fn go_on(mut entry: Entry, server: &Arc<Server>, pool: &Sender<Large>) -> io::Result<()> {
     let mut names = Vec::new();
     loop {
-        let answered = match entry.wait() {
-            Err(_) => return,
-            Ok(()) if large(&mut entry) => {
-                let (back, done) = channel();
-                let server = Arc::clone(&server);
-                let _ = pool.send(Large {
-                    entry,
-                    server,
-                    back,
-                });
-                let Ok((given, answered)) = done.recv() else {
-                    return;
-                };
-                entry = given;
-                answered
-            }
-            Ok(()) => serve(&mut entry, &server, &mut names),
+        entry.wait()?;
+        let answered = if large(&mut entry) {
+            let (back, done) = channel();
+            let large = Large {
+                entry,
+                server: Arc::clone(server),
+                back,
+            };
+            pool.send(large).map_err(|_| lost())?;
+            let (given, answered) = done.recv().map_err(|_| lost())?;
+            entry = given;
+            answered
+        } else {
+            serve(&mut entry, server, &mut names)
         };
-        let Ok((header, size)) = answered else { return };
-        if entry.commit(&header, size).is_err() {
-            return;
-        }
+        let (header, size) = answered?;
+        entry.commit(&header, size)?;
     }
 }
 
@@ -248,6 +262,11 @@ fn answer(
     let request = Request::of_parts(head, operation, payload).map_err(|_| Errno::EIO)?;
     let outcome = server.answer(&request, &mut Body::new(out));
     outcome.unwrap_or(Ok(0)) // of what wants no answer the entry still has to be given back
+}
+
+/// A worker has ended, which only a fault of ours does.
+fn lost() -> io::Error {
+    io::Error::other("a thread for large requests panicked")
 }
 
 fn unusual() -> io::Error {

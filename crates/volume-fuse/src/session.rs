@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use crate::abi::{self, Fields, IN_HEADER, MAJOR, MINOR};
-use crate::classic;
+use crate::alarm::Alarm;
+use crate::classic::{self, Turns};
 use crate::init::{Fit, OVER_IO_URING, Offer};
 use crate::kernel::clone::clone;
 use crate::message::Head;
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) wanted: u64,
     /// Threads of the classic transport.
     pub(crate) threads: usize,
+    /// Ends the connection when a thread cannot go on.
+    pub(crate) alarm: Arc<Alarm>,
 }
 
 /// Agrees with the kernel and serves, on threads of their own. Returns when that has begun.
@@ -93,6 +96,7 @@ fn agree_and_serve(
     } else {
         plan.threads.max(1)
     };
+    let turns = Arc::new(Turns::default());
     let mut threads = Vec::new();
     for number in 0..classic {
         let own = if number == 0 {
@@ -100,16 +104,20 @@ fn agree_and_serve(
         } else {
             clone(device)?
         };
-        let server = Arc::clone(server);
+        let (server, turns, alarm) = (
+            Arc::clone(server),
+            Arc::clone(&turns),
+            Arc::clone(&plan.alarm),
+        );
         let thread = std::thread::Builder::new()
             .name(format!("securetf-fuse-{number}"))
-            .spawn(move || drop(classic::serve(&own, &server)))?;
+            .spawn(move || alarm.watch(|| classic::serve(&own, &server, &turns)))?;
         threads.push(thread);
     }
     let Some(queues) = queues else {
         return Ok((threads, Transport::DevFuse));
     };
-    threads.extend(queues.start(server)?);
+    threads.extend(queues.start(server, &plan.alarm)?);
     Ok((threads, Transport::IoUring))
 }
 
