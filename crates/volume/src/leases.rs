@@ -13,7 +13,7 @@ use crate::segment::Dead;
 use crate::volume::Volume;
 
 /// The longest that anything is kept, whatever the keeper says.
-const LEASE_MAX: Duration = Duration::from_secs(600);
+const LEASE_MAX: Duration = Duration::from_mins(10);
 
 /// Dead slots that are not given back yet, oldest first, each with the end of the leases when it died.
 #[derive(Default)]
