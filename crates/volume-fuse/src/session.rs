@@ -11,7 +11,7 @@ use nix::sys::signal::SigSet;
 
 use crate::abi::{self, Fields, IN_HEADER, MAJOR, MINOR};
 use crate::alarm::Alarm;
-use crate::classic::{self, Turns};
+use crate::classic;
 use crate::init::{Fit, OVER_IO_URING, Offer};
 use crate::kernel::clone::clone;
 use crate::message::Head;
@@ -96,7 +96,6 @@ fn agree_and_serve(
     } else {
         plan.threads.max(1)
     };
-    let turns = Arc::new(Turns::default());
     let mut threads = Vec::new();
     for number in 0..classic {
         let own = if number == 0 {
@@ -104,14 +103,10 @@ fn agree_and_serve(
         } else {
             clone(device)?
         };
-        let (server, turns, alarm) = (
-            Arc::clone(server),
-            Arc::clone(&turns),
-            Arc::clone(&plan.alarm),
-        );
+        let (server, alarm) = (Arc::clone(server), Arc::clone(&plan.alarm));
         let thread = std::thread::Builder::new()
             .name(format!("securetf-fuse-{number}"))
-            .spawn(move || alarm.watch(|| classic::serve(&own, &server, &turns)))?;
+            .spawn(move || alarm.watch(|| classic::serve(&own, &server)))?;
         threads.push(thread);
     }
     let Some(queues) = queues else {
