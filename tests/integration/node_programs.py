@@ -241,6 +241,24 @@ def privileges_fall_when_owner_or_content_change(root: Path) -> None:
         os.getxattr(path, "security.capability")
 
 
+def group_bit_of_no_program_falls_by_writers_outside_of_the_group_only(root: Path) -> None:
+    os.chdir(root)  # the user below may not come here by its path
+    root.chmod(0o777)
+    for group, cut, left in ((2, False, 0o2666), (2, True, 0o2666), (1, False, 0o666), (1, True, 0o666)):
+        path = Path(f"{group}{cut}")
+        path.write_bytes(b"first")
+        os.chown(path, 2, group)
+        path.chmod(0o6666)
+        if (child := os.fork()) == 0:
+            os.setgroups([])
+            os.setresgid(2, 2, 2)
+            os.setresuid(2, 2, 2)
+            with path.open("r+b", buffering=0) as file:
+                os._exit(0 if (file.truncate(1) if cut else file.write(b"s")) == 1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert stat.S_IMODE(path.stat().st_mode) == left, (path, oct(path.stat().st_mode))
+
+
 def attributes_have_limits_and_name_spaces(root: Path) -> None:
     path = root / "file"
     path.touch()

@@ -81,7 +81,7 @@ impl Server {
         if self.read_only {
             return Err(Errno::ENOSYS); // FUSE_NO_OPEN_SUPPORT: the kernel never asks again, and keeps its cache
         }
-        self.outcome(self.open_existing(head.uid, head.ino, flags))?;
+        self.outcome(self.open_existing(head, head.ino, flags))?;
         body.opened(self.writers.opened(head.ino, flags), FOPEN_KEEP_CACHE)
     }
 
@@ -107,14 +107,14 @@ impl Server {
         self.durable(ino)
     }
 
-    fn open_existing(&self, user: u32, ino: u64, flags: i32) -> Result<(), VolumeError> {
+    fn open_existing(&self, by: &Head, ino: u64, flags: i32) -> Result<(), VolumeError> {
         self.volume.open_file(ino)?;
         if flags & O_TRUNC != 0 && flags & O_ACCMODE != O_RDONLY {
             let cut = SetAttr {
                 size: Some(0),
                 ..SetAttr::default()
             };
-            if let Err(error) = self.change(user, ino, &cut) {
+            if let Err(error) = self.change(by, ino, &cut) {
                 self.volume.release(ino);
                 return Err(error);
             }
@@ -132,7 +132,7 @@ impl Server {
         match self.make(head, name, NodeKind::File, mode) {
             Err(VolumeError::Exists) if flags & O_EXCL == 0 => {
                 let found = self.volume.lookup(head.ino, name)?;
-                self.open_existing(head.uid, found.ino, flags)?;
+                self.open_existing(head, found.ino, flags)?;
                 self.volume.attr(found.ino)
             }
             Ok(node) => {

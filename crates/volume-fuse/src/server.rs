@@ -55,7 +55,7 @@ impl Server {
                 body.attr(&found, self.generations.keep(ino))
             }
             Operation::SetAttr(change) => {
-                let found = self.outcome(self.change(head.uid, ino, &change))?;
+                let found = self.outcome(self.change(head, ino, &change))?;
                 body.attr(&self.shown(&found), FOREVER)
             }
             Operation::ReadLink => {
@@ -63,9 +63,12 @@ impl Server {
             }
             Operation::StatFs => body.space(&self.on(ino, |place| place.volume.statfs())?),
             Operation::Read { offset, size } => self.read(ino, offset, size, body),
-            Operation::Write { offset, data, kill } => {
-                body.size(self.outcome(self.write_from(ino, offset, data, kill))?)
-            }
+            Operation::Write { offset, data, kill } => body.size(self.outcome(self.write_from(
+                ino,
+                offset,
+                data,
+                kill.then_some(head.gid),
+            ))?),
             Operation::Open { flags } => self.open_for(head, flags, body),
             Operation::Create { flags, mode, name } => {
                 let made = self.outcome(self.create_or_open(head, name, mode, flags))?;

@@ -159,41 +159,45 @@ impl Server {
         }
     }
 
-    /// Changes attributes for `user`; 0 keeps the set-id bits when it truncates. A change of nothing
+    /// Changes attributes for the user who asks; user 0 keeps the set-id bits when it truncates. A change of nothing
     /// is chown(-1, -1), or precedes a change of content.
     pub(crate) fn change(
         &self,
-        user: u32,
+        by: &Head,
         ino: u64,
         change: &SetAttr,
     ) -> Result<Attr, VolumeError> {
         let chosen = change.uid.is_some() || change.gid.is_some();
         let owned = chosen || *change == SetAttr::default();
-        if change.mode.is_none() && (owned || (change.size.is_some() && user != 0)) {
-            self.drop_privilege_bits(ino, user != 0 && !chosen)?;
+        if change.mode.is_none() && (owned || (change.size.is_some() && by.uid != 0)) {
+            let writer = (by.uid != 0 && !chosen).then_some(by.gid);
+            self.drop_privilege_bits(ino, writer)?;
         }
         self.volume.set_attr(ino, change)
     }
 
+    /// Writes; `kill` is the group of a user whose writing ends a program's privileges.
     pub(crate) fn write_from(
         &self,
         ino: u64,
         offset: u64,
         data: &[u8],
-        kill: bool,
+        kill: Option<u32>,
     ) -> Result<u32, VolumeError> {
-        if kill {
-            self.drop_privilege_bits(ino, true)?;
+        if kill.is_some() {
+            self.drop_privilege_bits(ino, kill)?;
         }
         let count = self.volume.write(ino, offset, data)?;
         self.counters.note_write(count);
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// The set-user-id and set-group-id bits of a program do not survive a write by an unprivileged user, or a new owner.
-    fn drop_privilege_bits(&self, ino: u64, both: bool) -> Result<(), VolumeError> {
+    /// The set-user-id and set-group-id bits of a program do not survive a write by an unprivileged user (`writer`: its
+    /// group), or a new owner.
+    fn drop_privilege_bits(&self, ino: u64, writer: Option<u32>) -> Result<(), VolumeError> {
         let found = self.volume.attr(ino)?;
-        let kept = unprivileged(found.kind, found.mode, both);
+        let outside = writer.is_some_and(|group| group != found.gid);
+        let kept = unprivileged(found.kind, found.mode, outside);
         if kept != found.mode {
             let change = SetAttr {
                 mode: Some(kept),
@@ -229,12 +233,12 @@ impl Server {
 }
 
 /// A mode without the bits that make a program run as another. Directories have none. Set-group-id without the group's
-/// right to execute is none either, but falls with `both`, when who writes may not be in the group
-/// (`setattr_should_drop_sgid`).
-fn unprivileged(kind: FileType, mode: u32, both: bool) -> u32 {
+/// right to execute is none either, but falls when who writes is `outside` of the group (`setattr_should_drop_sgid`; the kernel
+/// tells the first of the writer's groups only).
+fn unprivileged(kind: FileType, mode: u32, outside: bool) -> u32 {
     match kind {
         FileType::Dir => mode,
-        _ if both || mode & GROUP_EXECUTE != 0 => mode & !(SUID | SGID),
+        _ if outside || mode & GROUP_EXECUTE != 0 => mode & !(SUID | SGID),
         _ => mode & !SUID,
     }
 }
