@@ -14,7 +14,6 @@ import argparse
 import json
 import mmap
 import os
-import platform
 import random
 import subprocess
 import tempfile
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _report import machine
 from _volume_contenders import Contender, Gocryptfs, Passthrough, Securefs, Securetf, over_io_uring
 from securetf.shields.filesystem import enter_mount_namespace, mount_tmpfs
 
@@ -205,23 +205,10 @@ def rows(ours: Contender, peers: list[Contender], suffix: str = "") -> list[dict
     return found
 
 
-def machine() -> dict[str, Any]:
-    models = {
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    }
-    version = subprocess.run(
-        ["gocryptfs", "-version"], capture_output=True, text=True, check=True
-    ).stdout.split(";")[0]
-    return {
-        "cpu": sorted(models),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "gocryptfs": version,
-        "tee": "none: measured outside of a TEE",
-    }
+def gocryptfs() -> dict[str, str]:
+    """Return which release of the peer this is."""
+    said = subprocess.run(["gocryptfs", "-version"], capture_output=True, text=True, check=True).stdout
+    return {"gocryptfs": said.split(";")[0]}
 
 
 def plot(found: list[dict[str, Any]], path: Path) -> str:
@@ -294,7 +281,9 @@ def main() -> None:
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     print(plot(found, options.plot))
     if options.json:
-        options.json.write_text(json.dumps({"rows": found, "machine": machine()}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"rows": found, "machine": machine() | gocryptfs()}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":
