@@ -2,9 +2,11 @@
 
 # ruff: noqa: E501  (Manifests and shell programs)
 
+import io
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,46 @@ def test_program_with_host_paths_sees_nothing_else_under_the_real_shield(
     assert "PermissionError" in result.stderr  # without the capability there is no way to another root
     assert job.report["network"]["interceptor"] == interceptor
     assert (there / "given" / "file").read_text() == "given\n"
+
+
+LEARNS = """
+import sys
+import numpy as np
+import tensorflow as tf
+base, logs = sys.argv[1:]
+x = np.load(f"{base}/data/x.npy")
+slope, rate = tf.Variable(0.0), 0.1
+with tf.summary.create_file_writer(logs).as_default():
+    for step in range(20):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((slope * x - 3 * x) ** 2)
+        slope.assign_sub(rate * tape.gradient(loss, slope))
+        tf.summary.write("loss", loss, step=step)
+print(tf.train.Checkpoint(slope=slope).save(f"{base}/kept/slope"), float(slope) > 2)
+"""
+
+
+@pytest.mark.tensorflow
+def test_tensorflow_with_host_paths_reads_and_keeps_in_volumes_and_lets_its_summaries_out(job: Job) -> None:
+    import numpy as np  # noqa: PLC0415
+    from tensorflow.core.util.event_pb2 import Event  # noqa: PLC0415
+    from tensorflow.python.lib.io.tf_record import tf_record_iterator  # noqa: PLC0415
+
+    logs = job.directory / "logs"
+    logs.mkdir()
+    python = {prefix: "ro" for prefix in (sys.prefix, sys.base_prefix) if not prefix.startswith("/usr")}
+    shown = SYSTEM | python | {str(logs): "rw"}
+    paths = ", ".join(f'"{path}" = "{mode}"' for path, mode in shown.items())
+    command = [sys.executable, "-c", LEARNS, job.base, str(logs)]
+    volumes = f'volumes = {{ data = "{job.base}/data:ro", kept = "{job.base}/kept:rw" }}'
+    tables = '[volumes.data]\n[volumes.kept]\nwriter = "trainer"\nexport = ["creator"]\n'
+    job.create(job.text(command, workload=f"{volumes}\nhost_paths = {{ {paths} }}", tables=tables))
+    numbers = io.BytesIO()
+    np.save(numbers, np.linspace(-1, 1, 100, dtype=np.float32))
+    job.pack("data", {"x.npy": numbers.getvalue()})
+    result = job.run()
+    assert result.stdout == f"{job.base}/kept/slope-1 True\n", result.stderr
+    assert job.export("kept", "checkpoint").startswith(b'model_checkpoint_path: "slope-1"')
+    (file,) = logs.iterdir()  # in clear, as the owner wants it
+    events = [Event.FromString(raw) for raw in tf_record_iterator(str(file))]
+    assert [one.step for one in events if one.summary.value] == list(range(20))
