@@ -72,7 +72,6 @@ class Host:
     options: dict[str, Any] = field(default_factory=dict)
     freshness: str = "group"
     transport: str | None = None
-    prefix: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         with io_uring_for_fuse(offered=self.transport) if self.transport else nullcontext():
@@ -89,7 +88,7 @@ class Host:
             "options": self.options,
         }
         self.process = subprocess.Popen(
-            [*self.prefix, sys.executable, str(HERE / "mount_host.py"), json.dumps(request)],
+            [sys.executable, str(HERE / "mount_host.py"), json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -147,18 +147,6 @@ def test_volume_mounted_inside_of_another_hides_what_is_below_until_it_is_unmoun
     assert done.stdout == "outer inner\nouter\n[]\n", done.stderr
 
 
-def test_mount_where_io_uring_is_refused_to_the_process_is_served_by_dev_fuse(
-    new_volume: Callable[..., Any],
-) -> None:
-    packed = new_volume()
-    host = packed.mounted_over("io_uring", writable=True)
-    host.prefix = ("prlimit", "--nofile=24")  # each ring takes a descriptor
-    with host:
-        assert host.ask(stats=True)["transport"] == "dev_fuse"
-        assert host.run("sh", "-c", f"echo seen > {packed.mountpoint}/file")["status"] == 0
-        assert host.close() == {"closed": True}
-
-
 def test_missing_mount_point_is_refused_with_its_name(new_volume: Callable[..., Any]) -> None:
     packed = new_volume()
     packed.mountpoint.rmdir()
