@@ -80,7 +80,8 @@ def bars(
         places = [index + position * 0.8 / len(names) for index in range(len(groups))]
         axes.bar(places, [values.get(name, 0.0) for values in groups.values()], 0.8 / len(names), label=name)
     axes.set_xticks(
-        [index + 0.4 * (len(names) - 1) / len(names) for index in range(len(groups))], list(groups)
+        [index + 0.4 * (len(names) - 1) / len(names) for index in range(len(groups))],
+        [group.replace(", ", ",\n") for group in groups],
     )
     if logarithmic:
         axes.set_yscale("log")

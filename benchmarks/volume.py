@@ -28,6 +28,7 @@ from _volume_contenders import Contender, Gocryptfs, Passthrough, Securefs, Secu
 from securetf.shields.filesystem import enter_mount_namespace, mount_tmpfs
 
 MIB = 1 << 20
+TICKS = (0.2, 0.5, 1, 2, 5, 10, 20)  # of the plot
 TARGETS: dict[tuple[str, str], float] = {  # design/VOLUME.md "Targets": the least ratio to each peer
     ("write_and_fsync", "P"): 0.9,
     ("cold_read", "P"): 0.93,
@@ -231,8 +232,10 @@ def plot(found: list[dict[str, Any]], path: Path) -> str:
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.set_xticks(TICKS, [f"{one:g}" for one in TICKS])
+    axes.margins(y=0.01)
     axes.set_xlabel("rate of securetf, as a multiple of the peer's (more is better)")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path)
     return f"plot: {path}"
