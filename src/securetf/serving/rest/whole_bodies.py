@@ -102,7 +102,10 @@ class _Body:
         self.size += len(part)
 
     def room(self, left: int) -> memoryview:
-        """Return the place of what follows, of which there will be `left` bytes."""
+        """Return the place of what follows, of which there will be `left` bytes.
+
+        Never an empty one: a full part is closed, and nothing is read until the application took it.
+        """
         if self._place is None:
             first = b""
             if self.size <= _HEAD_BYTES:  # what came with the head
