@@ -1,11 +1,14 @@
 """Writes docs/evaluation.md and its pictures from what the benchmarks measured.
 
 Usage: python scripts/evaluation.py, after `python benchmarks/NAME.py --json benchmarks/results/NAME.json` of
-as many as were run in full on an otherwise idle machine. A script without results has a section that says so.
+as many as were run in full on an otherwise idle machine. A script without results keeps the
+section that it has, or gets one that says so.
 """
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ SECTIONS = {  # script: what of the paper's evaluation it repeats, or shows beyo
     "distributed": "Distributed training",
     "network": "The network shield by itself",
 }
+_MANY_PEERS = 4  # of one figure: a column for each, instead of a line
 HEADER = """\
 # Evaluation
 
@@ -43,16 +47,20 @@ side of it from run to run. A target that was missed says so. Which decision exp
 def main() -> None:
     """Write the page and copy the plots."""
     PICTURES.mkdir(exist_ok=True)
-    sections = [section(name, title) for name, title in SECTIONS.items()]
+    before = PAGE.read_text() if PAGE.exists() else ""
+    sections = [section(name, title, before) for name, title in SECTIONS.items()]
     PAGE.write_text("\n".join([HEADER, *sections]))
     print(f"wrote {PAGE.relative_to(ROOT)}")
 
 
-def section(script: str, title: str) -> str:
+def section(script: str, title: str, before: str) -> str:
     """Return the section of one script: its conditions, its table, its plot."""
     lines = [f"## {title}", ""]
     source = RESULTS / f"{script}.json"
     if not source.exists():
+        kept = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", before, re.MULTILINE | re.DOTALL)
+        if kept:
+            return kept[0].rstrip("\n") + "\n"
         return "\n".join([*lines, f"`{script}.py` was not run for this page.", ""])
     found = json.loads(source.read_text())
     machine = found["machine"]
@@ -61,9 +69,7 @@ def section(script: str, title: str) -> str:
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, Linux {machine['kernel']}, Python {machine['python']}; "
         f"{machine['measured']}, load {machine['load']:.1f} at the end.",
         "",
-        "| | | peer | ratio | target | |",
-        "|---|---:|---|---:|---:|---|",
-        *map(row, found["rows"]),
+        *(by_peer(found["rows"]) if _peers_of_a_name(found["rows"]) >= _MANY_PEERS else table(found["rows"])),
         "",
     ]
     picture = RESULTS / f"{script}.png"
@@ -71,6 +77,44 @@ def section(script: str, title: str) -> str:
         shutil.copyfile(picture, PICTURES / picture.name)
         lines += [f"![{title}](evaluation/{picture.name})", ""]
     return "\n".join(lines)
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each figure."""
+    return ["| | | peer | ratio | target | |", "|---|---:|---|---:|---:|---|", *map(row, rows)]
+
+
+def by_peer(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each name and a column for each peer, and what limits each figure."""
+    rows = [one for one in rows if one["peer"] != "securetf"]  # ways of its own have a line each
+    peers = list(dict.fromkeys(one["peer"] for one in rows))
+    lines = [f"| | securetf | {' | '.join(peers)} |", "|---|" + "---:|" * (1 + len(peers))]
+    for name in dict.fromkeys(one["name"] for one in rows):
+        of_peer = {one["peer"]: one for one in rows if one["name"] == name}
+        ours = next(iter(of_peer.values()))
+        cells = [f"{number(ours['value'])} {ours['unit']}", *(_against(of_peer.get(peer)) for peer in peers)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "In brackets: securetf's figure divided by the peer's, and the target, if there is one. What limits:",
+    ]
+    limits: dict[str, str] = {}
+    for one in rows:
+        limits.setdefault(one["limited_by"], one["name"])
+    return [*lines, "", *(f"- {name}: {limit}" for limit, name in limits.items())]
+
+
+def _against(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return ""
+    ratio = number(one["ratio"])
+    if one["target"] is not None:
+        ratio += f"; {one['target']:g} met" if one["met"] else f"; **{one['target']:g} missed**"
+    return f"{number(one['peer_value'])} ({ratio})"
+
+
+def _peers_of_a_name(rows: list[dict[str, Any]]) -> int:
+    return max(Counter(one["name"] for one in rows).values())
 
 
 def row(one: dict[str, Any]) -> str:
