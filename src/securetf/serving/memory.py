@@ -25,6 +25,7 @@ def collect_rarely() -> None:
     """Let Python look for cycles after 50,000 new objects, not after 700.
 
     Requests leave no cycles, but one in JSON makes a list for each row: looked through again and again, they
-    took longer than reading them (docs/decisions/0016).
+    took longer than reading them (docs/decisions/0016). Python 3.12 and later look between two steps of a
+    program, so once after the reading; with much memory in use, that one takes long, too.
     """
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])

@@ -47,7 +47,9 @@ def test_cycles_when_a_request_has_a_list_for_each_row_are_not_searched_for_whil
         way: int(subprocess.check_output([sys.executable, "-c", SEARCHES, way]))
         for way in ("rarely", "default")
     }
-    assert searches["default"] > 20, "this Python searches rarely by itself: the setting has no use here"
+    # Python 3.12 and later search between two steps of a program, not within json.loads.
+    within_calls = sys.version_info < (3, 12)
+    assert (searches["default"] > 20) == within_calls, "this Python searches at other times than is known"
     assert searches["rarely"] == 0
 
 
