@@ -68,16 +68,25 @@ class Pool:
         self._changed = threading.Condition()
         self._closed = False
         self._batches = {name for name, one in engines[0].signatures.items() if one.batches}
-        self._threads = [
-            threading.Thread(target=self._work, args=(engine,), name=f"worker-{number}", daemon=True)
-            for number, engine in enumerate(engines)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self.add(engines)
 
     def __len__(self) -> int:
         """How many requests wait."""
         return len(self._queue)
+
+    @property
+    def workers(self) -> int:
+        """How many requests are computed at once."""
+        return len(self._threads)
+
+    def add(self, engines: Sequence[Engine]) -> None:
+        """Let these engines compute, too. Not after `close`."""
+        for engine in engines:
+            name = f"worker-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, args=(engine,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def submit(self, job: Job) -> None:
         """Take a job; `job.done` gets its outputs or the exception.
