@@ -50,6 +50,7 @@ class Version:
     pool: Pool
     warm: bool = True
     users: int = 0
+    asked: threading.Event = field(default_factory=threading.Event)
     idle: threading.Event = field(default_factory=threading.Event)
 
     def signature(self, name: str) -> tuple[str, Signature]:
@@ -109,6 +110,7 @@ class Models:
                 raise self._unknown(model, number, label)
             version.users += 1
             version.idle.clear()
+            version.asked.set()
             return version
 
     def release(self, version: Version) -> None:

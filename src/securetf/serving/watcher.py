@@ -20,6 +20,7 @@ from securetf.serving.repository import Digest, Found
 from securetf.serving.warmup import recorded, warm_up
 
 _log = logging.getLogger(__name__)
+_FIRST_ASKED_S, _FIRST_ANSWERED_S = 0.1, 1.0  # how long the other workers' packing waits for that
 _REFUSED = (
     "lower than the highest version ever served: refused as a rollback; --allow-lower-versions lets it pass"
 )
@@ -162,6 +163,9 @@ class Watcher:
         return True
 
     def _warm_up_others(self, version: Version, found: Found, others: Sequence[Engine]) -> None:
+        # LiteRT packs weights without giving up the GIL: who waited for the start has its answer first.
+        if version.asked.wait(_FIRST_ASKED_S):
+            version.idle.wait(_FIRST_ANSWERED_S)
         try:
             warm_up(found.path, others)
         except BaseException:
