@@ -14,6 +14,8 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from securetf.serving.rest.exchange import WHEN_LOST
+
 _HEAD_BYTES = 16 << 10  # at once, of what the parser reads
 _PART_BYTES = 1 << 20  # of a body, before the application is told; uvicorn tells it every 64 KiB
 _JOINED_BYTES = 64 << 10  # of an answer: the copy of more would cost more than a write
@@ -32,6 +34,7 @@ class WholeBodies(HttpToolsProtocol):
     def __init__(self, *arguments: Any, scratch: memoryview, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._scratch = scratch
+        self._when_lost: list[Callable[[], object]] = []  # of all requests of this connection
 
     def get_buffer(self, _: int) -> memoryview:
         """Return where the next bytes are to be written."""
@@ -55,6 +58,11 @@ class WholeBodies(HttpToolsProtocol):
             self.parser = _parser(self)  # the one that waits for the body's end will not see it
             self.on_message_complete()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for tell in list(self._when_lost):
+            tell()
+
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         body = self._body = _Body(self.cycle.receive)
@@ -66,6 +74,7 @@ class WholeBodies(HttpToolsProtocol):
             self.on_response_complete()
 
         self.cycle.on_response = answered
+        self.scope[WHEN_LOST] = self._when_lost  # type: ignore[literal-required]
         self._left = self._announced()
 
     def _announced(self) -> int:
