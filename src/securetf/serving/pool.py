@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class Reply(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Job:
     """One request. deadline: on the monotonic clock; past it, nobody waits for the answer.
 
@@ -104,6 +105,11 @@ class Pool:
                 )
             self._queue.append(job)
             self._changed.notify()
+
+    def withdraw(self, job: Job) -> None:
+        """Let a job for which nobody waits go, unless a worker has it: it takes neither place nor memory."""
+        with self._changed, suppress(ValueError):
+            self._queue.remove(job)
 
     def close(self) -> None:
         """Finish what was taken and end the threads."""

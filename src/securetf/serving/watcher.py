@@ -136,12 +136,9 @@ class Watcher:
             loaded = engines.load(
                 path, workers=self._options.workers, threads=self._options.threads, read=digest.read
             )
-            early = (
-                not self._models.served(model) and loaded[-1] is not loaded[0] and not recorded(found.path)
-            )
-            if early:
-                loaded[0].prepare()
-            else:
+            hurried = not self._models.served(model) and not recorded(found.path)
+            early = hurried and loaded[-1] is not loaded[0] and _prepared(loaded[0])
+            if not early:
                 warm_up(found.path, loaded)
         moving = before[0] and not before[1]
         if moving or self._volume() != before or not _unchanged(self._options, model, found):
@@ -180,6 +177,15 @@ class Watcher:
     def _retire(self, version: Version) -> None:
         self._models.retire(version)
         threading.Thread(target=_drain, args=(self._models, version), name="drain", daemon=True).start()
+
+
+def _prepared(engine: Engine) -> bool:
+    """Prepare an engine. If it cannot by itself, the warm-up decides: its inputs have their own shapes."""
+    try:
+        engine.prepare()
+    except ModelLoadError:
+        return False
+    return True
 
 
 def _unchanged(options: Options, model: str, found: Found) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from securetf.serving import engines
-from securetf.serving.errors import Kind, Refusal
+from securetf.serving.errors import Kind, ModelLoadError, Refusal
 from securetf.serving.models import Models, State, Version
 from securetf.serving.options import Options
 from securetf.serving.pool import Job
@@ -114,6 +114,24 @@ def test_first_version_when_a_worker_fails_its_warm_up_is_taken_back_and_was_nev
     assert (models.served("small"), models.ready(), models.highest("small")) == ({}, False, -1)
     with pytest.raises(Refusal, match="Servable not found"):
         models.acquire("small")
+
+
+def test_first_version_when_it_cannot_be_prepared_by_itself_is_served_once_its_warm_up_succeeds(
+    watched,
+) -> None:
+    class Unprepared(Engine):
+        def prepare(self):
+            raise ModelLoadError("shapes as they are stored do not fit", "resize")
+
+    watcher, models, repository, waiting = watched
+    put(repository, "small", 1, "small1")
+    found = [Unprepared(), Unprepared()]
+    for one in found:
+        one.open.set()
+    waiting.append(found)
+    watcher.look()
+    assert models.ready()
+    assert [one.done for one in found] == [["infer"], ["infer"]]
 
 
 @pytest.mark.parametrize("why", ["an older one is served", "its requests are recorded"])
