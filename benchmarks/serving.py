@@ -3,10 +3,10 @@
 `python benchmarks/serving.py [--quick] [--memory] [--json FILE]`, with TensorFlow (to make the models). One
 600 kB tensor over HTTP and gRPC against the engine in this process, and against the same libraries' servers
 without the service, alternating, as a client in Python sees it and as one of prepared bytes does, which
-shows what is the server's; 64 clients of a small and of a large model against the engine's own
-throughput; memory over 60 s of requests (--memory: only that, over 100,000 requests); start, first answer,
-memory and mapped code with LiteRT and with the SavedModel. The network shield is not in it: network.py
-measures it.
+shows what is the server's; 64 clients of a small and of a large model against the engine's own throughput,
+in C (wrk, where it is installed) and in Python; memory over 60 s of requests (--memory: only that, over
+100,000 requests); start, first answer, memory and mapped code with LiteRT and with the SavedModel. The
+network shield is not in it: network.py measures it.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from _models import SIZES, litert
 from _raw_clients import GrpcClient, http_client
 from _report import RESULTS, Row, panels, publish
 from _starts import engines, kilobytes, repository
+from _wrk import installed, wrk
 from securetf.serving.engines import load
 from securetf.serving.options import cores
 from securetf.serving.protocols import message
@@ -181,23 +182,41 @@ def throughput(model: str, seconds: float) -> list[Row]:
 
     Clients and service share the cores, the engine alone has them. What the same clients and the library's
     bare server take is measured, too: no service on these cores could give more than the ceiling it leaves.
+    The clients are wrk, and an event loop of Python, which takes more of the cores.
     """
     _, name = input_of(model)
-    own, bare, served_rate, p99, others = [], [], [], [], {}
+    message = request(model, name, SIZES[model])
+    ways = {"64 clients in Python": lambda where, seconds: clients(where, model, name, 64, seconds)}
+    if installed():
+        ways = {"64 clients, wrk": lambda where, seconds: wrk(where, message, 64, seconds), **ways}
+    else:
+        print("wrk is not installed: clients in Python alone", flush=True)
+    own: list[float] = []
+    served_by: dict[str, list[dict]] = {way: [] for way in ways}
+    bare: dict[str, list[float]] = {way: [] for way in ways}
     with service(model, "--queue", "256") as served, bare_servers() as (rest, _):
         wait_for_port(rest)
         for _ in range(3):
             own.append(engines_own(model, seconds))
-            found = clients(served.rest, model, name, 64, seconds)
-            served_rate.append(found["per_s"])
-            p99.append(found["p99_ms"])
-            others |= found["others"]
-            bare.append(clients(rest, model, name, 64, seconds / 4)["per_s"])
-    value, peer, library = (statistics.median(one) for one in (served_rate, own, bare))
-    ratio, ceiling = value / peer, 1 / (1 / peer + 1 / library)
+            for way, ask in ways.items():
+                served_by[way].append(ask(served.rest, seconds))
+                bare[way].append(ask(rest, max(1.0, seconds / 4))["per_s"])
+    peer = statistics.median(own)
+    return [
+        row
+        for way in ways
+        for row in _throughput_rows(f"{model}, {way}", served_by[way], peer, statistics.median(bare[way]))
+    ]
+
+
+def _throughput_rows(name: str, found: list[dict], peer: float, bare: float) -> list[Row]:
+    """Return the rate beside the engine's own and beside the ceiling, and what the clients saw."""
+    value = statistics.median(one["per_s"] for one in found)
+    others = sum(one["others"] for one in found)
+    ratio, ceiling = value / peer, 1 / (1 / peer + 1 / bare)
     return [
         Row(
-            name=f"{model}, 64 clients",
+            name=name,
             value=value,
             unit="1/s",
             peer="engine",
@@ -207,21 +226,15 @@ def throughput(model: str, seconds: float) -> list[Row]:
             met=ratio >= THROUGHPUT,
         ),
         Row(
-            name=f"{model}, 64 clients: ceiling",
+            name=f"{name}: ceiling",
             value=value,
             unit="1/s",
             peer="ceiling",
             peer_value=ceiling,
             ratio=value / ceiling,
         ),
-        Row(name=f"{model}, 64 clients: p99", value=statistics.median(p99), unit="ms"),
-        Row(
-            name=f"{model}, 64 clients: not answered",
-            value=float(sum(others.values())),
-            unit="",
-            target=0.0,
-            met=not others,
-        ),
+        Row(name=f"{name}: p99", value=statistics.median(one["p99_ms"] for one in found), unit="ms"),
+        Row(name=f"{name}: not answered", value=float(others), unit="", target=0.0, met=not others),
     ]
 
 
@@ -230,7 +243,7 @@ def clients(address: str, model: str, name: str, number: int, seconds: float) ->
     arguments = [address, model, name, str(number), str(seconds), str(SIZES[model])]
     shown = subprocess.run([sys.executable, CLIENTS, *arguments], check=True, capture_output=True)
     found: dict = json.loads(shown.stdout)
-    return found
+    return {**found, "others": sum(found["others"].values())}
 
 
 def engines_own(model: str, seconds: float) -> float:
@@ -265,7 +278,7 @@ def memory(requests: int, limit_s: float) -> list[Row]:
         while done < requests and time.monotonic() < until:
             found = clients(served.rest, "cifar", name, 8, 2.0)
             if found["others"]:
-                raise SystemExit(f"not answered: {found['others']}")
+                raise SystemExit(f"{found['others']} were not answered")
             done += found["answered"]
             resident.append((done, kilobytes(served.process.pid)["VmRSS"]))
     first = next(kb for number, kb in resident if number >= done / 10)

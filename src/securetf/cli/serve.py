@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from securetf.errors import UsageError
-from securetf.serving.options import Options, cores
+from securetf.serving.options import Addresses, Options, cores
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 _D = Options(models=Path())
@@ -141,7 +141,7 @@ def command(
     """
     # numpy's threads for linear algebra, of which there is none here, would spin while the models load.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from securetf.serving.server import Addresses, run  # noqa: PLC0415  (`--help` needs none of it)
+    from securetf.serving.start import run  # noqa: PLC0415  (`--help` needs none of it)
 
     handler = logging.StreamHandler()
     handler.setFormatter(_Events())

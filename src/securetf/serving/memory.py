@@ -2,9 +2,12 @@
 
 import ctypes
 import gc
+import os
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES = 64 << 20
+_MADV_HUGEPAGE = 14  # madvise(2)
 _NEW_OBJECTS = 50_000  # before Python looks for cycles among them
 _LARGEST_KEPT_BYTES = 32 << 20  # the most that glibc takes
 
@@ -29,3 +32,38 @@ def collect_rarely() -> None:
     program, so once after the reading; with much memory in use, that one takes long, too.
     """
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file. A large one is put into large pages, where the kernel has them: of small
+    ones, the first touch of each takes longer than the reading.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= _LARGEST_KEPT_BYTES:
+            return file.readall()
+        # As C does it: bytes whose content nobody has seen yet are the maker's to fill.
+        content: bytes = _new_bytes(None, size)
+        begin = _address(content)
+        _advise_huge(begin, size)
+        place = memoryview((ctypes.c_char * size).from_address(begin)).cast("B")
+        filled = 0
+        while filled < size and (got := file.readinto(place[filled:])):
+            filled += got
+    return content if filled == size else content[:filled]
+
+
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes, _new_bytes.restype = [ctypes.c_void_p, ctypes.c_ssize_t], ctypes.py_object
+_address = ctypes.pythonapi.PyBytes_AsString
+_address.argtypes, _address.restype = [ctypes.py_object], ctypes.c_void_p
+
+
+def _advise_huge(begin: int, size: int) -> None:
+    """Ask for large pages within a block; a kernel that has none goes on with small ones."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    first, last = -(-begin // page) * page, (begin + size) // page * page
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_HUGEPAGE)

@@ -37,7 +37,10 @@ class Origin:
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One loaded version. It is closed once it is retired and nobody uses it."""
+    """One loaded version. It is closed once it is retired and nobody uses it.
+
+    warm: whether each of its workers has answered. Before, it answers those who ask already.
+    """
 
     model: str
     number: int
@@ -45,7 +48,9 @@ class Version:
     signatures: Mapping[str, Signature]
     origin: Origin
     pool: Pool
+    warm: bool = True
     users: int = 0
+    asked: threading.Event = field(default_factory=threading.Event)
     idle: threading.Event = field(default_factory=threading.Event)
 
     def signature(self, name: str) -> tuple[str, Signature]:
@@ -105,6 +110,7 @@ class Models:
                 raise self._unknown(model, number, label)
             version.users += 1
             version.idle.clear()
+            version.asked.set()
             return version
 
     def release(self, version: Version) -> None:
@@ -130,12 +136,24 @@ class Models:
         )
 
     def publish(self, version: Version) -> None:
-        """Serve a version that is loaded and warm."""
+        """Serve a version that is loaded. One that is not warm may be taken back yet: it does not count as
+        served before `warmed`.
+        """
         with self._lock:
             version.idle.set()
             self._served.setdefault(version.model, {})[version.number] = version
-            self._highest[version.model] = max(self._highest.get(version.model, -1), version.number)
+            if version.warm:
+                self._count(version)
             self._note(version.model, Status(version.number, State.AVAILABLE))
+
+    def warmed(self, version: Version) -> None:
+        """Say that a version which answers already is warm."""
+        with self._lock:
+            version.warm = True
+            self._count(version)
+
+    def _count(self, version: Version) -> None:
+        self._highest[version.model] = max(self._highest.get(version.model, -1), version.number)
 
     def retire(self, version: Version) -> None:
         """Serve it to nobody else. It stays loaded for those who use it."""
@@ -144,6 +162,12 @@ class Models:
             if not version.users:
                 version.idle.set()
             self._note(version.model, Status(version.number, State.UNLOADING))
+
+    def drained(self, version: Version) -> None:
+        """Record that nobody uses a retired version any more; why it was retired stays."""
+        with self._lock:
+            if self._status[version.model][version.number].state is State.UNLOADING:
+                self._note(version.model, Status(version.number, State.END))
 
     def note(self, model: str, status: Status) -> None:
         """Record the state of a version."""
@@ -204,9 +228,10 @@ class Models:
             self._labels[model] = dict(labels)
 
     def ready(self) -> bool:
-        """Whether there is a model and each that is known is served in one version at least."""
+        """Whether there is a model, and each that is known is served in one version that is warm."""
         with self._lock:
-            return bool(self._status) and all(self._served.get(model) for model in self._status)
+            served = [self._served.get(model, {}).values() for model in self._status]
+            return bool(served) and all(any(one.warm for one in versions) for versions in served)
 
     def pool(self, engines: Sequence[Engine]) -> Pool:
         """Return workers for engines, as the options say."""

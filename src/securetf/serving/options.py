@@ -42,3 +42,11 @@ class Options:
     allow_lower_versions: bool = False
     allow_non_finite: bool = False
     allow_reload_config: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where the service listens: `host:port`, empty for an interface that is off."""
+
+    rest: str
+    grpc: str

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class Reply(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Job:
     """One request. deadline: on the monotonic clock; past it, nobody waits for the answer.
 
@@ -68,16 +69,25 @@ class Pool:
         self._changed = threading.Condition()
         self._closed = False
         self._batches = {name for name, one in engines[0].signatures.items() if one.batches}
-        self._threads = [
-            threading.Thread(target=self._work, args=(engine,), name=f"worker-{number}", daemon=True)
-            for number, engine in enumerate(engines)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self.add(engines)
 
     def __len__(self) -> int:
         """How many requests wait."""
         return len(self._queue)
+
+    @property
+    def workers(self) -> int:
+        """How many requests are computed at once."""
+        return len(self._threads)
+
+    def add(self, engines: Sequence[Engine]) -> None:
+        """Let these engines compute, too. Not after `close`."""
+        for engine in engines:
+            name = f"worker-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, args=(engine,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def submit(self, job: Job) -> None:
         """Take a job; `job.done` gets its outputs or the exception.
@@ -95,6 +105,11 @@ class Pool:
                 )
             self._queue.append(job)
             self._changed.notify()
+
+    def withdraw(self, job: Job) -> None:
+        """Let a job for which nobody waits go, unless a worker has it: it takes neither place nor memory."""
+        with self._changed, suppress(ValueError):
+            self._queue.remove(job)
 
     def close(self) -> None:
         """Finish what was taken and end the threads."""

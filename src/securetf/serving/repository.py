@@ -8,11 +8,12 @@ cannot commit at once (plain directories) are waited for, a committed volume is 
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from securetf.serving import engines
+from securetf.serving import engines, memory
 from securetf.serving.errors import ModelLoadError
 
 _VERSION = re.compile(r"0*[0-9]{1,18}")
@@ -101,6 +102,35 @@ def digest(model: Path) -> str:
     for name, path in sorted((os.fsencode(path.relative_to(model)), path) for path in files):
         whole.update(len(name).to_bytes(4, "big") + name + _file_digest(path))
     return whole.hexdigest()
+
+
+class Digest:
+    """`digest` of what an engine loads: of the very bytes if they are read here, beside the engine's work."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self._found: list[str] = []
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Digest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread:
+            self._thread.join()
+
+    def read(self, path: Path) -> bytes:
+        """Return a file's bytes and begin with their digest; hashing gives up the GIL."""
+        content = memory.read(path)
+        self._thread = threading.Thread(
+            target=lambda: self._found.append(hashlib.sha256(content).hexdigest())
+        )
+        self._thread.start()
+        return content
+
+    def hex(self) -> str:
+        """Return it, after the `with` block."""
+        return self._found[0] if self._thread else digest(self._model)
 
 
 def _file_digest(path: Path) -> bytes:

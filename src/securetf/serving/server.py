@@ -1,4 +1,4 @@
-"""The service as one process: watcher, HTTP and gRPC on one event loop, and an orderly end."""
+"""HTTP and gRPC on one event loop, and an orderly end."""
 
 import asyncio
 import logging
@@ -6,65 +6,22 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-from securetf.errors import UsageError
 from securetf.listening import bind, in_use, split
-from securetf.serving import memory
-from securetf.serving.identity import Identity
-from securetf.serving.models import Models
-from securetf.serving.options import Options
-from securetf.serving.receipts import Signer
+from securetf.serving.options import Addresses
 from securetf.serving.service import Service
-from securetf.serving.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 _READY_POLL_S = 0.02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Addresses:
-    """Where the service listens: `host:port`, empty for an interface that is off."""
-
-    rest: str
-    grpc: str
-
-
-def run(options: Options, *, listening: Callable[[Addresses], None], ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; then take nothing new, answer what was taken within `drain_s`, and
-    return.
-
-    HTTP listens first, and gRPC's modules are imported meanwhile. listening: called once both interfaces
-    listen, when models may still be loading. ready: once all are warm, too.
+async def serve(service: Service, listening: Callable[[Addresses], None], ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `listening` and `ready` as `start.run` has them.
 
     Raises:
-        UsageError, PortInUseError: as `bind`, or the models' directory is not there.
-        ReceiptUnavailableError: the identity directory is incomplete.
+        UsageError, PortInUseError: as `bind`.
     """
-    if not options.models.is_dir():
-        raise UsageError(
-            f"{options.models} is not a directory", "name the directory with MODEL/VERSION/ in it"
-        )
-    if not (options.rest or options.grpc):
-        raise UsageError("neither REST nor gRPC is to be served", "leave at least one of --rest and --grpc")
-    memory.keep_freed()
-    memory.collect_rarely()
-    identity = Identity.from_environment()
-    signer = Signer(identity) if identity else None
-    models = Models(options)
-    watcher = Watcher(options, models, identity)
-    service = Service(options, models, watcher, signer)
-    watcher.start()  # the engines' imports and the servers' go on at once
-    try:
-        import uvloop  # noqa: PLC0415  (after the watcher has begun)
-
-        uvloop.run(_serve(service, listening, ready))
-    finally:
-        watcher.stop()
-
-
-async def _serve(service: Service, listening: Callable[[Addresses], None], ready: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +64,7 @@ async def _start_rest(service: Service, listening: socket.socket) -> Callable[[]
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            yield  # `_serve` has them
+            yield  # `serve` has them
 
     options = service.options
     config = uvicorn.Config(

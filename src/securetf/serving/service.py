@@ -120,6 +120,9 @@ class Service:
                 f"the model failed with {type(error).__name__}",
                 "try the model with the engine alone",
             ) from None
+        finally:
+            if reply.future.cancelled():  # too late, or the client has gone
+                version.pool.withdraw(job)
         self._observe(version, job)
         return outputs
 

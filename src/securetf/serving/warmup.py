@@ -20,6 +20,11 @@ _FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MAX_RECORDS, _MAX_RECORD_BYTES = 1000, 64 << 20
 
 
+def recorded(directory: Path) -> bool:
+    """Whether the version says itself with which requests it is warmed up."""
+    return (directory / _FILE).is_file()
+
+
 def warm_up(directory: Path, engines: Sequence[Engine]) -> None:
     """Run the warm-up on each engine, on all at once: each packs weights of its own.
 
@@ -41,9 +46,8 @@ def warm_up(directory: Path, engines: Sequence[Engine]) -> None:
 
 
 def _requests(directory: Path, signatures: Mapping[str, Signature]) -> Iterator[tuple[str, dict[str, Array]]]:
-    file = directory / _FILE
-    if file.is_file():
-        yield from _recorded(file, signatures)
+    if recorded(directory):
+        yield from _recorded(directory / _FILE, signatures)
         return
     name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else next(iter(signatures))
     specs = signatures[name].inputs

@@ -7,17 +7,20 @@ stays, and status and metrics say so.
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from securetf.errors import SecuretfError
 from securetf.serving import engines, repository
+from securetf.serving.engines import Engine
 from securetf.serving.errors import ModelLoadError, ReceiptUnavailableError
 from securetf.serving.identity import Identity
 from securetf.serving.models import Models, Origin, State, Status, Version
 from securetf.serving.options import Options
-from securetf.serving.repository import Found
-from securetf.serving.warmup import warm_up
+from securetf.serving.repository import Digest, Found
+from securetf.serving.warmup import recorded, warm_up
 
 _log = logging.getLogger(__name__)
+_FIRST_ASKED_S, _FIRST_ANSWERED_S = 0.1, 1.0  # how long the other workers' packing waits for that
 _REFUSED = (
     "lower than the highest version ever served: refused as a rollback; --allow-lower-versions lets it pass"
 )
@@ -105,7 +108,7 @@ class Watcher:
             return
         self._models.note(model, Status(found.number, State.LOADING))
         try:
-            version = self._load(model, found)
+            served = self._serve(model, found)
         except Exception as error:  # noqa: BLE001  (whatever an engine raises, the others stay served)
             problem = (
                 error.problem if isinstance(error, SecuretfError) else f"failed with {type(error).__name__}"
@@ -115,38 +118,58 @@ class Watcher:
             self._models.note(model, Status(found.number, State.END, problem))
             _log.warning("model_refused", extra={"model": model, "version": found.number, "problem": problem})
             return
-        if version is None:
+        if not served:
             self._models.note(model, Status(found.number, State.START, "changed while it was being loaded"))
             return
         self._failed.pop(key, None)
-        self._models.publish(version)
-        _log.info(
-            "model_served", extra={"model": model, "version": version.number, "sha256": version.origin.sha256}
-        )
 
-    def _load(self, model: str, found: Found) -> Version | None:
-        """Return the version, warm; None if files or volume changed meanwhile: the next look tries again."""
+    def _serve(self, model: str, found: Found) -> bool:
+        """Load a version and serve it, warm; not if files or volume changed meanwhile: the next look tries
+        again.
+
+        Where no version of the model is served and no requests are recorded to warm it up, it answers as soon
+        as one worker can. The others warm up then, and if they fail, it is taken back.
+        """
         path = repository.model_of(found)
-        before = self._volume()
-        hashed: list[str] = []
-        hasher = threading.Thread(target=lambda: hashed.append(repository.digest(path)))
-        hasher.start()  # hashing, loading and computing give up the GIL
-        try:
-            loaded = engines.load(path, workers=self._options.workers, threads=self._options.threads)
-            warm_up(found.path, loaded)
-        finally:
-            hasher.join()
+        before, digest = self._volume(), Digest(path)
+        with digest:
+            loaded = engines.load(
+                path, workers=self._options.workers, threads=self._options.threads, read=digest.read
+            )
+            hurried = not self._models.served(model) and not recorded(found.path)
+            early = hurried and loaded[-1] is not loaded[0] and _prepared(loaded[0])
+            if not early:
+                warm_up(found.path, loaded)
         moving = before[0] and not before[1]
-        if moving or not hashed or self._volume() != before or not _unchanged(self._options, model, found):
-            return None
-        return Version(
+        if moving or self._volume() != before or not _unchanged(self._options, model, found):
+            return False
+        version = Version(
             model=model,
             number=found.number,
             platform="tensorflow_litert" if path.suffix == ".tflite" else "tensorflow_savedmodel",
             signatures=loaded[0].signatures,
-            origin=Origin(sha256=hashed[0], volume=before[0], root=before[1], epoch=before[2]),
-            pool=self._models.pool(loaded),
+            origin=Origin(sha256=digest.hex(), volume=before[0], root=before[1], epoch=before[2]),
+            pool=self._models.pool(loaded[:1] if early else loaded),
+            warm=not early,
         )
+        self._models.publish(version)
+        if early:
+            self._warm_up_others(version, found, loaded[1:])
+        facts = {"model": model, "version": found.number, "sha256": version.origin.sha256}
+        _log.info("model_served", extra=facts)
+        return True
+
+    def _warm_up_others(self, version: Version, found: Found, others: Sequence[Engine]) -> None:
+        # LiteRT packs weights without giving up the GIL: who waited for the start has its answer first.
+        if version.asked.wait(_FIRST_ASKED_S):
+            version.idle.wait(_FIRST_ANSWERED_S)
+        try:
+            warm_up(found.path, others)
+        except BaseException:
+            self._retire(version)
+            raise
+        version.pool.add(others)
+        self._models.warmed(version)
 
     def _volume(self) -> tuple[str, str, int]:
         return self._identity.volume_of(self._options.models) if self._identity else ("", "", 0)
@@ -156,6 +179,15 @@ class Watcher:
         threading.Thread(target=_drain, args=(self._models, version), name="drain", daemon=True).start()
 
 
+def _prepared(engine: Engine) -> bool:
+    """Prepare an engine. If it cannot by itself, the warm-up decides: its inputs have their own shapes."""
+    try:
+        engine.prepare()
+    except ModelLoadError:
+        return False
+    return True
+
+
 def _unchanged(options: Options, model: str, found: Found) -> bool:
     return repository.scan(options.models).get(model, {}).get(found.number) == found
 
@@ -163,4 +195,4 @@ def _unchanged(options: Options, model: str, found: Found) -> bool:
 def _drain(models: Models, version: Version) -> None:
     version.idle.wait()
     version.pool.close()
-    models.note(version.model, Status(version.number, State.END))
+    models.drained(version)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import threading
 
 import grpc
@@ -176,6 +177,40 @@ def late_ones_cost_nothing(repository, rounds: int) -> bool:
 def test_deadline_when_it_passes_in_the_queue_costs_no_computing(repository) -> None:
     put(repository, "spin", 1)
     assert any(late_ones_cost_nothing(repository, rounds) for rounds in (LONG // 4, LONG, 4 * LONG))
+
+
+def given_up_costs_nothing(repository, rounds: int) -> bool:
+    """Return whether the first was still being computed when the client behind it had gone."""
+    with serving(repository, "--workers", "1") as service:
+
+        def metric(text: bytes) -> bool:
+            return text in service.ask("GET", "/metrics")[2]
+
+        first = spin(service, rounds)
+        service.until(lambda: taken(service), "it was taken")
+        service.until(lambda: metric(b'queue_length{model="spin",version="1"} 0'), "it is computed")
+        host, port = service.rest.split(":")
+        with socket.create_connection((host, int(port)), PATIENCE_S) as client:
+            body = b'{"inputs": [2000000000]}'
+            head = b"POST /v1/models/spin:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(
+                body
+            )
+            client.sendall(head + body)
+            service.until(
+                lambda: metric(b'queue_length{model="spin",version="1"} 1') or first.done(), "it waits"
+            )
+        service.until(lambda: metric(b'model="spin",status="499"} 1') or first.done(), "it has gone")
+        if first.done():  # then it may have had its turn
+            service.process.kill()
+            return False
+        assert first.result(PATIENCE_S)
+        assert spin(service, 1).result(PATIENCE_S)  # would wait for hours if the other were computed
+        return True
+
+
+def test_client_over_http_when_it_gives_up_in_the_queue_costs_no_computing(repository) -> None:
+    put(repository, "spin", 1)
+    assert any(given_up_costs_nothing(repository, rounds) for rounds in (LONG // 4, LONG, 4 * LONG))
 
 
 def test_service_when_asked_to_end_answers_what_it_took(repository) -> None:

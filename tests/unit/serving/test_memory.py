@@ -2,6 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from securetf.serving import memory
 
 PROGRAM = """
 import resource, sys
@@ -64,3 +69,27 @@ for _ in range(120_000):
 print(len(gc.get_objects()))
 """
     assert int(subprocess.check_output([sys.executable, "-c", program])) < 100_000
+
+
+@pytest.mark.parametrize("size", [0, 5, (32 << 20) + 5])
+def test_file_when_it_is_read_is_what_it_holds_in_large_pages_or_small(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(bytes(range(1, 252)) * (size // 251) + bytes(range(1, 1 + size % 251)))
+    found = memory.read(path)
+    assert type(found) is bytes
+    assert found == path.read_bytes()
+    assert len(found) == size
+
+
+def test_large_file_when_it_is_cut_while_it_is_read_is_what_was_left(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"left" + bytes(33 << 20))
+    advise = memory._advise_huge
+
+    def cut(begin: int, size: int) -> None:
+        advise(begin, size)
+        with path.open("r+b") as file:
+            file.truncate(4)
+
+    monkeypatch.setattr(memory, "_advise_huge", cut)
+    assert memory.read(path) == b"left"

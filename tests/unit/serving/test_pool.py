@@ -103,3 +103,15 @@ def test_job_when_its_deadline_passed_or_it_was_given_up_is_not_computed(engine)
         late.done.result(PATIENCE_S)
     assert engine.rows == [1, 1]
     pool.close()
+
+
+def test_job_when_it_is_withdrawn_gives_its_place_away_and_is_not_computed(engine) -> None:
+    pool = held(engine, queue=1)
+    gone, following = job(1, rows=3), job(2, rows=5)
+    pool.submit(gone)
+    pool.withdraw(gone)
+    pool.withdraw(gone)  # as if a worker had it
+    pool.submit(following)
+    engine.open.set()
+    assert following.done.result(PATIENCE_S)["y"].shape == (5, 2)
+    assert engine.rows == [1, 5]

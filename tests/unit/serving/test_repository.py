@@ -59,4 +59,12 @@ def test_digest_when_the_model_is_a_file_or_a_directory_is_the_receipts(tmp_path
         (tmp_path / name.decode()).write_bytes(name)
     parts = [len(name).to_bytes(4, "big") + name + hashlib.sha256(name).digest() for name in names]
     assert repository.digest(tmp_path) == hashlib.sha256(b"".join(parts)).hexdigest()
+    with repository.Digest(tmp_path) as read_by_the_engine:
+        pass
+    assert read_by_the_engine.hex() == repository.digest(tmp_path)
+    with repository.Digest(tmp_path / "saved_model.pb") as read_here:
+        assert read_here.read(tmp_path / "saved_model.pb") == b"saved_model.pb"
+        (tmp_path / "saved_model.pb").write_bytes(b"changed afterwards")
+    assert read_here.hex() == hashlib.sha256(b"saved_model.pb").hexdigest()
+    (tmp_path / "saved_model.pb").write_bytes(b"saved_model.pb")
     assert repository.digest(tmp_path / "saved_model.pb") == hashlib.sha256(b"saved_model.pb").hexdigest()

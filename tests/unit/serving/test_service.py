@@ -80,6 +80,7 @@ def test_request_when_its_client_gives_up_in_the_queue_is_not_computed(scene) ->
             await asyncio.sleep(0)
         gone.cancel()
         await asyncio.wait([gone])
+        assert len(scene.version.pool) == 1, "it takes a place and memory until a worker comes to it"
         scene.engine.open.set()
         await first
         return await kept
@@ -93,6 +94,9 @@ def test_request_when_its_deadline_passes_is_refused_and_its_late_answer_is_drop
         with pytest.raises(Refusal) as refused:
             await scene.ask(1, after_s=0.05)
         assert refused.value.kind is Kind.LATE
+        with pytest.raises(Refusal, match="deadline passed"):
+            await scene.ask(1, after_s=0.05)  # behind the first, which is being computed
+        assert len(scene.version.pool) == 0
         scene.engine.open.set()
         return await scene.ask(2)
 

@@ -1,6 +1,7 @@
 """Bodies arrive whole, in whatever pieces they come; the requests behind them are read; answers are whole."""
 
 import asyncio
+import gc
 import hashlib
 import socket
 import threading
@@ -185,3 +186,36 @@ def test_client_when_it_leaves_within_a_body_disturbs_nobody(port) -> None:
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as next_one:
         next_one.sendall(head(602_112) + content(602_112))
         assert answer(next_one).split()[0] == digest(content(602_112))
+
+
+@pytest.mark.parametrize("path", ["/", "/early"])
+def test_requests_when_they_are_answered_leave_nothing_that_only_a_search_for_cycles_finds(
+    connection, path
+) -> None:
+    rounds = 50
+
+    def ask() -> None:
+        for _ in range(rounds):
+            connection.sendall(head(20_000, path) + content(20_000))
+            answer(connection)
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        ask()
+        assert gc.collect() < rounds
+    finally:
+        gc.enable()
+
+
+def test_body_when_it_was_answered_unread_is_not_kept_until_the_next_request(connection) -> None:
+    connection.sendall(head(1 << 20, "/early") + content(1 << 20))
+    answer(connection)
+    gc.collect()
+    (held,) = (one for one in gc.get_objects() if isinstance(one, WholeBodies) and _serves(one, connection))
+    assert (held._body.size, held._body._parts, held._body._place) == (0, [], None)
+
+
+def _serves(protocol: WholeBodies, connection: socket.socket) -> bool:
+    return protocol.client == connection.getsockname()[:2]

@@ -1,7 +1,7 @@
 """Engines: what turns a version directory into answers. One file each; they never import each other."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -11,12 +11,23 @@ from securetf.serving.tensors import Array, Signature
 _MODULES = {".tflite": "litert", ".keras": "tensorflow", "saved_model.pb": "tensorflow"}
 
 
+Read = Callable[[Path], bytes]
+
+
 class Engine(Protocol):
     """One loaded model. Used by one thread at a time, except where the engine itself says more."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
         """What the model takes and gives, by name of signature."""
+        ...
+
+    def prepare(self) -> None:
+        """Do ahead what the first `infer` would do besides computing.
+
+        Raises:
+            ModelLoadError: the model's own tensors do not fit together.
+        """
         ...
 
     def infer(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -31,8 +42,9 @@ class Engine(Protocol):
 class Loader(Protocol):
     """A module of this package."""
 
-    def load(self, model: Path, *, workers: int, threads: int) -> Sequence[Engine]:
-        """Return one engine for each worker, each computing on `threads` threads.
+    def load(self, model: Path, *, workers: int, threads: int, read: Read) -> Sequence[Engine]:
+        """Return one engine for each worker, each computing on `threads` threads. A model that is one file
+        whose bytes the engine takes is read by `read`, once.
 
         Raises:
             ModelLoadError: not a model that this engine can load.
@@ -58,7 +70,7 @@ def model_file(directory: Path) -> Path | None:
     return directory if found[0].name in _MODULES else found[0]
 
 
-def load(model: Path, *, workers: int, threads: int) -> Sequence[Engine]:
+def load(model: Path, *, workers: int, threads: int, read: Read = Path.read_bytes) -> Sequence[Engine]:
     """Load with the engine for this kind of model; the engine's module is imported only now.
 
     Raises:
@@ -72,4 +84,4 @@ def load(model: Path, *, workers: int, threads: int) -> Sequence[Engine]:
             f"{model.name} needs the engine {name}, which is not installed: no module {error.name}",
             "install securetf[serving] for LiteRT, securetf[tensorflow] for SavedModel and .keras",
         ) from None
-    return loader.load(model, workers=workers, threads=threads)
+    return loader.load(model, workers=workers, threads=threads, read=read)

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from securetf.serving.engines import Read
 from securetf.serving.errors import Kind, ModelLoadError, Refusal
 from securetf.serving.tensors import BY_DTYPE, DEFAULT_SIGNATURE, STRING, Array, Signature, TensorSpec
 
 
-def load(model: Path, *, workers: int, threads: int) -> Sequence["LitertEngine"]:
+def load(model: Path, *, workers: int, threads: int, read: Read) -> Sequence["LitertEngine"]:
     """Return engines that share the model's bytes, which are read once: a file that changes later changes
     nothing.
 
     Raises:
         ModelLoadError: not a FlatBuffer of a model, an operator is missing, or a tensor type is not known.
     """
-    content = model.read_bytes()
+    content = read(model)
     try:
         return [LitertEngine(content, threads) for _ in range(workers)]
     except (ValueError, RuntimeError) as error:
@@ -36,12 +37,12 @@ class LitertEngine:
 
     def __init__(self, content: bytes, threads: int) -> None:
         self._interpreter = Interpreter(model_content=content, num_threads=threads)
-        self._runners = {
-            name: self._interpreter.get_signature_runner(name)
-            for name in self._interpreter.get_signature_list() or {}
+        self._names = list(self._interpreter.get_signature_list() or {})
+        self._runners: dict[str, Any] = {}  # `prepare` is refused while there are any
+        self._signatures = {
+            name: _signature(self._interpreter.get_signature_runner(name)) for name in self._names
         }
-        self._signatures = {name: _signature(runner) for name, runner in self._runners.items()}
-        if not self._runners:
+        if not self._names:
             self._inputs = {_plain(one): one for one in self._interpreter.get_input_details()}
             self._outputs = {_plain(one): one for one in self._interpreter.get_output_details()}
             self._signatures = {DEFAULT_SIGNATURE: _described(self._inputs, self._outputs)}
@@ -51,6 +52,20 @@ class LitertEngine:
         """What the model takes and gives."""
         return self._signatures
 
+    def prepare(self) -> None:
+        """Pack the weights and lay out the tensors, of an engine that has computed nothing yet.
+
+        Raises:
+            ModelLoadError: an operator does not take its tensors.
+        """
+        try:
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"LiteRT cannot prepare the model: {str(error).splitlines()[0]}",
+                "write the file anew with tf.lite.TFLiteConverter or `securetf convert`",
+            ) from None
+
     def infer(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs, which are the caller's own.
 
@@ -58,7 +73,9 @@ class LitertEngine:
             Refusal: an operator cannot compute on these inputs.
         """
         try:
-            if self._runners:
+            if self._names:
+                if signature not in self._runners:
+                    self._runners[signature] = self._interpreter.get_signature_runner(signature)
                 # It resizes the inputs and allocates only if a shape differs from that of the call before.
                 found: dict[str, Array] = self._runners[signature](**inputs)
                 return {name: _bytes_only(array) for name, array in found.items()}

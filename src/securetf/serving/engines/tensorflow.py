@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from securetf.serving.engines import Engine
+from securetf.serving.engines import Engine, Read
 from securetf.serving.errors import Kind, ModelLoadError, Refusal
 from securetf.serving.tensors import (
     BY_NUMBER,
@@ -28,8 +28,8 @@ _NOT_SERVED = "__saved_model_init_op"
 Run = Callable[[Mapping[str, Array]], Mapping[str, Any]]
 
 
-def load(model: Path, *, workers: int, threads: int) -> Sequence[Engine]:
-    """Return one engine `workers` times: TensorFlow computes for many callers at once.
+def load(model: Path, *, workers: int, threads: int, read: Read) -> Sequence[Engine]:  # noqa: ARG001
+    """Return one engine `workers` times: TensorFlow computes for many callers at once, and reads by itself.
 
     Raises:
         ModelLoadError: not a model that TensorFlow loads in any of the three ways.
@@ -64,6 +64,9 @@ class TensorflowEngine:
     def signatures(self) -> Mapping[str, Signature]:
         """What the model takes and gives."""
         return self._signatures
+
+    def prepare(self) -> None:
+        """Nothing is left to be done: TensorFlow did it when it loaded the model."""
 
     def infer(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs.

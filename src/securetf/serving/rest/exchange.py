@@ -20,7 +20,9 @@ from securetf.serving.errors import Kind, Refusal, invalid
 from securetf.serving.models import Version
 from securetf.serving.service import Service
 
+WHEN_LOST = "securetf.when_lost"  # in the scope of a request: what is called when its connection is lost
 _TIMEOUT_HEADER = "x-request-timeout"
+_GIVEN_UP = 499
 _LINGER_S = 1.0
 _GZIP_FROM = 1024  # bytes; below, it costs more than it saves
 _LARGEST_TIMEOUT_S = 86_400.0
@@ -47,9 +49,10 @@ Handler = Callable[[Exchange], Awaitable[bytes]]
 async def answer(service: Service, request: Request, api: str, method: str, handler: Handler) -> Response:
     """Read the request, let the handler compute the body of the answer, and count the outcome."""
     started = time.monotonic()
-    model, status = "", 499
+    model, status = "", _GIVEN_UP
     try:
         with ExitStack() as held:
+            held.enter_context(_cancelled_when_lost(request))
             exchange = await _read(service, request, started, held)
             try:
                 body = await handler(exchange)
@@ -60,8 +63,8 @@ async def answer(service: Service, request: Request, api: str, method: str, hand
         response = _response(request, body, exchange.headers)
         status = response.status_code
         return response
-    except ClientDisconnect:
-        return Response(status_code=499)  # nobody reads it
+    except (ClientDisconnect, _GivenUpError):
+        return Response(status_code=_GIVEN_UP)  # nobody reads it
     except SecuretfError as error:
         response = refused(error)
         status = response.status_code
@@ -74,6 +77,37 @@ async def answer(service: Service, request: Request, api: str, method: str, hand
             (("api", api), ("method", method)),
             time.monotonic() - started,
         )
+
+
+class _GivenUpError(Exception):
+    """The client has closed the connection."""
+
+
+@contextmanager
+def _cancelled_when_lost(request: Request) -> Iterator[None]:
+    """Compute nothing for a client that has gone, if it is not being computed yet.
+
+    Raises:
+        _GivenUpError: the connection was lost.
+    """
+    lost: list[bool] = []
+    task = asyncio.current_task()
+
+    def tell() -> None:
+        lost.append(True)
+        if task:
+            task.cancel()
+
+    when_lost: list[Callable[[], object]] = request.scope.get(WHEN_LOST, [])
+    when_lost.append(tell)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost:
+            raise _GivenUpError from None
+        raise
+    finally:
+        when_lost.remove(tell)
 
 
 def refused(error: SecuretfError) -> Response:

@@ -8,10 +8,13 @@ place.
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakMethod
 
 import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from securetf.serving.rest.exchange import WHEN_LOST
 
 _HEAD_BYTES = 16 << 10  # at once, of what the parser reads
 _PART_BYTES = 1 << 20  # of a body, before the application is told; uvicorn tells it every 64 KiB
@@ -31,6 +34,7 @@ class WholeBodies(HttpToolsProtocol):
     def __init__(self, *arguments: Any, scratch: memoryview, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._scratch = scratch
+        self._when_lost: list[Callable[[], object]] = []  # of all requests of this connection
 
     def get_buffer(self, _: int) -> memoryview:
         """Return where the next bytes are to be written."""
@@ -54,11 +58,23 @@ class WholeBodies(HttpToolsProtocol):
             self.parser = _parser(self)  # the one that waits for the body's end will not see it
             self.on_message_complete()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for tell in list(self._when_lost):
+            tell()
+
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self._body = _Body(self.cycle.receive)
-        self.cycle.receive = self._body.receive  # type: ignore[method-assign]
+        body = self._body = _Body(self.cycle.receive)
+        self.cycle.receive = body.receive  # type: ignore[method-assign]
         self.cycle.send = _Answer(self.cycle).send  # type: ignore[method-assign]
+
+        def answered() -> None:
+            body.drop()
+            self.on_response_complete()
+
+        self.cycle.on_response = answered
+        self.scope[WHEN_LOST] = self._when_lost  # type: ignore[literal-required]
         self._left = self._announced()
 
     def _announced(self) -> int:
@@ -91,7 +107,7 @@ class _Body:
     """What is there of a request's body and was not given to the application."""
 
     def __init__(self, receive: Callable[[], Awaitable[Any]]) -> None:
-        self._receive = receive
+        self._receive = WeakMethod(receive)  # what is freed with its request needs no search for cycles
         self._parts: list[bytes | memoryview] = []
         self._place: memoryview | None = None
         self.size = self._filled = 0
@@ -126,9 +142,17 @@ class _Body:
             self._parts.append(self._place[: self._filled].toreadonly())
             self._place, self._filled = None, 0
 
+    def drop(self) -> None:
+        """Forget what nobody will take."""
+        self._parts, self.size = [], 0
+        self._place, self._filled = None, 0
+
     async def receive(self) -> Any:
         """Do as uvicorn's `receive`, which knows the body as `bytes` alone."""
-        message = await self._receive()
+        receive = self._receive()
+        if receive is None:
+            return {"type": "http.disconnect"}
+        message = await receive()
         if message["type"] == "http.request" and self._parts:
             parts, self._parts, self.size = self._parts, [], 0
             message["body"] = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -139,7 +163,7 @@ class _Answer:
     """Writes an answer's head together with what follows: by itself, it wakes the client for nothing."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._send, self._transport = cycle.send, cycle.transport
+        self._send, self._transport = WeakMethod(cycle.send), cycle.transport
         self._head: bytes | None = None
         self._heads = False
         cycle.transport = self  # type: ignore[assignment]
@@ -147,7 +171,8 @@ class _Answer:
     async def send(self, message: Any) -> None:
         """Do as uvicorn's `send`."""
         self._heads = message["type"] == "http.response.start"
-        await self._send(message)
+        if (send := self._send()) is not None:
+            await send(message)
         if not self._heads and self._head is not None:  # HEAD: nothing follows
             self.write(b"")
 
