@@ -68,6 +68,9 @@ impl Server {
         if accuses_the_store(error) {
             self.counters.note_integrity(error.problem());
         }
+        if *error == VolumeError::NoSpace {
+            self.volume.end_leases(); // for the program's next try
+        }
         errno(error)
     }
 
