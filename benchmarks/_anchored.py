@@ -1,4 +1,4 @@
-"""A `strict` volume that a CAS anchors, mounted, and programs that write a little and fsync, again and again."""
+"""A `strict` volume that a CAS anchors, mounted, and threads that write a little and fsync it, repeatedly."""
 
 import os
 import signal
@@ -39,7 +39,15 @@ def mounted(area: Path) -> Iterator[Path]:
         key = create_owner_key(area / "owner.pem")
         bench.client.create_session(MANIFEST % bench.trust.measurement, key)
         save_trust(bench.trust, area / "cas.json")
-        command = [sys.executable, "-m", "securetf", "volume", "mount", str(area / "store"), str(area / "mnt")]
+        command = [
+            sys.executable,
+            "-m",
+            "securetf",
+            "volume",
+            "mount",
+            str(area / "store"),
+            str(area / "mnt"),
+        ]
         command += ["--writable", "--cas", str(area / "cas.json"), "--key", str(area / "owner.pem")]
         command += ["--session", SESSION, "--volume", "log"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -55,7 +63,7 @@ def mounted(area: Path) -> Iterator[Path]:
 
 
 def fsyncs(root: Path, threads: int, count: int) -> float:
-    """Append 4 KiB and fsync, `count` times in each thread's own file; fsyncs a second, all threads together."""
+    """Append 4 KiB and fsync, `count` times in each thread's own file; fsyncs a second, of all."""
     descriptors = [os.open(root / str(one), os.O_WRONLY | os.O_CREAT | os.O_APPEND) for one in range(threads)]
     failures: list[OSError] = []
 

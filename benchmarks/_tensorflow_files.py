@@ -2,10 +2,11 @@
 
 argv[1]: JSON {records, images, variable_mib}. For each line of stdin, {"do": NAME, "at": DIRECTORY}, one line
 on stdout: the seconds that it took, as JSON. "make" writes the files, "parse" and "decode" are one epoch each
-over what it wrote, "save" writes a checkpoint.
+over what it wrote, "save" writes a checkpoint, "keep" does and syncs its files.
 """
 
 import json
+import os
 import random
 import sys
 import time
@@ -55,6 +56,14 @@ class Files:
             self._managers[str(at)] = manager
         manager.save()
 
+    def keep(self, at: Path) -> None:
+        """Save, so that a crash of the machine loses nothing of it."""
+        self.save(at)
+        for written in [*(at / "saved").iterdir(), at / "saved"]:
+            descriptor = os.open(written, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
 
 def _demand(whole: bool, at: Path) -> None:
     if not whole:
@@ -81,14 +90,18 @@ def _write(at: Path, kind: str, contents: Iterator[bytes]) -> None:
 
 
 def _content(serialised: Any) -> Any:
-    return tf.io.parse_single_example(serialised, {"content": tf.io.FixedLenFeature([], tf.string)})["content"]
+    return tf.io.parse_single_example(serialised, {"content": tf.io.FixedLenFeature([], tf.string)})[
+        "content"
+    ]
 
 
 def _epoch(at: Path, kind: str, size: Callable[[Any], Any]) -> int:
     names = sorted(str(one) for one in at.glob(f"{kind}-*.tfrecord"))
     records = tf.data.TFRecordDataset(names, num_parallel_reads=tf.data.AUTOTUNE)
     batches = records.map(size, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
-    total = batches.reduce(tf.constant(0, tf.int64), lambda sum_, one: sum_ + tf.reduce_sum(tf.cast(one, tf.int64)))
+    total = batches.reduce(
+        tf.constant(0, tf.int64), lambda sum_, one: sum_ + tf.reduce_sum(tf.cast(one, tf.int64))
+    )
     return int(total.numpy())
 
 
