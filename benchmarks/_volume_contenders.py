@@ -49,6 +49,15 @@ class Securetf(Contender):
         shutil.rmtree(self.area, ignore_errors=True)
         (self.area / "mnt").mkdir(parents=True)
         LocalTrust.create(self.area / "trust", chunk_size=self.chunk_size)
+        return self.serve()
+
+    def again(self) -> None:
+        """Mount what is there anew."""
+        self.stop()
+        with offering(self.transport):
+            self.serve()
+
+    def serve(self) -> Path:
         command = [sys.executable, "-m", "securetf", "volume", "mount", "--writable"]
         command += [
             "--trust-file",
@@ -188,12 +197,22 @@ class Gocryptfs(Contender):
         (self.area / "store").mkdir()
         (self.area / "password").write_text("benchmark")
         secret = ["-passfile", str(self.area / "password")]
-        store, mounted = str(self.area / "store"), self.area / "mnt"
+        store = str(self.area / "store")
         subprocess.run(["gocryptfs", "-q", "-init", "-scryptn", "10", *secret, store], check=True)
-        subprocess.run(["gocryptfs", "-q", *secret, store, str(mounted)], check=True)
+        return self.serve()
+
+    def again(self) -> None:
+        """Mount what is there anew."""
+        self.stop()
+        self.serve()
+
+    def serve(self) -> Path:
+        store, mounted = self.area / "store", self.area / "mnt"
+        secret = ["-passfile", str(self.area / "password")]
+        subprocess.run(["gocryptfs", "-q", "-nosyslog", *secret, str(store), str(mounted)], check=True)
         if self.read_ahead_kib is not None:
             read_ahead(mounted, self.read_ahead_kib)
-        return self.area / "mnt"
+        return mounted
 
     def stop(self) -> None:
         subprocess.run(["umount", str(self.area / "mnt")], check=True)

@@ -23,6 +23,7 @@ SECTIONS = {  # script: what of the paper's evaluation it repeats, or shows beyo
     "training": "Training: time, and the same weights",
     "classification": "Classification by size of the model",
     "volume": "The file-system shield by itself",
+    "volume_workloads": "Volumes on a disk, under programs",
     "growth": "Volumes as they grow",
     "attacks": "Offline attacks on ciphertext",
     "scaling": "Classification on more processes and nodes",

@@ -117,6 +117,47 @@ def test_anchor_that_fences_ends_fsync_with_eio_and_reads_go_on(
         assert volume.check() == []
 
 
+WAITING = """
+import fcntl, os, pathlib, sys, threading
+anchor = os.open(sys.argv[2], os.O_RDONLY)
+fcntl.flock(anchor, fcntl.LOCK_EX)  # from now on nothing is anchored
+os.chdir(sys.argv[1])
+
+def append(name):
+    file = os.open(name, os.O_WRONLY | os.O_CREAT)
+    os.write(file, b"waits")
+    os.fsync(file)
+
+threads = [threading.Thread(target=append, args=(f"new{number}",)) for number in range(12)]
+for one in threads:
+    one.start()
+FSYNC = "74 "  # of x86-64
+while not all(pathlib.Path(f"/proc/self/task/{one.native_id}/syscall").read_text().startswith(FSYNC) for one in threads):
+    pass
+print(os.path.exists("never made"), open("file").read(), all(one.is_alive() for one in threads))
+fcntl.flock(anchor, fcntl.LOCK_UN)
+for one in threads:
+    one.join()
+"""  # noqa: E501
+
+
+def test_mount_when_more_fsyncs_wait_for_the_anchor_than_it_has_threads_reads_on(
+    new_volume: Callable[..., Any], tmp_path: Path
+) -> None:
+    packed = new_volume()
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(b"readable")
+    packed.fill(source)
+    with packed.mounted(writable=True) as host:
+        anchor = packed.trust.path.parent  # locked by who advances
+        done = host.run(sys.executable, "-c", WAITING, str(packed.mountpoint), str(anchor))
+        assert (done["status"], done["stdout"]) == (0, "False readable True\n"), done
+        assert host.close() == {"closed": True}
+    with closing(packed.open(writable=False)) as volume:
+        assert volume.cat("new11") == b"waits"
+
+
 def test_second_writer_of_the_same_directory_is_refused_as_busy(new_volume: Callable[..., Any]) -> None:
     packed = new_volume()
     with packed.mounted(writable=True), pytest.raises(SecuretfError) as caught:

@@ -265,6 +265,26 @@ def test_mount_command_ends_cleanly_on_sigterm_and_keeps_what_was_written(
     assert securetf("volume", "cat", volume[0], "file", *volume[1:]).stdout == "written"
 
 
+@pytest.mark.root
+def test_mount_command_ends_cleanly_when_somebody_else_unmounts_and_keeps_what_was_written(
+    tmp_path: Path, volume: list[str | Path]
+) -> None:
+    mounted = tmp_path / "mnt"
+    mounted.mkdir()
+    command = [sys.executable, "-m", "securetf", "volume", "mount", volume[0], mounted, *volume[1:]]
+    process = subprocess.Popen([*map(str, command), "--writable"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "is mounted at" in process.stdout.readline()
+        (mounted / "file").write_text("written")
+        subprocess.run(["umount", mounted], check=True)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert securetf("volume", "cat", volume[0], "file", *volume[1:]).stdout == "written"
+
+
 def test_authenticated_volume_keeps_its_plain_files_and_a_changed_one_is_named(
     tmp_path: Path, source: Path
 ) -> None:

@@ -47,6 +47,12 @@ pub(crate) fn send(
 
 /// Serves until the file system is unmounted.
 pub(crate) fn serve(device: &File, server: &Arc<Server>) -> io::Result<()> {
+    let outcome = serve_requests(device, server);
+    server.crew.end();
+    outcome
+}
+
+fn serve_requests(device: &File, server: &Arc<Server>) -> io::Result<()> {
     let (mut message, mut answer) = (vec![0; MESSAGE_MAX], vec![0; MAX_REQUEST as usize]);
     while let Some(received) = receive(device, &mut message)? {
         let unasked = io::Error::from(io::ErrorKind::InvalidData);
@@ -66,6 +72,9 @@ pub(crate) fn serve(device: &File, server: &Arc<Server>) -> io::Result<()> {
         };
         if let Some(outcome) = outcome {
             let _ = send(device, unique, outcome, &answer); // the kernel's view of the answer; the next read shows its end
+        }
+        if !server.crew.goes_on() {
+            break;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ mod abi;
 mod alarm;
 mod classic;
 mod convert;
+mod crew;
 mod device;
 mod error;
 mod generations;

@@ -137,7 +137,8 @@ impl Server {
             } => {
                 let how = rename_flags(flags).ok_or(Errno::EINVAL)?;
                 let rename = || self.volume.rename(ino, name, parent, new_name, how);
-                self.outcome(self.removed.keep(&self.volume, parent, new_name, rename))
+                let keep = || self.removed.keep(&self.volume, parent, new_name, rename);
+                self.outcome(self.crew.beside(keep))
             }
             Operation::SetXattr { name, value, flags } => {
                 let mode = xattr_mode(name, flags)?;

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use volume::{Attr, FileType, NodeKind, SetAttr, Volume, VolumeError};
 
 use crate::convert::{FOREVER, errno};
+use crate::crew::Crew;
 use crate::generations::{Generations, Place};
 use crate::message::Head;
 use crate::opens::Writers;
@@ -34,6 +35,7 @@ pub(crate) struct Server {
     pub(crate) counters: Arc<Counters>,
     /// For read-only mounts: where nothing changes, content may be given at any time.
     pub(crate) prefetch: Option<Prefetch>,
+    pub(crate) crew: Crew,
 }
 
 impl Server {
@@ -57,6 +59,7 @@ impl Server {
             block_size,
             counters,
             prefetch,
+            crew: Crew::default(),
         }
     }
 
@@ -64,6 +67,9 @@ impl Server {
     pub(crate) fn failure(&self, error: &VolumeError) -> Errno {
         if accuses_the_store(error) {
             self.counters.note_integrity(error.problem());
+        }
+        if *error == VolumeError::NoSpace {
+            self.volume.end_leases(); // for the program's next try
         }
         errno(error)
     }
@@ -132,7 +138,7 @@ impl Server {
         if self.read_only {
             return Ok(());
         }
-        self.outcome(self.volume.fsync(Some(ino)))
+        self.outcome(self.crew.beside(|| self.volume.fsync(Some(ino))))
     }
 
     /// How the kernel may keep a listing; `None` where it may do without opening any directory.

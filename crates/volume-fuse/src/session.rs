@@ -12,6 +12,7 @@ use nix::sys::signal::SigSet;
 use crate::abi::{self, Fields, IN_HEADER, MAJOR, MINOR};
 use crate::alarm::Alarm;
 use crate::classic;
+use crate::crew::Hire;
 use crate::init::{Fit, OVER_IO_URING, Offer};
 use crate::kernel::clone::clone;
 use crate::message::Head;
@@ -65,6 +66,7 @@ pub(crate) fn start(
             for thread in threads {
                 let _ = thread.join();
             }
+            server.crew.join();
             server.end();
             drop(server); // which ends the helper
             let _ = helper.join();
@@ -96,6 +98,11 @@ fn agree_and_serve(
     } else {
         plan.threads.max(1)
     };
+    if queues.is_none() {
+        server
+            .crew
+            .begin(classic, hire(device, server, &plan.alarm));
+    }
     let mut threads = Vec::new();
     for number in 0..classic {
         let own = if number == 0 {
@@ -114,6 +121,19 @@ fn agree_and_serve(
     };
     threads.extend(queues.start(server, &plan.alarm)?);
     Ok((threads, Transport::IoUring))
+}
+
+/// How another thread of the classic transport is started. It is in the namespace of the one that asks for it.
+fn hire(device: &Arc<File>, server: &Arc<Server>, alarm: &Arc<Alarm>) -> Hire {
+    let (device, alarm) = (Arc::clone(device), Arc::clone(alarm));
+    let server = Arc::downgrade(server); // which has it
+    Box::new(move || {
+        let server = server.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+        let (own, alarm) = (clone(&device)?, Arc::clone(&alarm));
+        std::thread::Builder::new()
+            .name("securetf-fuse-h".to_owned())
+            .spawn(move || alarm.watch(|| classic::serve(&own, &server)))
+    })
 }
 
 /// The kernel's offer, and the number of its request.

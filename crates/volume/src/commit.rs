@@ -172,8 +172,8 @@ impl Volume {
         let mut log = self.log.lock();
         self.require_writable()?;
         let outcome = self.commit_to(&mut log, behind);
-        if outcome == Err(VolumeError::NoSpace) {
-            self.release_retained(&mut log); // what readers lose is less than what the writer would
+        if outcome == Err(VolumeError::NoSpace) && self.release_retained(&mut log) {
+            return self.commit_to(&mut log, behind);
         }
         outcome
     }

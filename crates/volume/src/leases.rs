@@ -65,10 +65,21 @@ impl Volume {
         }
     }
 
-    /// Gives back all that is kept for readers.
-    pub(crate) fn release_retained(&self, log: &mut Log) {
-        for (_, dead) in std::mem::take(&mut log.retained).slots {
+    /// Gives back all that is kept for readers, where a call found the store full: what they lose is less than what the
+    /// writer would. Beside a commit nothing is done: that finds the same.
+    pub fn end_leases(&self) {
+        if let Some(mut log) = self.log.try_lock() {
+            self.release_retained(&mut log);
+        }
+    }
+
+    /// Gives back all that is kept for readers; whether that was anything.
+    pub(crate) fn release_retained(&self, log: &mut Log) -> bool {
+        let slots = std::mem::take(&mut log.retained).slots;
+        let any = !slots.is_empty();
+        for (_, dead) in slots {
             self.give_back(dead);
         }
+        any
     }
 }

@@ -9,6 +9,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use securetf_volume::{Freshness, Ino, Volume, VolumeError};
@@ -33,7 +34,11 @@ fn writer(store: &Arc<MemoryStore>, anchor: &Arc<TestAnchor>, retain_bytes: u64)
 }
 
 fn scene(retain_bytes: u64) -> Scene {
-    let (store, anchor) = (MemoryStore::new(Default::default()), TestAnchor::virgin());
+    let store = Arc::new(MemoryStore {
+        room: Some(AtomicI64::new(i64::MAX)),
+        ..MemoryStore::default()
+    });
+    let anchor = TestAnchor::virgin();
     let writer = writer(&store, &anchor, retain_bytes);
     let ino = make(&writer, "model", &pattern(0, SIZE));
     writer.sync(None).unwrap();
@@ -59,6 +64,18 @@ impl Scene {
             self.writer.sync(None).unwrap();
         }
         self.writer.compact(&mut |_| true).unwrap();
+    }
+
+    /// From now on the store grows by so many bytes.
+    fn leave_room(&self, bytes: i64) {
+        let room = self.store.room.as_ref().unwrap();
+        room.store(bytes, Ordering::SeqCst);
+    }
+
+    fn newest(&self) -> Vec<u8> {
+        let reader = open(&self.store, &self.anchor, false).unwrap();
+        assert_eq!(reader.check().unwrap(), []);
+        whole(&reader, self.ino).unwrap()
     }
 
     fn stored(&self) -> usize {
@@ -133,31 +150,45 @@ fn test_a_writer_that_starts_anew_leaves_the_segments_of_leased_states_and_remov
     assert!(matches!(error, VolumeError::Integrity { .. }), "{error}");
 }
 
+/// Enough for the records of a commit, and not for the file.
+const NARROW: i64 = 128 << 10;
+
 #[test]
-fn test_a_commit_that_finds_the_disk_full_ends_what_is_kept_for_readers_and_the_next_one_goes_on() {
-    let room = |bytes: i64| std::sync::atomic::AtomicI64::new(bytes);
-    let (anchor, store) = (
-        TestAnchor::virgin(),
-        Arc::new(MemoryStore {
-            room: Some(room(2 << 20)),
-            ..MemoryStore::default()
-        }),
-    );
-    let writer = writer(&store, &anchor, 1 << 40);
-    *anchor.leased.lock().unwrap() = LONG;
-    let ino = make(&writer, "records", &pattern(0, 10 * 4096));
-    let mut full = 0;
-    for seed in 1..200 {
-        for chunk in 0..10 {
-            writer.write(ino, chunk * 4096, &[seed; 100]).unwrap(); // waits in memory for the commit
-        }
-        while writer.sync(None) == Err(VolumeError::NoSpace) {
-            full += 1;
-            let left = store.room.as_ref().unwrap(); // it counts what is written over, too
-            left.store(1 << 20, std::sync::atomic::Ordering::SeqCst);
-        }
+fn test_a_commit_that_finds_the_store_full_takes_the_room_of_leased_states_and_succeeds() {
+    let scene = scene(64 << 20);
+    scene.lease(LONG);
+    scene.go_on(3);
+    scene.leave_room(NARROW);
+    for (number, piece) in pattern(9, SIZE).chunks(1000).enumerate() {
+        let offset = number as u64 * 1000; // no whole chunk: all waits for the commit
+        scene.writer.write(scene.ino, offset, piece).unwrap();
     }
-    assert!(full > 1, "the disk was never full");
-    let stored: usize = store.snapshot().values().map(Vec::len).sum();
-    assert!(stored < 4 << 20, "{stored} bytes are stored");
+    scene.writer.sync(None).unwrap();
+    assert!(scene.newest() == pattern(9, SIZE));
+}
+
+#[test]
+fn test_a_write_that_finds_the_store_full_succeeds_once_leases_were_ended_and_not_before() {
+    let scene = scene(64 << 20);
+    scene.lease(LONG);
+    scene.go_on(3);
+    scene.leave_room(NARROW);
+    for _ in 0..2 {
+        let outcome = scene.writer.write(scene.ino, 0, &pattern(9, SIZE));
+        assert_eq!(outcome, Err(VolumeError::NoSpace));
+    }
+    scene.writer.end_leases();
+    scene.writer.write(scene.ino, 0, &pattern(9, SIZE)).unwrap();
+    scene.writer.sync(None).unwrap();
+    assert!(scene.newest() == pattern(9, SIZE));
+}
+
+#[test]
+fn test_a_store_that_is_full_without_leases_stays_full() {
+    let scene = scene(64 << 20);
+    scene.leave_room(NARROW);
+    scene.writer.end_leases();
+    let outcome = scene.writer.write(scene.ino, 0, &pattern(9, SIZE));
+    assert_eq!(outcome, Err(VolumeError::NoSpace));
+    assert!(scene.newest() == pattern(0, SIZE));
 }

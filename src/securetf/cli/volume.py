@@ -1,6 +1,7 @@
 """`securetf volume create|pack|unpack|ls|cat|check|status|mount`: volumes without a program."""
 
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ _LETTERS = {
 }
 PLAIN = "plain"  # docs/formats/volume-v1.md: the plain files of an authenticated volume
 _PART = 4 << 20  # bytes that `cat` holds in memory
+_LOOK_S = 1.0  # between two looks whether a volume is still mounted
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -242,7 +244,7 @@ def mount(
     writable: bool,
     freshness: Literal["strict", "group", "async"] | None,
 ) -> None:
-    """Show the volume in DIRECTORY at MOUNTPOINT until this command is interrupted. Needs root."""
+    """Show the volume in DIRECTORY at MOUNTPOINT until this is interrupted, or unmounted. Needs root."""
     if freshness is not None and not writable:
         raise UsageError("--freshness says when writes are anchored", "add --writable, or drop it")
     access = replace(access, freshness=freshness)
@@ -257,11 +259,21 @@ def mount(
         mounted = volume.mount(str(mountpoint))
         try:
             how = f"for writing, freshness {volume.freshness}" if writable else "read-only"
-            click.echo(f"{directory} is mounted at {mounted.path} {how}; Ctrl-C ends it")
+            device = os.stat(mounted.path).st_dev
+            click.echo(f"{directory} is mounted at {mounted.path} {how}; Ctrl-C or umount ends it")
             sys.stdout.flush()
-            signal.sigwait(_ENDING)
+            while signal.sigtimedwait(_ENDING, _LOOK_S) is None and _is_there(mounted.path, device):
+                pass
         finally:
             mounted.unmount()
+
+
+def _is_there(mountpoint: str, device: int) -> bool:
+    """Say whether a mount still serves: it was not unmounted by somebody else, nor its connection aborted."""
+    try:
+        return os.stat(mountpoint).st_dev == device
+    except OSError:
+        return False  # unmounting tells why
 
 
 for _care in (volume_care.log, volume_care.diff, volume_care.compact, volume_care.rekey, volume_care.repair):

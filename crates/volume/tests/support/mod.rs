@@ -124,7 +124,9 @@ impl Store for MemoryStore {
     }
 
     fn write_at(&self, path: &str, offset: u64, data: &[u8]) -> Result<(), StoreError> {
-        self.step(data.len())?;
+        let held = self.size(path).unwrap_or(0);
+        let grows = (offset + data.len() as u64).saturating_sub(held);
+        self.step(usize::try_from(grows).unwrap())?;
         self.record(Event::Write {
             path: path.to_owned(),
             offset,
