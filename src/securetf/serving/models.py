@@ -1,8 +1,8 @@
 """What is served now: the versions of each model, their labels and states, and who still uses them."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from securetf.serving.engines import Engine
@@ -50,8 +50,8 @@ class Version:
     pool: Pool
     warm: bool = True
     users: int = 0
-    asked: threading.Event = field(default_factory=threading.Event)
-    idle: threading.Event = field(default_factory=threading.Event)
+    asked: bool = False  # whether anybody ever used it
+    awaited: int = 0  # how many threads wait for a change of these
 
     def signature(self, name: str) -> tuple[str, Signature]:
         """Return the signature of this name; without one the default, or the only one there is.
@@ -88,6 +88,7 @@ class Models:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._served: dict[str, dict[int, Version]] = {}
         self._status: dict[str, dict[int, Status]] = {}
         self._labels = {model: dict(labels) for model, labels in options.labels.items()}
@@ -109,16 +110,35 @@ class Models:
             if version is None:
                 raise self._unknown(model, number, label)
             version.users += 1
-            version.idle.clear()
-            version.asked.set()
+            version.asked = True
+            self._tell(version)
             return version
 
     def release(self, version: Version) -> None:
         """Say that a version from `acquire` is no longer used."""
         with self._lock:
             version.users -= 1
-            if not version.users:
-                version.idle.set()
+            self._tell(version)
+
+    def _tell(self, version: Version) -> None:
+        if version.awaited:  # mostly nobody waits, and requests pay for it
+            self._changed.notify_all()
+
+    def wait_asked(self, version: Version, timeout_s: float) -> bool:
+        """Wait until anybody has used a version; return whether that was in time."""
+        return self._wait(version, lambda: version.asked, timeout_s)
+
+    def wait_idle(self, version: Version, timeout_s: float | None = None) -> bool:
+        """Wait until nobody uses a version; return whether that was in time."""
+        return self._wait(version, lambda: not version.users, timeout_s)
+
+    def _wait(self, version: Version, promise: Callable[[], bool], timeout_s: float | None) -> bool:
+        with self._changed:
+            version.awaited += 1
+            try:
+                return self._changed.wait_for(promise, timeout_s)
+            finally:
+                version.awaited -= 1
 
     def _unknown(self, model: str, number: int | None, label: str) -> Refusal:
         which = f"label {label}" if label else "latest" if number is None else f"version {number}"
@@ -140,7 +160,6 @@ class Models:
         served before `warmed`.
         """
         with self._lock:
-            version.idle.set()
             self._served.setdefault(version.model, {})[version.number] = version
             if version.warm:
                 self._count(version)
@@ -159,8 +178,6 @@ class Models:
         """Serve it to nobody else. It stays loaded for those who use it."""
         with self._lock:
             self._served[version.model].pop(version.number, None)
-            if not version.users:
-                version.idle.set()
             self._note(version.model, Status(version.number, State.UNLOADING))
 
     def drained(self, version: Version) -> None:

@@ -161,8 +161,8 @@ class Watcher:
 
     def _warm_up_others(self, version: Version, found: Found, others: Sequence[Engine]) -> None:
         # LiteRT packs weights without giving up the GIL: who waited for the start has its answer first.
-        if version.asked.wait(_FIRST_ASKED_S):
-            version.idle.wait(_FIRST_ANSWERED_S)
+        if self._models.wait_asked(version, _FIRST_ASKED_S):
+            self._models.wait_idle(version, _FIRST_ANSWERED_S)
         try:
             warm_up(found.path, others)
         except BaseException:
@@ -193,6 +193,6 @@ def _unchanged(options: Options, model: str, found: Found) -> bool:
 
 
 def _drain(models: Models, version: Version) -> None:
-    version.idle.wait()
+    models.wait_idle(version)
     version.pool.close()
     models.drained(version)

@@ -50,9 +50,10 @@ async def answer(service: Service, request: Request, api: str, method: str, hand
     """Read the request, let the handler compute the body of the answer, and count the outcome."""
     started = time.monotonic()
     model, status = "", _GIVEN_UP
+    lost, when_lost = _Lost(), request.scope.get(WHEN_LOST, [])
+    when_lost.append(lost)
     try:
         with ExitStack() as held:
-            held.enter_context(_cancelled_when_lost(request))
             exchange = await _read(service, request, started, held)
             try:
                 body = await handler(exchange)
@@ -63,13 +64,16 @@ async def answer(service: Service, request: Request, api: str, method: str, hand
         response = _response(request, body, exchange.headers)
         status = response.status_code
         return response
-    except (ClientDisconnect, _GivenUpError):
+    except (ClientDisconnect, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and not lost.happened:
+            raise
         return Response(status_code=_GIVEN_UP)  # nobody reads it
     except SecuretfError as error:
         response = refused(error)
         status = response.status_code
         return response
     finally:
+        when_lost.remove(lost)
         service.count(api, method, model, str(status))
         service.metrics.observe(
             "securetf_serving_request_seconds",
@@ -79,35 +83,18 @@ async def answer(service: Service, request: Request, api: str, method: str, hand
         )
 
 
-class _GivenUpError(Exception):
-    """The client has closed the connection."""
+class _Lost:
+    """Ends the work for a client whose connection is lost, unless an engine has begun with it."""
 
+    __slots__ = ("_task", "happened")
 
-@contextmanager
-def _cancelled_when_lost(request: Request) -> Iterator[None]:
-    """Compute nothing for a client that has gone, if it is not being computed yet.
+    def __init__(self) -> None:
+        self._task, self.happened = asyncio.current_task(), False
 
-    Raises:
-        _GivenUpError: the connection was lost.
-    """
-    lost: list[bool] = []
-    task = asyncio.current_task()
-
-    def tell() -> None:
-        lost.append(True)
-        if task:
-            task.cancel()
-
-    when_lost: list[Callable[[], object]] = request.scope.get(WHEN_LOST, [])
-    when_lost.append(tell)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if lost:
-            raise _GivenUpError from None
-        raise
-    finally:
-        when_lost.remove(tell)
+    def __call__(self) -> None:
+        self.happened = True
+        if self._task:
+            self._task.cancel()
 
 
 def refused(error: SecuretfError) -> Response:

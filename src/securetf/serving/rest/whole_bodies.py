@@ -6,9 +6,9 @@ place.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakMethod
+from weakref import ref
 
 import httptools
 import numpy as np
@@ -65,7 +65,7 @@ class WholeBodies(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        body = self._body = _Body(self.cycle.receive)
+        body = self._body = _Body(self.cycle)
         self.cycle.receive = body.receive  # type: ignore[method-assign]
         self.cycle.send = _Answer(self.cycle).send  # type: ignore[method-assign]
 
@@ -106,8 +106,8 @@ class WholeBodies(HttpToolsProtocol):
 class _Body:
     """What is there of a request's body and was not given to the application."""
 
-    def __init__(self, receive: Callable[[], Awaitable[Any]]) -> None:
-        self._receive = WeakMethod(receive)  # what is freed with its request needs no search for cycles
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = ref(cycle)  # what is freed with its request needs no search for cycles
         self._parts: list[bytes | memoryview] = []
         self._place: memoryview | None = None
         self.size = self._filled = 0
@@ -149,10 +149,10 @@ class _Body:
 
     async def receive(self) -> Any:
         """Do as uvicorn's `receive`, which knows the body as `bytes` alone."""
-        receive = self._receive()
-        if receive is None:
+        cycle = self._cycle()
+        if cycle is None:
             return {"type": "http.disconnect"}
-        message = await receive()
+        message: Any = await RequestResponseCycle.receive(cycle)
         if message["type"] == "http.request" and self._parts:
             parts, self._parts, self.size = self._parts, [], 0
             message["body"] = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -163,7 +163,7 @@ class _Answer:
     """Writes an answer's head together with what follows: by itself, it wakes the client for nothing."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._send, self._transport = WeakMethod(cycle.send), cycle.transport
+        self._cycle, self._transport = ref(cycle), cycle.transport
         self._head: bytes | None = None
         self._heads = False
         cycle.transport = self  # type: ignore[assignment]
@@ -171,8 +171,8 @@ class _Answer:
     async def send(self, message: Any) -> None:
         """Do as uvicorn's `send`."""
         self._heads = message["type"] == "http.response.start"
-        if (send := self._send()) is not None:
-            await send(message)
+        if (cycle := self._cycle()) is not None:
+            await RequestResponseCycle.send(cycle, message)
         if not self._heads and self._head is not None:  # HEAD: nothing follows
             self.write(b"")
 
