@@ -22,7 +22,22 @@ if TYPE_CHECKING:
     from securetf.cas_client import CasClient
     from securetf.keys import OwnerKey
 
-DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+class _LocalDirectory(click.Path):
+    """A directory of this machine. The address of a bucket is none, though it could be the name of one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value).startswith(SCHEME):
+            raise UsageError(
+                f"{value} is a bucket, and this command works on a directory of this machine",
+                "unpack the bucket's volume into a directory, and pack that into a new volume",
+            )
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)  # path_type
+        return path
+
+
+DIRECTORY = _LocalDirectory(path_type=Path, file_okay=False)
 
 
 def PLACE(text: str) -> Place:  # noqa: N802  (the type of an argument, as those beside it)
