@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import msgspec
@@ -32,9 +32,7 @@ class _LocalDirectory(click.Path):
                 f"{value} is a bucket, and this command works on a directory of this machine",
                 "unpack the bucket's volume into a directory, and pack that into a new volume",
             )
-        path = super().convert(value, param, ctx)
-        assert isinstance(path, Path)  # path_type
-        return path
+        return cast("Path", super().convert(value, param, ctx))
 
 
 DIRECTORY = _LocalDirectory(path_type=Path, file_okay=False)
