@@ -252,6 +252,16 @@ def measured(area: Path, sizes: Sizes) -> list[Row]:
     return rows
 
 
+def drawn(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Return what is compared with something, as bars."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.peer_value is not None:
+            bars = found.setdefault(row.name.replace(", ", ",\n") + f"\n({row.unit})", {})
+            bars |= {"securetf": row.value, row.peer: row.peer_value}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: under a minute")
@@ -269,15 +279,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="securetf-workloads-", dir=options.area) as name:
         rows = measured(Path(name), sizes)
     publish("A volume on a disk, under programs", rows, options.json, {"area": str(options.area)})
-    compared = [row for row in rows if row.peer_value is not None]
-    panels(
-        options.plot,
-        "A volume on a disk",
-        {
-            f"{row.name},\n{row.unit}": {"securetf": row.value, row.peer: row.peer_value or 0.0}
-            for row in compared
-        },
-    )
+    panels(options.plot, "A volume on a disk", drawn(rows))
 
 
 if __name__ == "__main__":

@@ -173,6 +173,28 @@ def test_bucket_or_access_key_that_is_not_there_is_told_from_a_damaged_volume(
         assert (done.returncode, b"is not s3://BUCKET/PREFIX" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("compact",), ("accept-root",), ("repair", "new", "--new-trust-file", "new.trust")],
+    ids=" ".join,
+)
+def test_command_for_directories_when_given_a_bucket_refuses_it_and_fences_nobody(
+    server: ObjectStore,
+    filled: tuple[list[str | Path], bytes, str],
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    arguments, _, _ = filled
+    before = Path(arguments[2]).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    done = securetf(server, command[0], arguments[0], *command[1:], *arguments[1:], check=False)
+    assert done.returncode == 2
+    assert f"{arguments[0]} is a bucket, and this command works on a directory".encode() in done.stderr
+    assert Path(arguments[2]).read_bytes() == before
+    assert not (tmp_path / "s3:").exists()
+
+
 def test_access_key_when_only_in_the_file_of_credentials_is_used(
     server: ObjectStore, tmp_path: Path, filled: tuple[list[str | Path], bytes, str]
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import msgspec
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from securetf.cas_client import CasClient
     from securetf.keys import OwnerKey
 
-DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+class _LocalDirectory(click.Path):
+    """A directory of this machine. The address of a bucket is none, though it could be the name of one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value).startswith(SCHEME):
+            raise UsageError(
+                f"{value} is a bucket, and this command works on a directory of this machine",
+                "unpack the bucket's volume into a directory, and pack that into a new volume",
+            )
+        return cast("Path", super().convert(value, param, ctx))
+
+
+DIRECTORY = _LocalDirectory(path_type=Path, file_okay=False)
 
 
 def PLACE(text: str) -> Place:  # noqa: N802  (the type of an argument, as those beside it)

@@ -51,7 +51,6 @@ pub enum Event {
 
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Objects in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     pub files: Mutex<Files>,
@@ -124,9 +123,8 @@ impl Store for MemoryStore {
     }
 
     fn write_at(&self, path: &str, offset: u64, data: &[u8]) -> Result<(), StoreError> {
-        let held = self.size(path).unwrap_or(0);
-        let grows = (offset + data.len() as u64).saturating_sub(held);
-        self.step(usize::try_from(grows).unwrap())?;
+        let held = self.size(path).unwrap_or(0) as usize;
+        self.step((offset as usize + data.len()).saturating_sub(held))?;
         self.record(Event::Write {
             path: path.to_owned(),
             offset,
