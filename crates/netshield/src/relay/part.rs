@@ -56,7 +56,11 @@ impl<F: Future> Future for Part<'_, F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         {
             // Whose task it is must stand before the bell is read: who rings in between wakes the right one.
-            let mut task = self.bell.task.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut task = self
+                .bell
+                .task
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             task.clone_from(context.waker());
         }
         if !self.bell.rang.swap(false, Ordering::AcqRel) {
