@@ -47,7 +47,8 @@ def test_cycles_when_a_request_has_a_list_for_each_row_are_not_searched_for_whil
         way: int(subprocess.check_output([sys.executable, "-c", SEARCHES, way]))
         for way in ("rarely", "default")
     }
-    assert searches["default"] > 20, "this Python searches rarely by itself: the setting has no use here"
+    if sys.version_info < (3, 12):  # from then on only between byte codes, of which a JSON reader has none
+        assert searches["default"] > 20, "this Python searches rarely by itself: the setting has no use here"
     assert searches["rarely"] == 0
 
 
