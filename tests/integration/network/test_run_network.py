@@ -115,8 +115,8 @@ def test_launcher_when_killed_takes_the_program_and_its_connections_with_it_at_o
     begin = time.monotonic()
     client.process.send_signal(signal.SIGKILL)
     client.process.wait()
-    until(lambda: not alive(pid), 2)
-    assert time.monotonic() - begin < 2
+    until(lambda: not alive(pid), 30)  # it would sleep for a minute
+    assert time.monotonic() - begin < 40
 
 
 def test_member_when_killed_and_started_again_rejoins_with_the_next_generation(pair: Pair) -> None:

@@ -119,11 +119,13 @@ fn listening(bound: OwnedFd) -> Result<TcpListener, NamespaceError> {
 }
 
 /// Settings of the new namespace. No fast open, which would carry data in a SYN; low ports without a capability, as
-/// the program has none; no guesses about reverse paths, which the machine's setting would otherwise bring along.
+/// the program has none; no guesses about reverse paths, which the machine's setting would otherwise bring along; no pacing of
+/// what the program sends, as all of it goes to the relay through memory (`relay::tunnel::tune_local`).
 fn configure() -> Result<(), NamespaceError> {
     for (key, value) in [
         ("ipv4/tcp_fastopen", "0"),
         ("ipv4/ip_unprivileged_port_start", "0"),
+        ("ipv4/tcp_congestion_control", "reno"),
         ("ipv4/conf/all/rp_filter", "0"),
         ("ipv4/conf/lo/rp_filter", "0"),
         ("ipv6/conf/all/disable_ipv6", "0"),

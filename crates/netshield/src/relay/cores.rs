@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use super::state::State;
 use super::{dial, serve};
@@ -64,11 +64,8 @@ impl Cores {
             threads: Vec::new(),
         };
         let mut listener = Some(listener);
+        let (began, begins) = std::sync::mpsc::channel();
         for (number, work) in receivers.into_iter().enumerate() {
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(64)
-                .build()?;
             let core = Core {
                 state: Arc::clone(state),
                 work,
@@ -80,9 +77,23 @@ impl Cores {
             let builder = thread::Builder::new()
                 .name(format!("relay-{number}"))
                 .stack_size(STACK_BYTES);
-            cores
-                .threads
-                .push(builder.spawn(move || core.run(&runtime))?);
+            let began = began.clone();
+            let run = move || match event_loop() {
+                Ok(runtime) => {
+                    let _ = began.send(Ok(()));
+                    core.run(&runtime);
+                }
+                Err(error) => {
+                    let _ = began.send(Err(error));
+                }
+            };
+            cores.threads.push(builder.spawn(run)?);
+        }
+        drop(began);
+        for _ in 0..count {
+            // A thread that ended without a word has panicked.
+            let said = begins.recv();
+            said.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
         }
         Ok(cores)
     }
@@ -111,6 +122,14 @@ fn give(queues: &[mpsc::Sender<Work>], next: &AtomicUsize, work: Work) -> bool {
 
 type Accepting = (StdTcpListener, Arc<[mpsc::Sender<Work>]>, Arc<AtomicUsize>);
 
+/// An event loop stays on the thread that makes it, so that its tasks need no queue that other threads could use.
+fn event_loop() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(64)
+        .build_local(LocalOptions::default())
+}
+
 struct Core {
     state: Arc<State>,
     work: mpsc::Receiver<Work>,
@@ -119,9 +138,8 @@ struct Core {
 }
 
 impl Core {
-    fn run(mut self, runtime: &Runtime) {
-        let local = LocalSet::new();
-        local.block_on(runtime, async move {
+    fn run(mut self, runtime: &LocalRuntime) {
+        runtime.block_on(async move {
             if let Some((listener, queues, next)) = self.accepting.take() {
                 spawn_local(accept(listener, queues, next));
             }

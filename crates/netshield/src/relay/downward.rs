@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::frame::Switch;
 use super::limits::Limits;
 use super::link::{Asked, Cut, Link};
-use super::pool::{Buffer, Size};
+use super::pool::Buffer;
 use super::record::{Content, MAX_RECORD, RecordError};
 use super::stats::add;
 use super::tunnel::{Incoming, TunnelError, read_once, receive};
@@ -32,7 +32,6 @@ pub struct Downward {
     pub next: UnboundedReceiver<Incoming>,
     pub limits: Limits,
     received: u64,
-    size: Size,
 }
 
 impl Downward {
@@ -48,7 +47,6 @@ impl Downward {
             next,
             limits,
             received: 0,
-            size: Size::Small,
         }
     }
 
@@ -68,7 +66,7 @@ impl Downward {
         let mut silence = std::pin::pin!(sleep_until(last_heard + self.limits.silence));
         let mut turns = 0;
         loop {
-            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(self.size));
+            let mut buffer = held.take().unwrap_or_else(Buffer::take);
             if filled == 0 && !self.tunnel.received.is_empty() {
                 filled = self.take_leftover(&mut buffer);
             } else {
@@ -100,7 +98,6 @@ impl Downward {
                     Err(error) => return Err(TunnelError::Io(error).into()),
                 }
             }
-            let was_full = filled == buffer.bytes().len();
             let (used, closed) = self.deliver(buffer.bytes(), filled).await?;
             last_heard = Instant::now();
             if closed {
@@ -114,7 +111,7 @@ impl Downward {
             }
             buffer.bytes().copy_within(used..filled, 0);
             filled -= used;
-            (held, self.size) = resize(buffer, filled, used, was_full);
+            held = (filled > 0).then_some(buffer);
             turns += 1;
             if turns % TURNS == 0 {
                 tokio::task::yield_now().await;
@@ -264,34 +261,6 @@ async fn write_ranges(tcp: &TcpStream, bytes: &[u8], ranges: &[Range<usize>]) ->
         }
     }
     Ok(())
-}
-
-/// Chooses the next buffer by how much came; a started record moves along.
-fn resize(
-    mut buffer: Buffer,
-    filled: usize,
-    used: usize,
-    was_full: bool,
-) -> (Option<Buffer>, Size) {
-    let size = if was_full || used > 4 * MAX_RECORD {
-        Size::Large
-    } else {
-        Size::Small
-    };
-    if filled == 0 {
-        return (None, size);
-    }
-    if size == Size::Large && buffer.size() == Size::Small {
-        let mut larger = Buffer::take(size);
-        if let (Some(to), Some(from)) = (
-            larger.bytes().get_mut(..filled),
-            buffer.bytes().get(..filled),
-        ) {
-            to.copy_from_slice(from);
-        }
-        return (Some(larger), size);
-    }
-    (Some(buffer), size)
 }
 
 /// Waits for the end of the TCP connection behind `close_notify`; a peer that is gone has ended it too.

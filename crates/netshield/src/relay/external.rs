@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client_hello::{MAX_HELLO, server_name};
 use super::handshake::write_all;
-use super::pool::{Buffer, Size};
+use super::pool::Buffer;
 use super::state::State;
 use super::stats::add;
 use super::tunnel::{end_on_close, reset_on_close, tune};
@@ -92,7 +92,7 @@ async fn pass(
     counter: &std::sync::atomic::AtomicU64,
 ) -> io::Result<()> {
     loop {
-        let mut buffer = Buffer::take(Size::Large);
+        let mut buffer = Buffer::take();
         match from.try_read(buffer.bytes()) {
             Ok(0) => return Ok(rustix::net::shutdown(to, rustix::net::Shutdown::Write)?),
             Ok(count) => {

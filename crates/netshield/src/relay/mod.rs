@@ -15,6 +15,7 @@ mod identity;
 mod limits;
 mod link;
 mod outside;
+mod part;
 mod peer;
 mod pool;
 mod record;

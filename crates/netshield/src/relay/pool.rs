@@ -24,54 +24,50 @@ thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// Small for messages, large for bulk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Size {
-    /// One record.
-    Small,
-    /// [`RECORDS`] records.
-    Large,
-}
-
 /// A buffer that goes back to its core.
-pub struct Buffer(Box<[u8]>, Size);
+pub struct Buffer(Box<[u8]>);
 
 impl Buffer {
-    /// Takes a free buffer or makes one. It is small where [`LARGE_OUT`] large ones are in use.
-    pub fn take(wanted: Size) -> Self {
+    /// Takes a free large buffer or makes one; a small one where [`LARGE_OUT`] large ones are in use. What a program sends at
+    /// once then also goes on at once: in pieces, each would wake everybody on the way.
+    pub fn take() -> Self {
         POOL.with_borrow_mut(|pool| {
-            if wanted == Size::Large && pool.large_out < LARGE_OUT {
+            Self(if pool.large_out < LARGE_OUT {
                 pool.large_out += 1;
                 let free = pool.large.pop();
-                Self(free.unwrap_or_else(|| zeros(STRIDE * RECORDS)), Size::Large)
+                free.unwrap_or_else(|| zeros(STRIDE * RECORDS))
             } else {
                 let free = pool.small.pop();
-                Self(free.unwrap_or_else(|| zeros(MAX_RECORD)), Size::Small)
-            }
+                free.unwrap_or_else(|| zeros(MAX_RECORD))
+            })
         })
     }
 
-    /// Its size.
-    pub fn size(&self) -> Size {
-        self.1
+    /// Records that it has place for.
+    pub fn records(&self) -> usize {
+        if self.is_large() { RECORDS } else { 1 }
     }
 
     /// All of it.
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.0
     }
+
+    fn is_large(&self) -> bool {
+        self.0.len() > MAX_RECORD
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let (bytes, size) = (std::mem::take(&mut self.0), self.1);
+        let is_large = self.is_large();
+        let bytes = std::mem::take(&mut self.0);
         POOL.with_borrow_mut(|pool| {
-            let (free, most) = match size {
-                Size::Small => (&mut pool.small, SMALL_KEPT),
-                Size::Large => {
-                    pool.large_out = pool.large_out.saturating_sub(1);
-                    (&mut pool.large, LARGE_KEPT)
-                }
+            let (free, most) = if is_large {
+                pool.large_out = pool.large_out.saturating_sub(1);
+                (&mut pool.large, LARGE_KEPT)
+            } else {
+                (&mut pool.small, SMALL_KEPT)
             };
             if free.len() < most {
                 free.push(bytes);
@@ -86,14 +82,14 @@ fn zeros(bytes: usize) -> Box<[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Buffer, LARGE_OUT, Size};
+    use super::{Buffer, LARGE_OUT, RECORDS};
 
     #[test]
     fn streams_that_hold_large_buffers_leave_small_ones_to_the_others_until_they_let_go() {
-        let mut held: Vec<Buffer> = (0..LARGE_OUT).map(|_| Buffer::take(Size::Large)).collect();
-        assert!(held.iter().all(|one| one.size() == Size::Large));
-        assert_eq!(Buffer::take(Size::Large).size(), Size::Small);
+        let mut held: Vec<Buffer> = (0..LARGE_OUT).map(|_| Buffer::take()).collect();
+        assert!(held.iter().all(|one| one.records() == RECORDS));
+        assert_eq!(Buffer::take().records(), 1);
         held.pop();
-        assert_eq!(Buffer::take(Size::Large).size(), Size::Large);
+        assert_eq!(Buffer::take().records(), RECORDS);
     }
 }

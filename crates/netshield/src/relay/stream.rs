@@ -14,6 +14,7 @@ use super::dial;
 use super::downward::Downward;
 use super::frame::{Answer, Frame, StreamId};
 use super::link::{Asked, Cut, Link};
+use super::part::Part;
 use super::peer::Instance;
 use super::state::State;
 use super::stats::add;
@@ -117,6 +118,8 @@ async fn carry(
     let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
     let mut guards = std::pin::pin!(guard(state, link, &peer));
     let mut renewals = std::pin::pin!(renewals);
+    let (mut up, mut down) = (Part::new(up.as_mut()), Part::new(down.as_mut()));
+    let (mut guards, mut renewals) = (Part::new(guards.as_mut()), Part::new(renewals.as_mut()));
     let ended = tokio::select! {
         biased;
         ended = &mut guards => ended,

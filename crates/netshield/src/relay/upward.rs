@@ -11,7 +11,7 @@ use super::frame::Switch;
 use super::handshake::write_all;
 use super::limits::Limits;
 use super::link::{Cut, Link};
-use super::pool::{Buffer, RECORDS, Size};
+use super::pool::{Buffer, RECORDS};
 use super::record::{HEADER, MAX_PLAIN, STRIDE};
 use super::stats::add;
 use super::tunnel::{Outgoing, TunnelError, read_once};
@@ -27,7 +27,6 @@ pub struct Upward {
     pub next: UnboundedReceiver<Outgoing>,
     pub limits: Limits,
     sent: u64,
-    size: Size,
 }
 
 impl Upward {
@@ -43,7 +42,6 @@ impl Upward {
             next,
             limits,
             sent: 0,
-            size: Size::Small,
         }
     }
 
@@ -92,11 +90,8 @@ impl Upward {
 
     /// Reads once and sends what came.
     async fn forward(&mut self) -> Result<Forwarded, Cut> {
-        let mut buffer = Buffer::take(self.size);
-        let capacity = match buffer.size() {
-            Size::Small => 1,
-            Size::Large => RECORDS,
-        };
+        let mut buffer = Buffer::take();
+        let capacity = buffer.records();
         let count = {
             let mut places = buffer.bytes().chunks_mut(STRIDE);
             let mut slices: [IoSliceMut<'_>; RECORDS] = std::array::from_fn(|_| {
@@ -137,11 +132,6 @@ impl Upward {
         let bytes = count as u64;
         self.sent += bytes;
         add(&self.link.stats.sent_bytes, bytes);
-        self.size = if count == capacity * MAX_PLAIN || count > 4 * MAX_PLAIN {
-            Size::Large
-        } else {
-            Size::Small
-        };
         Ok(Forwarded::Bytes)
     }
 

@@ -117,7 +117,7 @@ fn a_destination_that_is_not_listed_is_reset_at_once_and_noted() {
             near.read(&mut [0; 1]).unwrap_err().kind(),
             ErrorKind::ConnectionReset
         );
-        assert!(begin.elapsed() < Duration::from_millis(500));
+        assert!(begin.elapsed() < Duration::from_secs(4));
         let denials = pair.worker.denials.0.lock().unwrap();
         let denial = denials
             .iter()
