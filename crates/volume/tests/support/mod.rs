@@ -331,6 +331,7 @@ pub fn options(freshness: Freshness) -> Options {
     options.commit_interval = None;
     options.anchor_deadline = Duration::ZERO;
     options.dirty_limit = 64 << 10;
+    options.sealers = 1; // the order of writes is that of the program
     options.snapshot_after = 8 << 10;
     options
 }
