@@ -144,13 +144,17 @@ impl Iterator for Forgotten<'_> {
 impl<'a> Operation<'a> {
     /// Reads header and payload; both must hold exactly what the operation has.
     pub(crate) fn parse(request: Request<'a>) -> Result<Self, Malformed> {
-        let header = Fields::new(request.header);
-        if request.head.opcode == abi::WRITE {
-            return write(header, request.payload);
+        let Request {
+            head,
+            header,
+            payload: whole,
+        } = request;
+        let header = Fields::new(header);
+        if head.opcode == abi::WRITE {
+            return write(header, whole);
         }
-        let whole: &'a [u8] = request.payload;
         let mut payload = Fields::new(whole);
-        let operation = match request.head.opcode {
+        let operation = match head.opcode {
             abi::SETXATTR => return set_xattr(header, payload),
             abi::BATCH_FORGET => return batch_forget(header, whole),
             abi::LOOKUP => Self::Lookup {
@@ -170,7 +174,7 @@ impl<'a> Operation<'a> {
                 name: payload.text()?,
             },
             abi::MKNOD | abi::MKDIR | abi::RENAME | abi::RENAME2 | abi::LINK | abi::CREATE => {
-                named(request.head.opcode, header, &mut payload)?
+                named(head.opcode, header, &mut payload)?
             }
             abi::GETXATTR => Self::GetXattr {
                 name: payload.text()?,

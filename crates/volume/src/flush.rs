@@ -78,7 +78,8 @@ impl Volume {
             first: rest,
         };
         let (front, back) = plain.split_at_mut(count * self.chunk_size as usize);
-        let given = back.len() >= HALF_FROM && self.sealer.give(job(), back);
+        let given =
+            back.len() >= HALF_FROM && self.sealer.give(job(), back, self.environment.as_ref());
         let here = self.seal_chunks(node, size, first, front, Lane::First, placed);
         match given.then(|| self.sealer.take_back()).flatten() {
             Some((mut later, there)) => {

@@ -189,7 +189,7 @@ impl Volume {
         let mut kept = self.hot.slot(node.ino);
         let last = kept.as_mut().and_then(|slot| slot.chunk.take());
         if let (Some(slot), Some(cached)) = (&mut kept, last.as_ref().filter(|it| current(it))) {
-            slot.chunk = last.clone();
+            slot.chunk.clone_from(&last);
             return Ok(Arc::clone(cached));
         }
         drop(kept);

@@ -126,7 +126,8 @@ impl Volume {
             volume.take_over()?;
             volume.start_committer();
             if volume.options.sealers > 1 && volume.protection == Protection::Encrypted {
-                volume.sealer.start(Arc::downgrade(&volume));
+                let environment = Arc::clone(&volume.environment);
+                volume.sealer.start(Arc::downgrade(&volume), environment);
             }
         }
         Ok(volume)
