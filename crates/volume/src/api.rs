@@ -48,30 +48,12 @@ pub trait Anchor: Send + Sync {
     }
 }
 
-/// Time, randomness, and where threads run.
+/// Time and randomness.
 pub trait Environment: Send + Sync {
     /// Nanoseconds since 1970 UTC.
     fn now(&self) -> i64;
     /// Fills `out` with bytes of a cryptographic generator.
     fn random(&self, out: &mut [u8]);
-
-    /// The calling thread, for [`Self::elsewhere`].
-    fn thread(&self) -> Option<Thread> {
-        None
-    }
-
-    /// Has that thread, which waits, run on any processor but the caller's. In a virtual machine the kernel takes an idle
-    /// processor for one that the host has taken away, and wakes the thread where it would wait for the caller.
-    fn elsewhere(&self, _thread: &Thread) {}
-}
-
-/// A thread, and the processors that it may run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Thread {
-    /// The kernel's number of it.
-    pub id: i32,
-    /// Processors by number.
-    pub processors: Vec<usize>,
 }
 
 /// The volume key, 32 bytes; wiped when dropped, never printed.

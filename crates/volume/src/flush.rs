@@ -78,8 +78,7 @@ impl Volume {
             first: rest,
         };
         let (front, back) = plain.split_at_mut(count * self.chunk_size as usize);
-        let given =
-            back.len() >= HALF_FROM && self.sealer.give(job(), back, self.environment.as_ref());
+        let given = back.len() >= HALF_FROM && self.sealer.give(job(), back);
         let here = self.seal_chunks(node, size, first, front, Lane::First, placed);
         match given.then(|| self.sealer.take_back()).flatten() {
             Some((mut later, there)) => {

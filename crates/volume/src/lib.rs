@@ -45,7 +45,7 @@ mod volume;
 mod write;
 mod xattr;
 
-pub use api::{Anchor, Environment, Freshness, Grant, Options, Position, Store, Thread, VolumeKey};
+pub use api::{Anchor, Environment, Freshness, Grant, Options, Position, Store, VolumeKey};
 pub use error::{AnchorError, StoreError, VolumeError};
 pub use salvage::Salvaged;
 pub use types::{

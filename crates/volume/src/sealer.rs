@@ -3,11 +3,10 @@
 //! also, so that no write waits for a thread that gets no processor.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::api::{Environment, Thread};
 use crate::error::VolumeError;
 use crate::flush::Placed;
 use crate::inode::Node;
@@ -41,7 +40,6 @@ enum State {
 pub(crate) struct Sealer {
     state: Mutex<State>,
     changed: Condvar,
-    thread: OnceLock<Thread>,
 }
 
 impl Sealer {
@@ -49,19 +47,15 @@ impl Sealer {
         Arc::new(Self {
             state: Mutex::new(State::Absent),
             changed: Condvar::new(),
-            thread: OnceLock::new(),
         })
     }
 
     /// Starts the thread, which ends with [`Self::end`]. Where there can be none, writes are sealed by who makes them.
-    pub(crate) fn start(self: &Arc<Self>, volume: Weak<Volume>, environment: Arc<dyn Environment>) {
+    pub(crate) fn start(self: &Arc<Self>, volume: Weak<Volume>) {
         *self.state.lock() = State::Idle(Vec::new());
         let sealer = Arc::clone(self);
         let thread = std::thread::Builder::new().name("volume-seal".to_owned());
-        if thread
-            .spawn(move || sealer.run(&volume, environment.as_ref()))
-            .is_err()
-        {
+        if thread.spawn(move || sealer.run(&volume)).is_err() {
             self.end();
         }
     }
@@ -73,7 +67,7 @@ impl Sealer {
     }
 
     /// Gives the thread a job with a copy of its chunks, unless it is absent or has one. Then [`Self::take_back`].
-    pub(crate) fn give(&self, job: Job, plain: &[u8], environment: &dyn Environment) -> bool {
+    pub(crate) fn give(&self, job: Job, plain: &[u8]) -> bool {
         let mut state = self.state.lock();
         let State::Idle(memory) = &mut *state else {
             return false;
@@ -83,9 +77,6 @@ impl Sealer {
         copy.extend_from_slice(plain);
         *state = State::Given(job, copy);
         drop(state);
-        if let Some(thread) = self.thread.get() {
-            environment.elsewhere(thread);
-        }
         self.changed.notify_all();
         true
     }
@@ -109,10 +100,7 @@ impl Sealer {
         }
     }
 
-    fn run(&self, volume: &Weak<Volume>, environment: &dyn Environment) {
-        if let Some(thread) = environment.thread() {
-            let _ = self.thread.set(thread);
-        }
+    fn run(&self, volume: &Weak<Volume>) {
         let mut state = self.state.lock();
         loop {
             match std::mem::replace(&mut *state, State::Taken) {
@@ -164,18 +152,6 @@ mod tests {
     use crate::ops::InodeRecord;
     use crate::types::{FileType, Protection};
 
-    struct Clock;
-
-    impl Environment for Clock {
-        fn now(&self) -> i64 {
-            0
-        }
-
-        fn random(&self, out: &mut [u8]) {
-            out.fill(0);
-        }
-    }
-
     fn job() -> Job {
         let record = InodeRecord {
             ino: 7,
@@ -207,26 +183,23 @@ mod tests {
     fn a_job_that_was_not_begun_is_taken_back_and_another_can_be_given() {
         let sealer = Sealer::new();
         *sealer.state.lock() = State::Idle(Vec::new()); // as with a thread that gets no processor
-        assert!(sealer.give(job(), b"chunk", &Clock));
-        assert!(
-            !sealer.give(job(), b"chunk", &Clock),
-            "there is one job at a time"
-        );
+        assert!(sealer.give(job(), b"chunk"));
+        assert!(!sealer.give(job(), b"chunk"), "there is one job at a time");
         assert!(sealer.take_back().is_none());
-        assert!(sealer.give(job(), b"chunk", &Clock));
+        assert!(sealer.give(job(), b"chunk"));
     }
 
     #[test]
     fn a_job_is_refused_where_there_is_no_thread() {
         let sealer = Sealer::new();
-        assert!(!sealer.give(job(), b"chunk", &Clock));
-        sealer.start(Weak::new(), Arc::new(Clock));
-        assert!(sealer.give(job(), b"chunk", &Clock));
+        assert!(!sealer.give(job(), b"chunk"));
+        sealer.start(Weak::new());
+        assert!(sealer.give(job(), b"chunk"));
         if let Some((placed, outcome)) = sealer.take_back() {
             assert!(placed.is_empty());
             assert_eq!(outcome, Err(stopped("is gone")));
         }
         sealer.end();
-        assert!(!sealer.give(job(), b"chunk", &Clock));
+        assert!(!sealer.give(job(), b"chunk"));
     }
 }

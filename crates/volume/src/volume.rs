@@ -126,8 +126,7 @@ impl Volume {
             volume.take_over()?;
             volume.start_committer();
             if volume.options.sealers > 1 && volume.protection == Protection::Encrypted {
-                let environment = Arc::clone(&volume.environment);
-                volume.sealer.start(Arc::downgrade(&volume), environment);
+                volume.sealer.start(Arc::downgrade(&volume));
             }
         }
         Ok(volume)
