@@ -15,11 +15,19 @@ use crate::service::Server;
 /// The largest message: a write of the agreed size with its headers. (At least 8 KiB, says the kernel.)
 pub(crate) const MESSAGE_MAX: usize = MAX_REQUEST as usize + 4096;
 
+const PAGE: usize = 4096;
+
+/// What comes before the data of a write.
+const WRITE_HEADERS: usize = IN_HEADER + 40;
+
 /// Reads one message; `None` when the file system is unmounted.
-pub(crate) fn receive<'a>(mut device: &File, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+pub(crate) fn receive<'a>(
+    mut device: &File,
+    buffer: &'a mut [u8],
+) -> io::Result<Option<&'a mut [u8]>> {
     loop {
         match device.read(buffer) {
-            Ok(size) => return Ok(buffer.get(..size)),
+            Ok(size) => return Ok(buffer.get_mut(..size)),
             Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::ENODEV => return Ok(None),
                 // ENOENT: the request was interrupted before it was read.
@@ -45,6 +53,14 @@ pub(crate) fn send(
     }
 }
 
+/// Makes `size` bytes in `memory`, of which the one at `at` is the first of a page: what lies on whole pages the kernel
+/// copies by whole pages.
+fn paged(memory: &mut Vec<u8>, size: usize, at: usize) -> &mut [u8] {
+    *memory = vec![0; size + PAGE]; // zeros that nobody touched take no memory
+    let start = memory.as_ptr().wrapping_add(at).align_offset(PAGE) % PAGE;
+    memory.get_mut(start..start + size).unwrap_or_default()
+}
+
 /// Serves until the file system is unmounted.
 pub(crate) fn serve(device: &File, server: &Arc<Server>) -> io::Result<()> {
     let outcome = serve_requests(device, server);
@@ -53,25 +69,21 @@ pub(crate) fn serve(device: &File, server: &Arc<Server>) -> io::Result<()> {
 }
 
 fn serve_requests(device: &File, server: &Arc<Server>) -> io::Result<()> {
-    let (mut message, mut answer) = (vec![0; MESSAGE_MAX], vec![0; MAX_REQUEST as usize]);
-    while let Some(received) = receive(device, &mut message)? {
-        let unasked = io::Error::from(io::ErrorKind::InvalidData);
-        let (unique, outcome) = match Request::of_message(received) {
+    let (mut message, mut answer) = (Vec::new(), Vec::new());
+    let message = paged(&mut message, MESSAGE_MAX, WRITE_HEADERS);
+    let answer = paged(&mut answer, MAX_REQUEST as usize, 0);
+    while let Some(received) = receive(device, message)? {
+        let unasked = |_| io::Error::from(io::ErrorKind::InvalidData);
+        let unique = Head::parse(received).map_err(unasked)?.unique;
+        let outcome = match Request::of_message(received) {
             Ok(request) if request.head.opcode == abi::DESTROY => {
-                return send(device, request.head.unique, Ok(0), &[]);
+                return send(device, unique, Ok(0), &[]);
             }
-            Ok(request) => (
-                request.head.unique,
-                server.answer(&request, &mut Body::new(&mut answer)),
-            ),
-            Err(_) if received.len() < IN_HEADER => return Err(unasked),
-            Err(_) => {
-                let head = Head::parse(received).map_err(|_| unasked)?;
-                (head.unique, Some(Err(Errno::EIO)))
-            }
+            Ok(request) => server.answer(request, &mut Body::new(answer)),
+            Err(_) => Some(Err(Errno::EIO)),
         };
         if let Some(outcome) = outcome {
-            let _ = send(device, unique, outcome, &answer); // the kernel's view of the answer; the next read shows its end
+            let _ = send(device, unique, outcome, answer); // the kernel's view of the answer; the next read shows its end
         }
         if !server.crew.goes_on() {
             break;

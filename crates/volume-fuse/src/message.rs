@@ -29,24 +29,25 @@ impl Head {
     }
 }
 
-/// One request: its head, the header of its operation, and the names or the data that follow.
-#[derive(Debug, Clone, Copy)]
+/// One request: its head, the header of its operation, and the names or the data that follow. Data is sealed where it
+/// stands.
+#[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) head: Head,
     pub(crate) header: &'a [u8],
-    pub(crate) payload: &'a [u8],
+    pub(crate) payload: &'a mut [u8],
 }
 
 impl<'a> Request<'a> {
     /// Of one message as `/dev/fuse` gives it.
-    pub(crate) fn of_message(message: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn of_message(message: &'a mut [u8]) -> Result<Self, Malformed> {
         let head = Head::parse(message)?;
-        let body = message.get(IN_HEADER..).ok_or(Malformed)?;
         if u32::try_from(message.len()) != Ok(head.length) {
             return Err(Malformed);
         }
+        let body = message.get_mut(IN_HEADER..).ok_or(Malformed)?;
         let (header, payload) = body
-            .split_at_checked(abi::op_header(head.opcode).unwrap_or(0))
+            .split_at_mut_checked(abi::op_header(head.opcode).unwrap_or(0))
             .ok_or(Malformed)?;
         Ok(Self {
             head,
@@ -59,13 +60,13 @@ impl<'a> Request<'a> {
     pub(crate) fn of_parts(
         head: Head,
         header: &'a [u8],
-        payload: &'a [u8],
+        payload: &'a mut [u8],
     ) -> Result<Self, Malformed> {
         let Some(size) = abi::op_header(head.opcode) else {
             return Ok(Self {
                 head,
                 header: &[],
-                payload: &[],
+                payload: &mut [],
             });
         };
         let header = header.get(..size).ok_or(Malformed)?;

@@ -233,7 +233,7 @@ fn work(pool: &Mutex<Receiver<Large>>) {
 fn serve(entry: &mut Entry, server: &Server, names: &mut Vec<u8>) -> Answered {
     let parts = entry.parts().ok_or_else(unusual)?;
     let head = Head::parse(parts.head).map_err(|_| unusual())?;
-    let outcome = match parts.payload.get(..parts.payload_size) {
+    let outcome = match parts.payload.get_mut(..parts.payload_size) {
         None => Err(Errno::EIO),
         Some(data) if head.opcode == abi::WRITE => {
             let mut small = [0; 16];
@@ -256,11 +256,11 @@ fn answer(
     server: &Server,
     head: Head,
     operation: &[u8],
-    payload: &[u8],
+    payload: &mut [u8],
     out: &mut [u8],
 ) -> Result<usize, Errno> {
     let request = Request::of_parts(head, operation, payload).map_err(|_| Errno::EIO)?;
-    let outcome = server.answer(&request, &mut Body::new(out));
+    let outcome = server.answer(request, &mut Body::new(out));
     outcome.unwrap_or(Ok(0)) // of what wants no answer the entry still has to be given back
 }
 

@@ -74,7 +74,7 @@ pub(crate) enum Operation<'a> {
     },
     Write {
         offset: u64,
-        data: &'a [u8],
+        data: &'a mut [u8],
         kill: bool,
     },
     StatFs,
@@ -143,13 +143,20 @@ impl Iterator for Forgotten<'_> {
 
 impl<'a> Operation<'a> {
     /// Reads header and payload; both must hold exactly what the operation has.
-    pub(crate) fn parse(request: &Request<'a>) -> Result<Self, Malformed> {
-        let header = Fields::new(request.header);
-        let mut payload = Fields::new(request.payload);
-        let operation = match request.head.opcode {
-            abi::WRITE => return write(header, payload),
+    pub(crate) fn parse(request: Request<'a>) -> Result<Self, Malformed> {
+        let Request {
+            head,
+            header,
+            payload: whole,
+        } = request;
+        let header = Fields::new(header);
+        if head.opcode == abi::WRITE {
+            return write(header, whole);
+        }
+        let mut payload = Fields::new(whole);
+        let operation = match head.opcode {
             abi::SETXATTR => return set_xattr(header, payload),
-            abi::BATCH_FORGET => return batch_forget(header, request.payload),
+            abi::BATCH_FORGET => return batch_forget(header, whole),
             abi::LOOKUP => Self::Lookup {
                 name: payload.name()?,
             },
@@ -167,7 +174,7 @@ impl<'a> Operation<'a> {
                 name: payload.text()?,
             },
             abi::MKNOD | abi::MKDIR | abi::RENAME | abi::RENAME2 | abi::LINK | abi::CREATE => {
-                named(request.head.opcode, header, &mut payload)?
+                named(head.opcode, header, &mut payload)?
             }
             abi::GETXATTR => Self::GetXattr {
                 name: payload.text()?,
@@ -277,12 +284,15 @@ fn nameless(opcode: u32, mut header: Fields<'_>) -> Result<Operation<'static>, M
     })
 }
 
-fn write<'a>(mut header: Fields<'a>, payload: Fields<'a>) -> Result<Operation<'a>, Malformed> {
+fn write<'a>(mut header: Fields<'_>, data: &'a mut [u8]) -> Result<Operation<'a>, Malformed> {
     let (_handle, offset) = (header.u64()?, header.u64()?);
     let (size, flags) = (header.u32()?, header.u32()?);
+    if u32::try_from(data.len()) != Ok(size) {
+        return Err(Malformed);
+    }
     Ok(Operation::Write {
         offset,
-        data: payload.rest(size)?,
+        data,
         kill: flags & WRITE_KILL_SUIDGID != 0,
     })
 }

@@ -17,10 +17,10 @@ impl Server {
     /// Answers one request into `body`: with its length, an error, or `None` where the kernel expects no answer.
     pub(crate) fn answer(
         &self,
-        request: &Request<'_>,
+        request: Request<'_>,
         body: &mut Body<'_>,
     ) -> Option<Result<usize, Errno>> {
-        let head = &request.head;
+        let head = request.head;
         let outcome = match Operation::parse(request) {
             Ok(Operation::Forget { times }) => {
                 self.forget(head.ino, times);
@@ -32,7 +32,7 @@ impl Server {
             }
             // A panic is a fault of ours: who asked gets an error, and does not wait for ever.
             Ok(operation) => {
-                catch_unwind(AssertUnwindSafe(|| self.perform(head, &operation, body)))
+                catch_unwind(AssertUnwindSafe(|| self.perform(&head, operation, body)))
                     .unwrap_or(Err(Errno::EIO))
             }
             Err(_) => Err(Errno::EIO),
@@ -44,11 +44,11 @@ impl Server {
     fn perform(
         &self,
         head: &Head,
-        operation: &Operation<'_>,
+        operation: Operation<'_>,
         body: &mut Body<'_>,
     ) -> Result<(), Errno> {
         let ino = head.ino;
-        match *operation {
+        match operation {
             Operation::Lookup { name } => self.look_up(ino, name, body),
             Operation::GetAttr => {
                 let found = self.on(ino, |place| self.attributes(place))?;
@@ -100,7 +100,7 @@ impl Server {
             | Operation::BatchForget(_)
             | Operation::Interrupt
             | Operation::Other => Err(Errno::ENOSYS),
-            _ => self.perform_by_name(head, operation, body),
+            _ => self.perform_by_name(head, &operation, body),
         }
     }
 

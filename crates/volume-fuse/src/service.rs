@@ -182,18 +182,18 @@ impl Server {
         self.volume.set_attr(ino, change)
     }
 
-    /// Writes; `kill` is the group of a user whose writing ends a program's privileges.
+    /// Writes, and seals in `data`; `kill` is the group of a user whose writing ends a program's privileges.
     pub(crate) fn write_from(
         &self,
         ino: u64,
         offset: u64,
-        data: &[u8],
+        data: &mut [u8],
         kill: Option<u32>,
     ) -> Result<u32, VolumeError> {
         if kill.is_some() {
             self.drop_privilege_bits(ino, kill)?;
         }
-        let count = self.volume.write(ino, offset, data)?;
+        let count = self.volume.write_from(ino, offset, data)?;
         self.counters.note_write(count);
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }

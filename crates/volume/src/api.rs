@@ -1,5 +1,6 @@
 //! The edges of the engine: what it needs from outside, and what a caller hands it to open a volume.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -128,6 +129,8 @@ pub struct Options {
     pub retain_bytes: u64,
     /// Plain dirty data in memory above which chunks are sealed and written before the commit, in bytes.
     pub dirty_limit: u64,
+    /// Threads that may seal one large write: one, or two.
+    pub sealers: usize,
     /// Journal bytes after which a snapshot is written.
     pub snapshot_after: u64,
     /// Records after which a snapshot is written.
@@ -148,6 +151,7 @@ impl Options {
             freshness,
             retain_bytes: 1 << 30,
             dirty_limit: 64 << 20,
+            sealers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             snapshot_after: 16 << 20,
             snapshot_after_records: crate::commit::RECORDS_DUE,
             commit_interval: Some(Duration::from_millis(500)),

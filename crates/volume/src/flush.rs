@@ -1,13 +1,15 @@
 //! Sealing chunks into slots: whole ones at once, what waits in memory with the next flush.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use crate::chunkmap::Entry;
 use crate::content::FileData;
 use crate::error::VolumeError;
 use crate::inode::Node;
 use crate::plain::digest;
-use crate::segment::Dead;
+use crate::sealer::Job;
+use crate::segment::{Dead, Lane};
 use crate::tree::plain_len;
 use crate::types::{Ino, Protection};
 use crate::volume::{Result, Volume};
@@ -15,8 +17,11 @@ use crate::volume::{Result, Volume};
 /// Most bytes sealed and written at once.
 const WRITE_RUN: usize = 256 << 10;
 
+/// Least bytes of half a write for which a second thread is worth waking.
+const HALF_FROM: usize = 256 << 10;
+
 thread_local! {
-    /// Chunks on their way out: plain until sealed in place; overwritten by each use.
+    /// A short chunk on its way out: plain until sealed in place; overwritten by each use.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -24,13 +29,13 @@ thread_local! {
 pub(crate) type Placed = (u64, Entry);
 
 impl Volume {
-    /// Seals the full chunks inside of a write, before the file is locked.
+    /// Seals the full chunks inside of a write, in place, before the file is locked.
     pub(crate) fn seal_full(
         &self,
-        node: &Node,
+        node: &Arc<Node>,
         offset: u64,
         end: u64,
-        bytes: &[u8],
+        bytes: &mut [u8],
     ) -> Result<Vec<Placed>> {
         let chunk_size = u64::from(self.chunk_size);
         let (first, last) = (offset.div_ceil(chunk_size), end / chunk_size);
@@ -41,13 +46,8 @@ impl Volume {
         let to = usize::try_from(last * chunk_size - offset).map_err(|_| VolumeError::TooBig)?;
         let size = node.meta.lock().size.max(end);
         let mut placed = Vec::with_capacity((to - from) / self.chunk_size as usize);
-        let result = self.seal_chunks(
-            node,
-            size,
-            first,
-            bytes.get(from..to).unwrap_or_default(),
-            &mut placed,
-        );
+        let full = bytes.get_mut(from..to).unwrap_or_default();
+        let result = self.seal_by_halves(node, size, first, full, &mut placed);
         if let Err(error) = result {
             for (_, entry) in placed {
                 self.give_back(Dead {
@@ -61,13 +61,45 @@ impl Volume {
         Ok(placed)
     }
 
-    /// Seals full chunks into fresh slots; `placed` gets those that are written, also when a later one fails.
-    fn seal_chunks(
+    /// As [`Self::seal_chunks`]; many chunks by two threads.
+    fn seal_by_halves(
+        &self,
+        node: &Arc<Node>,
+        size: u64,
+        first: u64,
+        plain: &mut [u8],
+        placed: &mut Vec<Placed>,
+    ) -> Result<()> {
+        let chunks = plain.len() / self.chunk_size as usize;
+        let (count, rest) = (chunks / 2, first + (chunks / 2) as u64);
+        let job = || Job {
+            node: Arc::clone(node),
+            size,
+            first: rest,
+        };
+        let (front, back) = plain.split_at_mut(count * self.chunk_size as usize);
+        let given = back.len() >= HALF_FROM && self.sealer.give(job(), back);
+        let here = self.seal_chunks(node, size, first, front, Lane::First, placed);
+        match given.then(|| self.sealer.take_back()).flatten() {
+            Some((mut later, there)) => {
+                placed.append(&mut later);
+                here.and(there)
+            }
+            None => {
+                here.and_then(|()| self.seal_chunks(node, size, rest, back, Lane::First, placed))
+            }
+        }
+    }
+
+    /// Seals full chunks in place and writes them into fresh slots; `placed` gets those that are written, also when a
+    /// later one fails.
+    pub(crate) fn seal_chunks(
         &self,
         node: &Node,
         size: u64,
         first: u64,
-        plain: &[u8],
+        plain: &mut [u8],
+        lane: Lane,
         placed: &mut Vec<Placed>,
     ) -> Result<()> {
         let step = self.chunk_size as usize;
@@ -86,15 +118,12 @@ impl Volume {
             let run = self
                 .segments
                 .lock()
-                .allocate_chunks(node.ino, size, wanted)?;
+                .allocate_chunks(node.ino, size, wanted, lane)?;
             let bytes = run.count as usize * step;
-            let (head, tail) = rest.split_at(bytes.min(rest.len()));
+            let (head, tail) = rest.split_at_mut(bytes.min(rest.len()));
             let start = placed.len();
-            let result = SCRATCH.with_borrow_mut(|scratch| {
-                scratch.clear();
-                scratch.extend_from_slice(head);
-                for ((chunk, slot), index) in scratch.chunks_mut(step).zip(run.slot..).zip(index..)
-                {
+            let mut seal_run = || {
+                for ((chunk, slot), index) in head.chunks_mut(step).zip(run.slot..).zip(index..) {
                     let aad = keys.chunk_aad(&node.file_id, index, self.chunk_size);
                     let seal = self.nonces.seal(&key, &aad, chunk)?;
                     placed.push((
@@ -106,9 +135,9 @@ impl Volume {
                         },
                     ));
                 }
-                self.put(run.segment, run.slot, scratch)
-            });
-            if let Err(error) = result {
+                self.put(run.segment, run.slot, head)
+            };
+            if let Err(error) = seal_run() {
                 placed.truncate(start);
                 for slot in (run.slot..).take(run.count as usize) {
                     self.give_back(Dead {
@@ -197,7 +226,8 @@ impl Volume {
                     plain.resize(end, 0);
                 }
                 let mut placed = Vec::new();
-                let result = self.seal_chunks(node, size, index, &plain, &mut placed);
+                let result =
+                    self.seal_chunks(node, size, index, &mut plain, Lane::First, &mut placed);
                 for (index, entry) in placed {
                     data.dirty.remove(&index);
                     self.place(data, size, index, Some(entry));

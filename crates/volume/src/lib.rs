@@ -35,6 +35,7 @@ mod rekey;
 mod rename;
 mod salvage;
 mod seal;
+mod sealer;
 mod segment;
 mod snapshot;
 mod superblock;

@@ -186,11 +186,18 @@ impl Volume {
                 && cached.segment == entry.segment
                 && cached.counter == entry.seal.counter
         };
-        let kept = self.hot.slot(node.ino).and_then(|slot| slot.chunk.clone());
-        if let Some(cached) = kept.filter(current) {
-            return Ok(cached);
+        let mut kept = self.hot.slot(node.ino);
+        let last = kept.as_mut().and_then(|slot| slot.chunk.take());
+        if let (Some(slot), Some(cached)) = (&mut kept, last.as_ref().filter(|it| current(it))) {
+            slot.chunk.clone_from(&last);
+            return Ok(Arc::clone(cached));
         }
-        let plain = self.open_whole(node, data, index, entry, plain_len)?;
+        drop(kept);
+        // The memory of the chunk before, unless another thread reads it: clean memory takes as long as decrypting into it.
+        let memory = last.and_then(Arc::into_inner).map(|chunk| chunk.plain);
+        let mut plain = memory.unwrap_or_default();
+        plain.resize(plain_len, 0);
+        self.open_into(node, data, index, entry, &mut plain)?;
         let cached = Arc::new(CachedChunk {
             index,
             segment: entry.segment,
@@ -213,13 +220,24 @@ impl Volume {
         plain_len: usize,
     ) -> Result<Vec<u8>> {
         let mut plain = vec![0; plain_len];
+        self.open_into(node, data, index, entry, &mut plain)?;
+        Ok(plain)
+    }
+
+    fn open_into(
+        &self,
+        node: &Node,
+        data: View<'_>,
+        index: u64,
+        entry: Entry,
+        plain: &mut [u8],
+    ) -> Result<()> {
         if self.protection == Protection::Authenticated {
             let size = node.meta.lock().size;
-            self.open_plain(data, size, index, &mut plain)?;
-        } else {
-            self.open_run(node, index, &[entry], &mut plain)?;
+            self.open_plain(data, size, index, plain)?;
+            return Ok(());
         }
-        Ok(plain)
+        self.open_run(node, index, &[entry], plain)
     }
 }
 

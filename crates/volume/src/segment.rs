@@ -34,6 +34,14 @@ pub struct Segment {
     owner: Ino,
 }
 
+/// Which of the segments that are being filled for an owner: what two threads write at once goes to two of them, since
+/// file systems let one thread at a time write to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    First,
+    Second,
+}
+
 /// A run of slots in one segment, `count` of them, consecutive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -56,8 +64,8 @@ pub struct Segments {
     epoch: u32,
     chunk_size: u32,
     next_id: u32,
-    /// The segment being filled, per kind and owner (0: shared).
-    current: BTreeMap<(u8, Ino), u32>,
+    /// The segment being filled, per kind, owner (0: shared) and lane.
+    current: BTreeMap<(u8, Ino, Lane), u32>,
     /// Segments with slots to use again, per owner.
     reusable: BTreeSet<(Ino, u32)>,
     /// Made since the last capture.
@@ -137,6 +145,7 @@ impl Segments {
         ino: Ino,
         file_size: u64,
         wanted: u32,
+        lane: Lane,
     ) -> Result<Run, VolumeError> {
         let owner = if file_size >= OWN_FROM { ino } else { 0 };
         let slots = u32::try_from((SEGMENT_BYTES / u64::from(self.chunk_size)).max(1)).unwrap_or(1);
@@ -150,7 +159,7 @@ impl Segments {
         {
             return Ok(run);
         }
-        let id = self.current_segment(SegmentKind::Chunks, owner, slots, 1)?;
+        let id = self.current_segment((SegmentKind::Chunks, owner, lane), slots, 1)?;
         let chunk_size = self.chunk_size;
         let segment = self.table.get_mut(&id).ok_or(VolumeError::TooBig)?;
         let count = wanted.min(slots - segment.next);
@@ -190,7 +199,7 @@ impl Segments {
         let units =
             u32::try_from(u64::from(bytes).div_ceil(PACK_UNIT)).map_err(|_| VolumeError::TooBig)?;
         let limit = u32::try_from(PACK_BYTES / PACK_UNIT).unwrap_or(u32::MAX);
-        let id = self.current_segment(SegmentKind::Pack, 0, limit, units)?;
+        let id = self.current_segment((SegmentKind::Pack, 0, Lane::First), limit, units)?;
         let segment = self.table.get_mut(&id).ok_or(VolumeError::TooBig)?;
         let run = Run {
             segment: id,
@@ -205,12 +214,11 @@ impl Segments {
 
     fn current_segment(
         &mut self,
-        kind: SegmentKind,
-        owner: Ino,
+        (kind, owner, lane): (SegmentKind, Ino, Lane),
         limit: u32,
         need: u32,
     ) -> Result<u32, VolumeError> {
-        let key = (kind as u8, owner);
+        let key = (kind as u8, owner, lane);
         if let Some(id) = self.current.get(&key)
             && self
                 .table

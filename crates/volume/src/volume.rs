@@ -15,6 +15,7 @@ use crate::hot::Hot;
 use crate::inode::Node;
 use crate::mount;
 use crate::seal::{Keys, Nonces};
+use crate::sealer::Sealer;
 use crate::segment::{self, Dead, Segments};
 use crate::tree::Tree;
 use crate::types::{FileType, Ino, Protection, StatFs, Status};
@@ -46,6 +47,7 @@ pub struct Volume {
     pub(crate) segments: Mutex<Segments>,
     pub(crate) pending: Mutex<Pending>,
     pub(crate) dirty_bytes: AtomicU64,
+    pub(crate) sealer: Arc<Sealer>,
     pub(crate) log: Mutex<Log>,
     pub(crate) gate: Mutex<Gate>,
     pub(crate) gate_changed: Condvar,
@@ -123,6 +125,9 @@ impl Volume {
         if volume.is_writable() {
             volume.take_over()?;
             volume.start_committer();
+            if volume.options.sealers > 1 && volume.protection == Protection::Encrypted {
+                volume.sealer.start(Arc::downgrade(&volume));
+            }
         }
         Ok(volume)
     }
@@ -158,6 +163,7 @@ impl Volume {
             segments: Mutex::new(segments),
             pending: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
+            sealer: Sealer::new(),
             log: Mutex::new(log),
             gate: Mutex::default(),
             gate_changed: Condvar::new(),
@@ -305,6 +311,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
+        self.sealer.end();
         if let Some(thread) = self.committer.lock().take() {
             thread.thread().unpark();
         }

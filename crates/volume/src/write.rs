@@ -19,6 +19,14 @@ impl Volume {
     /// # Errors
     /// `NoSpace`, `Io`, `TooBig` above 256 TiB, `ReadOnly`, `LeaseLost`.
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<usize> {
+        self.write_from(ino, offset, &mut bytes.to_vec())
+    }
+
+    /// As [`Volume::write`], without a copy: whole chunks are sealed in `bytes`, which mean nothing afterwards.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub fn write_from(&self, ino: Ino, offset: u64, bytes: &mut [u8]) -> Result<usize> {
         self.require_writable()?;
         let node = self.file_node(ino)?;
         let end = offset

@@ -24,9 +24,9 @@ fn message(opcode: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn parsed(message: &[u8]) -> Result<String, Malformed> {
+fn parsed(message: &mut [u8]) -> Result<String, Malformed> {
     let request = Request::of_message(message)?;
-    Operation::parse(&request).map(|operation| format!("{operation:?}"))
+    Operation::parse(request).map(|operation| format!("{operation:?}"))
 }
 
 fn bytes(words: &[u32], rest: &[u8]) -> Vec<u8> {
@@ -37,8 +37,8 @@ fn bytes(words: &[u32], rest: &[u8]) -> Vec<u8> {
 
 #[test]
 fn head_says_who_asks_and_of_what() {
-    let message = message(abi::GETATTR, &[0; 16]);
-    let head = Request::of_message(&message).expect("whole").head;
+    let mut message = message(abi::GETATTR, &[0; 16]);
+    let head = Request::of_message(&mut message).expect("whole").head;
     assert_eq!(
         (head.unique, head.ino, head.uid, head.gid),
         (77, 5, 1000, 100)
@@ -49,7 +49,7 @@ fn head_says_who_asks_and_of_what() {
 fn operations_with_names_have_them_whole() {
     let rename = bytes(&[9, 0, 1, 0], b"old\0new\0");
     assert_eq!(
-        Operation::parse(&Request::of_message(&message(abi::RENAME2, &rename)).expect("whole")),
+        Operation::parse(Request::of_message(&mut message(abi::RENAME2, &rename)).expect("whole")),
         Ok(Operation::Rename {
             name: b"old",
             parent: 9,
@@ -68,7 +68,7 @@ fn operations_with_names_have_them_whole() {
         (abi::RENAME2, &bytes(&[9, 0, 1, 0], b"old\0new")),
     ] {
         assert_eq!(
-            parsed(&message(opcode, body)),
+            parsed(&mut message(opcode, body)),
             Err(Malformed),
             "{opcode} {body:?}"
         );
@@ -79,39 +79,46 @@ fn operations_with_names_have_them_whole() {
 fn sizes_that_the_message_does_not_hold_are_malformed() {
     let write = |size| bytes(&[0, 0, 0, 0, size, 4, 0, 0, 0, 0], b"data");
     assert_eq!(
-        parsed(&message(abi::WRITE, &write(4))),
+        parsed(&mut message(abi::WRITE, &write(4))),
         Ok("Write { offset: 0, data: [100, 97, 116, 97], kill: true }".to_owned())
     );
     for size in [0, 3, 5, u32::MAX] {
-        assert_eq!(parsed(&message(abi::WRITE, &write(size))), Err(Malformed));
+        assert_eq!(
+            parsed(&mut message(abi::WRITE, &write(size))),
+            Err(Malformed)
+        );
     }
     let xattr = |size| bytes(&[size, 0], b"user.a\0value");
-    assert!(parsed(&message(abi::SETXATTR, &xattr(5))).is_ok());
-    assert_eq!(parsed(&message(abi::SETXATTR, &xattr(6))), Err(Malformed));
+    assert!(parsed(&mut message(abi::SETXATTR, &xattr(5))).is_ok());
+    assert_eq!(
+        parsed(&mut message(abi::SETXATTR, &xattr(6))),
+        Err(Malformed)
+    );
     let forget = |count| bytes(&[count, 0], &[1; 32]);
-    assert!(parsed(&message(abi::BATCH_FORGET, &forget(2))).is_ok());
+    assert!(parsed(&mut message(abi::BATCH_FORGET, &forget(2))).is_ok());
     for count in [0, 1, 3, u32::MAX] {
         assert_eq!(
-            parsed(&message(abi::BATCH_FORGET, &forget(count))),
+            parsed(&mut message(abi::BATCH_FORGET, &forget(count))),
             Err(Malformed)
         );
     }
     let mut long = message(abi::GETATTR, &[0; 16]);
     long.push(0);
-    assert_eq!(Request::of_message(&long).err(), Some(Malformed));
+    assert_eq!(Request::of_message(&mut long).err(), Some(Malformed));
 }
 
 #[test]
 fn an_operation_that_we_do_not_have_is_none_whatever_it_carries() {
     for opcode in [0, 47, 51, 52, 4096, u32::MAX] {
         assert_eq!(
-            parsed(&message(opcode, b"anything")),
+            parsed(&mut message(opcode, b"anything")),
             Ok("Other".to_owned())
         );
         let whole = message(opcode, b"anything");
         let head = Head::parse(&whole).expect("whole");
-        let request = Request::of_parts(head, &[1; 88], b"more").expect("not looked at");
-        assert_eq!(Operation::parse(&request), Ok(Operation::Other));
+        let mut more = *b"more";
+        let request = Request::of_parts(head, &[1; 88], &mut more).expect("not looked at");
+        assert_eq!(Operation::parse(request), Ok(Operation::Other));
     }
 }
 
@@ -124,15 +131,15 @@ fn times_are_exact_and_saturate_at_the_ends() {
     body[..4].copy_from_slice(&(ATIME | ATIME_NOW | MTIME | MODE).to_ne_bytes());
     body[40..48].copy_from_slice(&3_i64.to_ne_bytes());
     body[68..72].copy_from_slice(&0o100_644_u32.to_ne_bytes());
-    let message = message(abi::SETATTR, &body);
+    let mut message = message(abi::SETATTR, &body);
     let expected = SetAttr {
         mode: Some(0o644),
         atime: Some(SetTime::Now),
         mtime: Some(SetTime::At(3_000_000_000)),
         ..SetAttr::default()
     };
-    let request = Request::of_message(&message).expect("whole");
-    assert_eq!(Operation::parse(&request), Ok(Operation::SetAttr(expected)));
+    let request = Request::of_message(&mut message).expect("whole");
+    assert_eq!(Operation::parse(request), Ok(Operation::SetAttr(expected)));
 }
 
 proptest! {
@@ -151,9 +158,9 @@ proptest! {
         if let Some(claimed) = claimed {
             whole[..4].copy_from_slice(&claimed.to_ne_bytes());
         }
-        let _ = parsed(whole.get(..cut).unwrap_or(&whole));
+        let _ = parsed(&mut whole.get(..cut).unwrap_or(&whole).to_vec());
         if let Ok(Operation::BatchForget(pairs)) =
-            Request::of_message(&whole).and_then(|request| Operation::parse(&request))
+            Request::of_message(&mut whole).and_then(Operation::parse)
         {
             prop_assert_eq!(pairs.count() * 16 + 8, body.len());
         }
@@ -165,14 +172,14 @@ proptest! {
         opcode in 1_u32..60,
         body in proptest::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], abi::OP_HEADER_MAX..200),
     ) {
-        let whole = message(opcode, &body);
+        let (mut whole, mut same) = (message(opcode, &body), body.clone());
         let head = Head::parse(&whole).expect("whole");
         let size = abi::op_header(opcode).unwrap_or(0);
         let mut area = [0xAA; abi::OP_HEADER_MAX];
         area[..size].copy_from_slice(&body[..size]);
-        let parts = Request::of_parts(head, &area, &body[size..]).expect("the length is right");
-        let message = Request::of_message(&whole).expect("the length is right");
-        prop_assert_eq!(Operation::parse(&parts), Operation::parse(&message));
+        let parts = Request::of_parts(head, &area, &mut same[size..]).expect("the length is right");
+        let message = Request::of_message(&mut whole).expect("the length is right");
+        prop_assert_eq!(Operation::parse(parts), Operation::parse(message));
     }
 
     /// No answer leaves its buffer, and a listing has whole names alone.

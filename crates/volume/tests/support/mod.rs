@@ -330,7 +330,7 @@ pub fn options(freshness: Freshness) -> Options {
     let mut options = Options::new(freshness);
     options.commit_interval = None;
     options.anchor_deadline = Duration::ZERO;
-    options.dirty_limit = 64 << 10;
+    (options.dirty_limit, options.sealers) = (64 << 10, 1); // writes are in the program's order
     options.snapshot_after = 8 << 10;
     options
 }
