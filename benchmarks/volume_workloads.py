@@ -6,7 +6,8 @@ other targets of a volume, beside those of `volume.py`, whose files lie in memor
 - reads from the disk: the page cache is dropped and the file system mounted anew before each;
 - `tf.data` over TFRecords, first epoch (from the disk) and second, parsed only and with JPEG images decoded;
   and a checkpoint of TensorFlow's: beside the same program on plain files;
-- fsync of a `strict` volume that a CAS on loopback anchors, its state on the same disk: one thread, sixteen;
+- fsync of a `strict` volume that a CAS on loopback anchors, the state of both on that disk, and in memory,
+  which is what the software takes: one thread, sixteen;
 - how much more than its files a volume stores.
 
 Contenders take turns; medians of 5 rounds (3 with --quick). Everything happens in a mount namespace that ends
@@ -27,7 +28,7 @@ from typing import Any
 from _anchored import SEQUENTIAL, TOGETHER, fsyncs, mounted
 from _report import RESULTS, Row, panels, publish
 from _volume_contenders import OFFERED, Contender, Gocryptfs, Securetf
-from securetf.shields.filesystem import closing, enter_mount_namespace, open_volume
+from securetf.shields.filesystem import closing, enter_mount_namespace, mount_tmpfs, open_volume
 from securetf.shields.local_trust import LocalTrust
 from volume import MIB, drop_caches, make_small, read_file, read_small, timed, write_file
 
@@ -189,7 +190,8 @@ def with_tensorflow(contenders: list[Any], sizes: Sizes, figures: Figures) -> No
         one.stop()
 
 
-def anchored(area: Path, sizes: Sizes) -> list[Row]:
+def anchored(area: Path, sizes: Sizes, where: str) -> list[Row]:
+    """Measure with the state of volume and CAS in `area`, which lies `where`."""
     rates: dict[int, list[float]] = {threads: [] for threads in FSYNCS}
     with mounted(area) as root:
         for _ in range(sizes.rounds):
@@ -198,7 +200,7 @@ def anchored(area: Path, sizes: Sizes) -> list[Row]:
     rows = []
     for threads, found in rates.items():
         value, target = statistics.median(found), FSYNCS[threads]
-        name = f"anchored fsync, {threads} thread{'s' if threads > 1 else ''}"
+        name = f"anchored fsync {where}, {threads} thread{'s' if threads > 1 else ''}"
         rows.append(Row(name=name, value=value, unit="1/s", target=target, met=value >= target))
     return rows
 
@@ -246,7 +248,11 @@ def measured(area: Path, sizes: Sizes) -> list[Row]:
         rows.append(figures.row(SMALL_URING, "io_uring", "gocryptfs", "1/s", LEAST[SMALL_URING], least=True))
     for name, most in STEPS.values():
         rows.append(figures.row(name, "securetf", "plain", "s", most, least=False))
-    rows += anchored(area / "anchored", sizes)
+    rows += anchored(area / "anchored", sizes, "on disk")
+    (area / "memory").mkdir()
+    mount_tmpfs(str(area / "memory"), size_bytes=2 << 30, mode=0o700)
+    rows += anchored(area / "memory" / "anchored", sizes, "in memory")
+    subprocess.run(["umount", "-l", str(area / "memory")], check=True)
     rows.append(overhead(area / "o1", 1, sizes.stored_mib))
     rows.append(overhead(area / "o64", sizes.stored_mib, 1))
     return rows
