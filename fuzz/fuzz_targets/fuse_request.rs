@@ -56,29 +56,32 @@ fn assert_names(operation: &Operation<'_>) {
     }
 }
 
-fn understood(message: &[u8]) -> Option<Operation<'_>> {
-    Operation::parse(&Request::of_message(message).ok()?).ok()
+fn understood(message: &mut [u8]) -> Option<Operation<'_>> {
+    Operation::parse(Request::of_message(message).ok()?).ok()
 }
 
 fn read(message: &[u8]) {
-    let Ok(request) = Request::of_message(message) else {
+    let mut whole = message.to_vec(); // data is sealed where it stands: what is parsed may be written to
+    let Ok(request) = Request::of_message(&mut whole) else {
         return;
     };
-    let operation = Operation::parse(&request).ok();
+    let (head, mut payload) = (request.head, request.payload.to_vec());
     let mut area = [0xa5; OP_HEADER_MAX]; // what an entry of io_uring held before
     area[..request.header.len()].copy_from_slice(request.header);
-    let parts = Request::of_parts(request.head, &area, request.payload).expect("the same lengths");
-    assert_eq!(Operation::parse(&parts).ok(), operation);
+    let length = payload.len();
+    let operation = Operation::parse(request).ok();
+    let parts = Request::of_parts(head, &area, &mut payload).expect("the same lengths");
+    assert_eq!(Operation::parse(parts).ok(), operation);
     let Some(operation) = operation else { return };
     assert_names(&operation);
     if let Operation::BatchForget(pairs) = &operation {
-        assert_eq!(pairs.clone().count() * 16, request.payload.len());
+        assert_eq!(pairs.clone().count() * 16, length);
     }
     if operation != Operation::Other {
-        let shorter = with_length(message[..message.len() - 1].to_vec());
-        assert!(shorter.len() < IN_HEADER || understood(&shorter).is_none());
-        let longer = with_length([message, &[0]].concat());
-        assert!(understood(&longer).is_none());
+        let mut shorter = with_length(message[..message.len() - 1].to_vec());
+        assert!(shorter.len() < IN_HEADER || understood(&mut shorter).is_none());
+        let mut longer = with_length([message, &[0]].concat());
+        assert!(understood(&mut longer).is_none());
     }
 }
 
