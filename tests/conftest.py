@@ -1,5 +1,7 @@
-"""How the processes of pytest-xdist (`-n 2`) share the tests out."""
+"""How the processes of pytest-xdist (`-n 2`) share the tests out; what all tests may use."""
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,3 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes long: it would leave a core idle at the end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile: where a parser is as deep as Python goes, finalizers fail."""
+    gc.disable()
+    yield
+    gc.enable()

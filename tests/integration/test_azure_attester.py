@@ -248,6 +248,7 @@ def test_machine_when_not_as_azure_leaves_it_then_says_what_is_missing(
     assert not service.asked
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(
     ("status", "content", "reason"),
     [

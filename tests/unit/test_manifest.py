@@ -161,6 +161,7 @@ def test_parse_when_one_key_is_wrong_names_the_key_and_the_fix(
     assert refused.value.exit_code == 12
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

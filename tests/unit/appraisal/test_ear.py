@@ -206,6 +206,7 @@ def test_token_when_not_a_token_then_refused(check: Check, token: str) -> None:
         check(token)
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(
     "payload",
     ["", "[]", "5", "{}", "nonsense", '{"eat_profile":"tag:securetf,2026:ear:v1"}', "[" * 5000],

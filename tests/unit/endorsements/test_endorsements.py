@@ -57,6 +57,7 @@ def test_endorsements_when_a_member_is_missing_then_refused(endorsements: Endors
         Endorsements.from_json(json.dumps(members))
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

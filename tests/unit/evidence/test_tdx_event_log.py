@@ -71,6 +71,7 @@ def test_check_when_an_event_is_missing_repeated_or_moved_then_names_the_registe
         log.check(log.parse(raw(events)), body_of(EVENTS))
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -138,6 +138,7 @@ def test_runtime_data_when_it_has_not_one_signing_key_then_refused(machine: Mach
         verify(machine, machine.envelope(machine.hcl(b'{"keys": [], "keys": []}')))
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_envelope_when_not_of_its_form_then_refused(machine: Machine) -> None:
     good = machine.envelope()
     signed = good["tpm_quote"]

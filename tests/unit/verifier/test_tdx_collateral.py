@@ -164,6 +164,7 @@ def test_tcb_info_when_a_name_stands_twice_then_refused(kit: Any) -> None:
             kit.verify(endorsements=replace(kit.endorsements, tcb_info=doubled, tcb_info_signature=signature))
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_documents_when_signed_but_unusable_then_refused(kit: Any) -> None:
     for text in ("", "[]", "{}", '{"id":"TDX"}', "{" * 5000, json.dumps({"id": "TDX", "issueDate": 5})):
         changed = replace(
