@@ -38,9 +38,8 @@ LARGE, SMALL, SMALL_URING = (
     "small files, from disk",
     "small files, from disk, io_uring",
 )
-STEPS: dict[
-    tuple[str, int], tuple[str, float | None]
-] = {  # of the program: the row's name, how long at most of plain files
+# Steps of the program: the row's name, and how many times as long as on plain files at most.
+STEPS: dict[tuple[str, int], tuple[str, float | None]] = {
     ("parse", 0): ("tf.data, TFRecords parsed, epoch 1", 1.10),
     ("parse", 1): ("tf.data, TFRecords parsed, epoch 2", 1.02),
     ("decode", 0): ("tf.data, JPEG decoded, epoch 1", 1.10),
@@ -270,7 +269,7 @@ def drawn(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: under a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: about a minute")
     parser.add_argument("--area", type=Path, default=Path("/var/tmp"), help="a directory on the disk")  # noqa: S108
     parser.add_argument("--json", type=Path, help="write rows and machine to this file")
     parser.add_argument("--plot", type=Path, default=RESULTS / "volume_workloads.png")

@@ -114,9 +114,8 @@ def test_server_when_the_client_speaks_tls_12_at_most_then_refused(echo: tuple[i
 def test_much_when_sent_both_ways_at_once_then_comes_whole(echo: tuple[int, list[bytes]]) -> None:
     data = bytes(range(256)) * (LARGE // 256)
 
-    async def echoed() -> (
-        bytes
-    ):  # by one thread: two at once in one of OpenSSL's sessions are not safe in every Python
+    # By one thread: two at once in one of OpenSSL's sessions are not safe in every Python.
+    async def echoed() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", echo[0], ssl=stdlib())
         writer.write(data)
         back = await reader.readexactly(len(data))
