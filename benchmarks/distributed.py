@@ -1,12 +1,12 @@
-"""Distributed training on 1, 2 and 3 workers: plain, with volumes only, with volumes and network shield.
+"""Distributed training on 1, 2 and 3 workers: plain, with stunnel, with volumes, with all shields.
 
 `python benchmarks/distributed.py [--quick] [--json FILE] [--minutes N]`, as root, with TensorFlow. The
 examples multi-worker (train.py) and parameter-server (a chief, one parameter server, the workers) with
 batches of 100 and a learning rate of 0.0005, as in the paper; each task on a host of its own (a network
 namespace; a bridge joins them). Each of 5 rounds runs every kind of cluster in every variant, one after
 another, so that a machine that gets slower slows down all. A round that would not end within --minutes
-(18) is not begun, and the medians are of those that were. --quick: one round of two mirrored workers and of
-one worker with a parameter server, few steps and images, without the variant "volumes": within a minute.
+(24) is not begun, and the medians are of those that were. --quick: one round of two mirrored workers and of
+one worker with a parameter server, few steps and images, only plain and under securetf: within a minute.
 
 What is compared is the time of a step as the program itself measures it, without its start: the median of
 the rounds' ratios, each of runs one after another, with the least and the most; every second round runs the
@@ -34,13 +34,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from _report import RESULTS, Row, bars, publish
+from _stunnelled import Stunnelled
 from securetf.shields.filesystem import closing, open_volume
 from securetf.shields.local_trust import LocalTrust
 from support.cloud import Cloud
 from support.distributed import EXAMPLES, Member, Shielded, Unshielded, end, small_data
 from support.hosts import Hosts
 
-VARIANTS = ("native", "volumes", "volumes+network")
+VARIANTS = ("native", "stunnel", "volumes", "volumes+network")
 STEP_TARGET = 1.05
 PATIENCE_S = 300
 VOLUMES_ONLY = Path(__file__).with_name("_volumes_only.py")
@@ -51,6 +52,7 @@ class Experiment:
     """One kind of cluster with a number of workers. steps: median ms of a step, by variant and round.
 
     shield_cpu: processor seconds of all launchers, volumes and relays while their programs ran, by round.
+    stunnel_cpu: those of all stunnels.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Experiment:
     steps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     shield_cpu: list[float] = field(default_factory=list)
+    stunnel_cpu: list[float] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
 
     @property
@@ -131,6 +134,15 @@ def run_plain(hosts: Hosts, cloud: Cloud, one: Experiment, area: Path) -> tuple[
     return _run(Unshielded(hosts, one.example, one.members, area, one.data), one)
 
 
+def run_stunnel(hosts: Hosts, cloud: Cloud, one: Experiment, area: Path) -> tuple[str, bytes]:  # noqa: ARG001
+    """The same with every connection through stunnel."""
+    job = Stunnelled(hosts, one.example, one.members, area, one.data)
+    try:
+        return _run(job, one)
+    finally:
+        one.stunnel_cpu.append(job.close())
+
+
 def run_volumes(hosts: Hosts, cloud: Cloud, one: Experiment, area: Path) -> tuple[str, bytes]:  # noqa: ARG001
     """The same with volumes."""
     return _run(VolumesOnly(hosts, one, area), one)
@@ -167,7 +179,7 @@ def run_shielded(hosts: Hosts, cloud: Cloud, one: Experiment, area: Path) -> tup
 
 
 RUNNERS: dict[str, Callable[[Hosts, Cloud, Experiment, Path], tuple[str, bytes]]] = dict(
-    zip(VARIANTS, (run_plain, run_volumes, run_shielded), strict=True)
+    zip(VARIANTS, (run_plain, run_stunnel, run_volumes, run_shielded), strict=True)
 )
 
 
@@ -205,19 +217,21 @@ def rows_of(one: Experiment, alone: Experiment | None) -> list[Row]:
     """Return the figures of one experiment. alone: the same kind with one worker, if it was measured."""
     medians = {variant: statistics.median(each) for variant, each in one.steps.items()}
     rows = []
-    for variant in one.variants[1:]:
-        pairs = zip(one.steps[variant], one.steps["native"], strict=True)
-        ratios = [ours / native for ours, native in pairs]
+    peers = [(variant, "native") for variant in one.variants if variant.startswith("volumes")]
+    if "stunnel" in one.variants:
+        peers.append((VARIANTS[-1], "stunnel"))
+    for variant, peer in peers:
+        ratios = [ours / its for ours, its in zip(one.steps[variant], one.steps[peer], strict=True)]
         ratio = statistics.median(ratios)
+        target = {"native": STEP_TARGET}.get(peer)
         rows.append(
             Row(
                 name=f"{one.title}: {variant}", value=medians[variant], unit="ms/step",
-                peer="native", peer_value=medians["native"], ratio=ratio,
-                target=STEP_TARGET, met=ratio <= STEP_TARGET, spread=(min(ratios), max(ratios)),
+                peer=peer, peer_value=medians[peer], ratio=ratio, target=target,
+                met=None if target is None else ratio <= target, spread=(min(ratios), max(ratios)),
             )
         )  # fmt: skip
-    used = statistics.median(one.shield_cpu)
-    rows.append(Row(name=f"{one.title}: shields' processor time", value=used, unit="s/job"))
+    rows.append(_processor_row(one))
     if alone is not None and alone is not one:
         # A mirrored step of n workers takes n batches; a step of parameter servers one, whoever does it.
         batches = one.workers if one.kind == "mirrored" else 1
@@ -236,6 +250,16 @@ def rows_of(one: Experiment, alone: Experiment | None) -> list[Row]:
         name = f"{one.title}: weights equal"
         rows.append(Row(name=name, value=equal, unit="yes=1", target=1.0, met=equal == 1.0))
     return rows
+
+
+def _processor_row(one: Experiment) -> Row:
+    name, used = f"{one.title}: shields' processor time", statistics.median(one.shield_cpu)
+    if not one.stunnel_cpu:
+        return Row(name=name, value=used, unit="s/job")
+    peer = statistics.median(one.stunnel_cpu)
+    return Row(
+        name=name, value=used, unit="s/job", peer="stunnel", peer_value=peer, ratio=used / max(peer, 0.01)
+    )
 
 
 def experiments(area: Path, *, quick: bool, numbers: list[int]) -> list[Experiment]:
@@ -271,9 +295,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write rows and machine to this file")
     parser.add_argument("--rounds", type=int, help="instead of 5, or of 1 with --quick")
     parser.add_argument("--workers", type=int, nargs="+", choices=(1, 2, 3), help="instead of 1 2 3")
-    parser.add_argument("--minutes", type=float, default=18, help="begin no round that would end later")
+    parser.add_argument("--minutes", type=float, default=24, help="begin no round that would end later")
     options = parser.parse_args()
     end_at = time.monotonic() + 60 * options.minutes
+    if not options.quick and not shutil.which("stunnel4"):
+        sys.exit("stunnel4 is missing: apt-get install stunnel4")
     rounds = options.rounds or (1 if options.quick else 5)
     numbers = options.workers or [1, 2, 3]
     with tempfile.TemporaryDirectory(prefix="securetf-bench-") as name, Hosts(2 + max(numbers)) as hosts:
@@ -287,7 +313,12 @@ def main() -> None:
     alone = {one.kind: one for one in found if one.workers == 1}
     rows = [row for one in found for row in rows_of(one, alone.get(one.kind))]
     raw = {
-        one.title: {"step_ms": one.steps, "job_s": one.seconds, "shield_cpu_s": one.shield_cpu}
+        one.title: {
+            "step_ms": one.steps,
+            "job_s": one.seconds,
+            "shield_cpu_s": one.shield_cpu,
+            "stunnel_cpu_s": one.stunnel_cpu,
+        }
         for one in found
     }
     publish(f"distributed training, medians of {rounds}", rows, options.json, {"rounds": raw})

@@ -100,8 +100,8 @@ class Unshielded:
     def start(self, member: Member, *arguments: str, program: str = "train.py", **environment: str) -> Task:
         """Start one task on its host."""
         cluster: dict[str, list[str]] = {}
-        for (kind, _), address in zip(self.members, self.hosts.addresses, strict=False):
-            cluster.setdefault(kind, []).append(f"{address}:{TF_PORT}")
+        for (kind, _), entry in zip(self.members, self.entries(), strict=True):
+            cluster.setdefault(kind, []).append(entry)
         config = json.dumps({"cluster": cluster, "task": {"type": member[0], "index": member[1]}})
         command = [sys.executable, str(EXAMPLES / self.example / program), str(self.data)]
         command = self.wrap(member, [*command, str(self.output(member)), *arguments])
@@ -113,6 +113,10 @@ class Unshielded:
         )
         self.tasks.append(task)
         return task
+
+    def entries(self) -> list[str]:
+        """Return where each task is reached, in the order of `members`."""
+        return [f"{address}:{TF_PORT}" for address in self.hosts.addresses[: len(self.members)]]
 
     def wrap(self, member: Member, command: list[str]) -> list[str]:  # noqa: ARG002  (benchmarks override it)
         """Return what runs in place of a task's command."""
