@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -48,6 +49,23 @@ else:
             time.sleep(0.1)
 """
 
+SAVES = """
+import time
+print("ready", flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("saving", flush=True)
+    time.sleep(2)
+    print("saved", flush=True)
+"""
+JOINS = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print("ready", flush=True)
+signal.pause()
+"""
+
 
 class Session:
     """A session and `securetf up` for it."""
@@ -67,14 +85,33 @@ class Session:
         (self.directory / "manifest.toml").write_text(text)
         self.cloud.client.create_session(text, self.cloud.owner)
 
-    def up(self, *options: str) -> "subprocess.CompletedProcess[str]":
-        command = [
+    def command(self, *options: str) -> list[str]:
+        return [
             *SECUR_ETF, "up", "--manifest", str(self.directory / "manifest.toml"),
             "--cas", str(self.cloud.trust_file), "--insecure-simulation", str(self.cloud.platform),
             "--volumes", str(self.directory / "volumes"), "--reports", str(self.directory / "reports"),
             *options,
         ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def up(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self.command(*options), capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def interrupted_when_ready(self, ready: int) -> tuple[int, str, str]:
+        """Send SIGINT when so many members have said that they are ready; return status and output."""
+        with (self.directory / "said").open("w+") as said:
+            up = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=said, text=True)
+            lines: list[str] = []
+            for line in up.stdout or ():
+                lines.append(line)
+                if line.endswith("| ready\n"):
+                    ready -= 1
+                    if not ready:
+                        up.send_signal(signal.SIGINT)
+            status = up.wait(120)
+            said.seek(0)
+            return status, "".join(lines), said.read()
 
 
 @pytest.fixture
@@ -112,6 +149,31 @@ def test_up_when_a_member_fails_ends_the_rest_and_returns_its_status(session: Se
     done = session.up()
     assert done.returncode == 7, done.stdout + done.stderr
     assert "client-0 failed: ending server-0" in done.stderr
+
+
+def test_up_when_interrupted_lets_each_member_end_by_itself_and_ends_servers_that_cannot(
+    session: Session,
+) -> None:
+    def member(name: str, program: str, peers: list[str]) -> str:
+        return (
+            f"[workloads.{name}]\ncommand = {json.dumps([sys.executable, '-c', program])}\n"
+            f'tensorflow_cluster = "training"\nlisten = {{ grpc = {{ port = {PORT}, from = {peers} }} }}\n'
+            f"connect = {[peer + ':grpc' for peer in peers]}\n"
+        )
+
+    first = SAVES.replace("time.sleep(2)", "raise SystemExit(130)")
+    session.create(
+        member("chief", first, ["ps", "worker"])
+        + member("ps", JOINS, ["chief", "worker"])
+        + member("worker", JOINS, ["chief", "ps"])
+        + f"[workloads.beside]\ncommand = {json.dumps([sys.executable, '-c', SAVES])}\n"
+    )
+    status, out, said = session.interrupted_when_ready(4)
+    assert status == 130, out + said
+    assert "beside-0 | saved" in out, out + said
+    for end in ("chief-0  * exited 130", "beside-0 * exited 0", "ps-0     * exited 143"):
+        assert end in said, out + said
+    assert "failed" not in said
 
 
 def test_up_when_a_cluster_is_complete_gives_each_its_tf_config_and_its_own_volume(session: Session) -> None:

@@ -112,7 +112,7 @@ class Local:
         self._signals: list[int] = []
         self._hints = set(HINTS)
         self._status: int | None = None
-        self._ending = self._interrupted = False
+        self._ending = False
 
     def run(self) -> int:
         """Run until all have ended; return the status of the first that failed, or 0."""
@@ -166,7 +166,6 @@ class Local:
                 pipe.stream.close()
                 pipe.member.open_pipes -= 1
         while self._signals:
-            self._interrupted = True
             self._end_all(self._signals.pop(0), "interrupted")
         now = time.monotonic()
         for one in self._members:
@@ -183,10 +182,11 @@ class Local:
         one.process = None
         status = code if code >= 0 else 128 - code
         self._say(one, f"exited {status}")
-        expected = one.ended_by_us and one.servant and not self._interrupted
+        expected = one.ended_by_us and one.servant
         if status and not expected and self._status is None:
             self._status = status
-            self._end_all(signal.SIGTERM, f"{one.name} failed")
+            if not self._ending:  # else each has been told, and may be saving what it did
+                self._end_all(signal.SIGTERM, f"{one.name} failed")
         left = [other for other in self._members if other.process is not None]
         if left and not self._ending and all(other.servant for other in left):
             self._end_all(signal.SIGTERM, "only servers are left")
@@ -200,7 +200,9 @@ class Local:
         again = self._ending and number == signal.SIGINT
         for one in left:
             if one.process is not None:
-                one.process.send_signal(signal.SIGKILL if again else number)
+                # `server.join()` of TensorFlow never comes back to Python, which would see SIGINT.
+                gentle = signal.SIGTERM if one.servant else number
+                one.process.send_signal(signal.SIGKILL if again else gentle)
                 one.ended_by_us = True
                 one.kill_at = one.kill_at or time.monotonic() + GRACE_S
         self._ending = True
