@@ -1,5 +1,6 @@
 """LiteRT: the engine for .tflite files, on XNNPACK. With `litert_c`, the only file that knows it."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ def load(model: Path, *, workers: int, threads: int, read: Read) -> Sequence["Li
         ModelLoadError: not a FlatBuffer of a model, an operator is missing, or a tensor type is not known.
     """
     content = read(model)
+    refused = threading.Event()
     try:
-        return [LitertEngine(content, threads) for _ in range(workers)]
+        return [LitertEngine(content, threads, refused) for _ in range(workers)]
     except (ValueError, RuntimeError) as error:
         raise ModelLoadError(
             f"{model.name} is not a model that LiteRT can load: {str(error).splitlines()[0]}",
@@ -31,16 +33,17 @@ def load(model: Path, *, workers: int, threads: int, read: Read) -> Sequence["Li
 
 
 class LitertEngine:
-    """One compiled model, or one interpreter. For one thread at a time; it gives up the GIL while it computes,
-    and the compiled model while it packs weights, too.
+    """One compiled model, or one interpreter. For one thread at a time; it gives up the GIL while it
+    computes, and the compiled model while it packs weights, too.
 
     A model of one signature is compiled in the shapes that its file has. From the first request in others on,
     and for all other models, the interpreter computes: it takes any shape, and both give the same bits.
     A model without signatures gets one that takes the names of its tensors.
     """
 
-    def __init__(self, content: bytes, threads: int) -> None:
-        self._content, self._threads = content, threads
+    def __init__(self, content: bytes, threads: int, refused: threading.Event) -> None:
+        """refused: set once LiteRT would not compile the model, for all of its engines."""
+        self._content, self._threads, self._refused = content, threads, refused
         self._compiled: Compiled | None = None
         self._interpreter = Interpreter(model_content=content, num_threads=threads)
         self._names = list(self._interpreter.get_signature_list() or {})
@@ -105,11 +108,11 @@ class LitertEngine:
         return self._compile()
 
     def _compile(self) -> Compiled | None:
-        if self._own and not self._compiled:
+        if self._own and not self._compiled and not self._refused.is_set():
             try:
                 self._compiled = Compiled(self._content, self._threads, *self._own)
             except UnsupportedError:
-                self._own = None
+                self._refused.set()
         return self._compiled
 
     def _infer_unnamed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -135,8 +138,8 @@ class LitertEngine:
 
 
 def _own_tensors(interpreter: Interpreter) -> tuple[dict[str, Array], dict[str, Array]] | None:
-    """Return tensors like those of a model's one signature, in the shapes of the file, in the order of the graph;
-    None if the signature is not for all of the main graph.
+    """Return tensors like those of a model's one signature, in the shapes of the file, in the order of the
+    graph; None if the signature is not for all of the main graph.
     """
     runner = interpreter.get_signature_runner()
     found = []
@@ -147,9 +150,7 @@ def _own_tensors(interpreter: Interpreter) -> tuple[dict[str, Array], dict[str, 
         names = {details["index"]: name for name, details in named.items()}
         if len(names) != len(named) or sorted(names) != sorted(details["index"] for details in graph):
             return None
-        found.append(
-            {names[one["index"]]: np.broadcast_to(one["dtype"](), one["shape"]) for one in graph}
-        )
+        found.append({names[one["index"]]: np.broadcast_to(one["dtype"](), one["shape"]) for one in graph})
     return found[0], found[1]
 
 

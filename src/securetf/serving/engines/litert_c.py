@@ -1,7 +1,7 @@
 """LiteRT's C interface (litert/c/*.h of LiteRT 2.3), as far as one model of fixed shapes needs it.
 
-LiteRT's modules for Python pack weights, for as long as an answer takes, without giving up the GIL; ctypes gives
-it up for each call. Structures are those that the headers call stable.
+LiteRT's modules for Python pack weights, for as long as an answer takes, without giving up the GIL; ctypes
+gives it up for each call. Structures are those that the headers call stable.
 """
 
 import ctypes
@@ -52,7 +52,8 @@ class UnsupportedError(Exception):
 
 
 class Compiled:
-    """One model with its weights packed, in the shapes of these tensors and no others. For one thread at a time.
+    """One model that XNNPACK computes by itself, its weights packed, in the shapes of these tensors and no
+    others. For one thread at a time.
 
     inputs, outputs: name → tensor like those that go in and out, in the order of the model's one signature.
     """
@@ -65,14 +66,17 @@ class Compiled:
         Raises:
             UnsupportedError: LiteRT refuses the model or these shapes.
         """
-        self._library = ctypes.CDLL(str(Path(ai_edge_litert.__path__[0]) / "libLiteRt.so"))
         self._handles: list[tuple[str, ctypes.c_void_p]] = []
+        try:
+            self._library = ctypes.CDLL(str(Path(ai_edge_litert.__path__[0]) / "libLiteRt.so"))
+        except OSError:
+            raise UnsupportedError("LiteRT came without the library of its C interface") from None
         self._content = content  # the model refers to it
         self._inputs = {name: _aligned(array) for name, array in inputs.items()}
         self._outputs = {name: _aligned(array) for name, array in outputs.items()}
         try:
             self._model = self._compile(threads)
-            self._check_outputs()
+            self._check_fixed()
             self._in = self._buffers(self._inputs)
             self._out = self._buffers(self._outputs)
         except BaseException:
@@ -117,14 +121,14 @@ class Compiled:
         model = self._made("Model", environment, ctypes.c_char_p(self._content), size, by="ModelFromBuffer")
         wanted = self._made("Options")
         self._check(self._library.LiteRtSetOptionsHardwareAccelerators(wanted, _CPU))
-        # What `LrtGetOpaqueCpuOptionsData` makes of the same options: TOML. Read while the model is compiled.
-        self._toml = ctypes.create_string_buffer(f"num_threads = {threads}\n".encode())
-        self._keep = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+        # What `LrtGetOpaqueCpuOptionsData` makes of the same options: TOML, which LiteRT frees.
+        libc = ctypes.CDLL(None)
+        libc.strdup.restype = ctypes.c_void_p
+        toml = ctypes.c_void_p(libc.strdup(f"num_threads = {threads}\n".encode()))
         opaque = _Handle()
-        made = self._library.LiteRtCreateOpaqueOptions(
-            b"xnnpack", self._toml, self._keep, ctypes.byref(opaque)
+        self._check(
+            self._library.LiteRtCreateOpaqueOptions(b"xnnpack", toml, libc.free, ctypes.byref(opaque))
         )
-        self._check(made)
         self._check(self._library.LiteRtAddOpaqueOptions(wanted, opaque))  # which owns them from now on
         return self._made("CompiledModel", environment, model, wanted)
 
@@ -134,16 +138,20 @@ class Compiled:
         self._handles.append((kind, handle))
         return handle
 
-    def _check_outputs(self) -> None:
-        """Have the shapes settled, and see that answers have the size of the memory that they go into."""
+    def _check_fixed(self) -> None:
+        """See that XNNPACK computes all of it, whose answers have the same shapes always: an operator of
+        LiteRT's own may give more than there is room for, and would write it all the same.
+        """
+        alone = ctypes.c_bool()
+        self._check(self._library.LiteRtCompiledModelIsFullyAccelerated(self._model, ctypes.byref(alone)))
         found = (_Layout * len(self._outputs))()
         status = self._library.LiteRtGetCompiledModelOutputTensorLayouts(
             self._model, ctypes.c_size_t(0), ctypes.c_size_t(len(found)), found, ctypes.c_bool(True)
         )
         self._check(status)
         shapes = [tuple(one.dimensions[: one.rank]) for one in found]
-        if shapes != [array.shape for array in self._outputs.values()]:
-            raise UnsupportedError(f"the outputs have other shapes: {shapes}")
+        if not alone or shapes != [array.shape for array in self._outputs.values()]:
+            raise UnsupportedError(f"not by XNNPACK alone, or the outputs have other shapes: {shapes}")
 
     def _buffers(self, arrays: Mapping[str, Array]) -> ctypes.Array[ctypes.c_void_p]:
         handles = []
