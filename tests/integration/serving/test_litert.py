@@ -83,7 +83,7 @@ def test_engine_when_the_number_of_answers_depends_on_values_gives_all_of_them()
 
 
 def test_compiled_model_when_the_number_of_answers_depends_on_values_is_refused() -> None:
-    """LiteRT would write as many as there are into memory for one."""
+    """There is memory for one, and LiteRT says nothing of how many there are."""
     with pytest.raises(UnsupportedError, match="not by XNNPACK alone"):
         Compiled(
             (MODELS / "positive.tflite").read_bytes(),

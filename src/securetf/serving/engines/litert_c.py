@@ -140,7 +140,7 @@ class Compiled:
 
     def _check_fixed(self) -> None:
         """See that XNNPACK computes all of it, whose answers have the same shapes always: an operator of
-        LiteRT's own may give more than there is room for, and would write it all the same.
+        LiteRT's own may give more than there is room for, or less, and `run` would not be told.
         """
         alone = ctypes.c_bool()
         self._check(self._library.LiteRtCompiledModelIsFullyAccelerated(self._model, ctypes.byref(alone)))
