@@ -160,7 +160,7 @@ class Watcher:
         return True
 
     def _warm_up_others(self, version: Version, found: Found, others: Sequence[Engine]) -> None:
-        # LiteRT packs weights without giving up the GIL: who waited for the start has its answer first.
+        # Packing takes a core, and the GIL for some models: who waited for the start is answered first.
         if self._models.wait_asked(version, _FIRST_ASKED_S):
             self._models.wait_idle(version, _FIRST_ANSWERED_S)
         try:

@@ -46,6 +46,27 @@ class Spin(tf.Module):
         return {"x": tf.reshape(tf.reduce_sum(x), (1,))}
 
 
+class Difference(tf.Module):
+    """b, a: float32 [any, 4] → less: a - b, more: a + b, each float32 [any, 4]."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, 4), tf.float32, "b"),
+            tf.TensorSpec((None, 4), tf.float32, "a"),
+        ]
+    )
+    def serve(self, b, a):
+        return {"more": a + b, "less": a - b}
+
+
+class Positive(tf.Module):
+    """x: float32 [any] → where: int64 [any], the places of what is positive; their number is not x's."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, "x")])
+    def serve(self, x):
+        return {"where": tf.where(x > 0)[:, 0]}
+
+
 def write(name: str, module: tf.Module) -> None:
     """Convert a module's `serve` as the signature serving_default."""
     function = module.serve.get_concrete_function()
@@ -63,4 +84,6 @@ if __name__ == "__main__":
         write(f"small{seed}", Small(seed))
     write("pair", Pair())
     write("spin", Spin())
+    write("difference", Difference())
+    write("positive", Positive())
     shutil.rmtree(HERE.parent / "saved")

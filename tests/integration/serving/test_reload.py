@@ -111,6 +111,10 @@ def test_two_versions_when_both_are_kept_are_told_apart_by_number_and_label(repo
             found = json.loads(service.ask("POST", f"/v1/models/small{path}:predict", body)[2])
             return np.array(found["predictions"], np.float32).tobytes()
 
+        def served() -> list[int]:
+            return [number for number, (state, _) in service.states("small").items() if state == "AVAILABLE"]
+
+        service.until(lambda: len(served()) == 2, "both versions: it is ready with one of them")
         found = [at(path) for path in ("", "/versions/1", "/versions/2", "/labels/stable")]
         assert found == [ANSWERS[2], ANSWERS[1], ANSWERS[2], ANSWERS[1]]
         request = message("tfs.ReloadConfigRequest")()

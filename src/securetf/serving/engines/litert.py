@@ -1,5 +1,6 @@
-"""LiteRT: the engine for .tflite files, on XNNPACK. The only file that knows it."""
+"""LiteRT: the engine for .tflite files, on XNNPACK. With `litert_c`, the only file that knows it."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from securetf.serving.engines import Read
+from securetf.serving.engines.litert_c import Compiled, UnsupportedError
 from securetf.serving.errors import Kind, ModelLoadError, Refusal
 from securetf.serving.tensors import BY_DTYPE, DEFAULT_SIGNATURE, STRING, Array, Signature, TensorSpec
 
@@ -20,8 +22,9 @@ def load(model: Path, *, workers: int, threads: int, read: Read) -> Sequence["Li
         ModelLoadError: not a FlatBuffer of a model, an operator is missing, or a tensor type is not known.
     """
     content = read(model)
+    refused = threading.Event()
     try:
-        return [LitertEngine(content, threads) for _ in range(workers)]
+        return [LitertEngine(content, threads, refused) for _ in range(workers)]
     except (ValueError, RuntimeError) as error:
         raise ModelLoadError(
             f"{model.name} is not a model that LiteRT can load: {str(error).splitlines()[0]}",
@@ -30,12 +33,18 @@ def load(model: Path, *, workers: int, threads: int, read: Read) -> Sequence["Li
 
 
 class LitertEngine:
-    """One interpreter. For one thread at a time; it gives up the GIL while it computes.
+    """One compiled model, or one interpreter. For one thread at a time; it gives up the GIL while it
+    computes, and the compiled model while it packs weights, too.
 
+    A model of one signature is compiled in the shapes that its file has. From the first request in others on,
+    and for all other models, the interpreter computes: it takes any shape, and both give the same bits.
     A model without signatures gets one that takes the names of its tensors.
     """
 
-    def __init__(self, content: bytes, threads: int) -> None:
+    def __init__(self, content: bytes, threads: int, refused: threading.Event) -> None:
+        """refused: set once LiteRT would not compile the model, for all of its engines."""
+        self._content, self._threads, self._refused = content, threads, refused
+        self._compiled: Compiled | None = None
         self._interpreter = Interpreter(model_content=content, num_threads=threads)
         self._names = list(self._interpreter.get_signature_list() or {})
         self._runners: dict[str, Any] = {}  # `prepare` is refused while there are any
@@ -46,6 +55,8 @@ class LitertEngine:
             self._inputs = {_plain(one): one for one in self._interpreter.get_input_details()}
             self._outputs = {_plain(one): one for one in self._interpreter.get_output_details()}
             self._signatures = {DEFAULT_SIGNATURE: _described(self._inputs, self._outputs)}
+        # What to compile, None if nothing: not, or not any more.
+        self._own = _own_tensors(self._interpreter) if len(self._names) == 1 else None
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -58,6 +69,8 @@ class LitertEngine:
         Raises:
             ModelLoadError: an operator does not take its tensors.
         """
+        if self._compile():
+            return
         try:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -73,6 +86,8 @@ class LitertEngine:
             Refusal: an operator cannot compute on these inputs.
         """
         try:
+            if compiled := self._compile_for(inputs):
+                return compiled.run(inputs)
             if self._names:
                 if signature not in self._runners:
                     self._runners[signature] = self._interpreter.get_signature_runner(signature)
@@ -86,6 +101,19 @@ class LitertEngine:
                 f"the model cannot compute on these inputs: {type(error).__name__} in LiteRT",
                 "look at the shapes: the model may accept fewer than its metadata says",
             ) from None
+
+    def _compile_for(self, inputs: Mapping[str, Array]) -> Compiled | None:
+        if self._own and any(array.shape != self._own[0][name].shape for name, array in inputs.items()):
+            self._own = self._compiled = None  # the interpreter packs weights of its own
+        return self._compile()
+
+    def _compile(self) -> Compiled | None:
+        if self._own and not self._compiled and not self._refused.is_set():
+            try:
+                self._compiled = Compiled(self._content, self._threads, *self._own)
+            except UnsupportedError:
+                self._refused.set()
+        return self._compiled
 
     def _infer_unnamed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         changed = False
@@ -107,6 +135,23 @@ class LitertEngine:
         }
 
     _allocated = False
+
+
+def _own_tensors(interpreter: Interpreter) -> tuple[dict[str, Array], dict[str, Array]] | None:
+    """Return tensors like those of a model's one signature, in the shapes of the file, in the order of the
+    graph; None if the signature is not for all of the main graph.
+    """
+    runner = interpreter.get_signature_runner()
+    found = []
+    for named, graph in (
+        (runner.get_input_details(), interpreter.get_input_details()),
+        (runner.get_output_details(), interpreter.get_output_details()),
+    ):
+        names = {details["index"]: name for name, details in named.items()}
+        if len(names) != len(named) or sorted(names) != sorted(details["index"] for details in graph):
+            return None
+        found.append({names[one["index"]]: np.broadcast_to(one["dtype"](), one["shape"]) for one in graph})
+    return found[0], found[1]
 
 
 def _signature(runner: Any) -> Signature:
