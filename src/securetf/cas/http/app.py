@@ -1,6 +1,6 @@
 """The ASGI application: bytes in, one call of the service, bytes out.
 
-Without a framework between: a volume's writer waits for a call with each fsync (docs/decisions/0028).
+Without a framework between: a volume's writer waits for a call with each fsync (docs/decisions/0017).
 """
 
 import asyncio
