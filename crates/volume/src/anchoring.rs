@@ -47,6 +47,16 @@ impl Volume {
         since.is_some_and(|since| since.elapsed() >= window)
     }
 
+    /// Waits until the anchor is at record `seq` or beyond: one of those who wait moves it, for all of them.
+    pub(crate) fn join_advance(&self, seq: u64) -> Result<()> {
+        let anchored = || Some(self.anchored.lock().0).filter(|reached| *reached >= seq);
+        let advance = || {
+            self.catch_up(self.options.anchor_deadline)?;
+            Ok(self.anchored.lock().0)
+        };
+        self.advances.join(anchored, advance).map(|_| ())
+    }
+
     /// Waits until the anchor is where the store is.
     pub(crate) fn catch_up(&self, patience: Duration) -> Result<()> {
         if self.behind.lock().is_none() {

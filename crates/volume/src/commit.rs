@@ -1,8 +1,10 @@
-//! Commit: slots, fdatasync, sealed record, fdatasync, advance, wake the waiters, and only now reuse dead slots.
+//! Commit: slots, fdatasync, sealed record, fdatasync; then advance, wake the waiters, and only now reuse dead slots.
 //!
 //! Concurrent callers of `sync` share a commit: one of them leads, the others wait for a commit that started after
-//! their call. A background thread commits what nobody waits for.
+//! their call. In the same way they share an advance, and while one is on its way the next commit becomes durable. A
+//! background thread commits what nobody waits for.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -51,17 +53,6 @@ pub(crate) struct Log {
     pub superblock_due: bool,
 }
 
-/// Which commits have run.
-#[derive(Default)]
-pub(crate) struct Gate {
-    running: bool,
-    /// Nothing is committed unless somebody asks for it.
-    held: bool,
-    started: u64,
-    finished: u64,
-    result: Option<VolumeError>,
-}
-
 impl Volume {
     /// Waits until everything done before this call is committed and anchored. `ino` is a hint that this release
     /// does not use: a commit takes everything.
@@ -71,11 +62,8 @@ impl Volume {
     /// in memory, and a later call may succeed.
     pub fn sync(&self, ino: Option<Ino>) -> Result<()> {
         let _ = ino;
-        self.join_commit(false)?;
-        if self.options.freshness == Freshness::Async {
-            self.catch_up(self.options.anchor_deadline)?;
-        }
-        Ok(())
+        let seq = self.join_commit(false)?;
+        self.join_advance(seq)
     }
 
     /// Waits as the freshness says: as [`Volume::sync`], or with [`Freshness::Async`] until all that was done before is
@@ -85,42 +73,24 @@ impl Volume {
     /// As [`Volume::sync`].
     pub fn fsync(&self, ino: Option<Ino>) -> Result<()> {
         if self.options.freshness == Freshness::Async && !self.is_late() {
-            return self.join_commit(false);
+            return self.join_commit(false).map(|_| ());
         }
         self.sync(ino)
     }
 
-    /// Takes part in a commit; one that nobody waits for does not begin while commits are held.
-    fn join_commit(&self, unasked: bool) -> Result<()> {
+    /// Takes part in a commit; one that nobody waits for does not begin while commits are held. Returns up to which
+    /// record all that was done before is durable.
+    fn join_commit(&self, unasked: bool) -> Result<u64> {
         if !self.is_writable() {
             return match self.require_writable() {
-                Err(VolumeError::ReadOnly) => Ok(()),
-                other => other,
+                Err(VolumeError::ReadOnly) => Ok(0),
+                other => other.map(|()| 0),
             };
         }
-        let mut gate = self.gate.lock();
-        let target = gate.started + 1;
-        loop {
-            if gate.finished >= target {
-                return gate.result.clone().map_or(Ok(()), Err);
-            }
-            if gate.running {
-                self.gate_changed.wait(&mut gate);
-                continue;
-            }
-            if unasked && gate.held {
-                return Ok(());
-            }
-            gate.running = true;
-            gate.started += 1;
-            drop(gate);
-            let result = self.commit();
-            gate = self.gate.lock();
-            gate.running = false;
-            gate.finished = gate.started;
-            gate.result = result.err();
-            self.gate_changed.notify_all();
-        }
+        self.commits.join(
+            || (unasked && self.held.load(Ordering::SeqCst)).then_some(0),
+            || self.commit(),
+        )
     }
 
     /// From now on only `sync` and `close` commit: what comes between is one commit, or with [`Volume::abandon`] none.
@@ -128,7 +98,7 @@ impl Volume {
     /// # Errors
     /// As [`Volume::sync`], which commits what was done before.
     pub fn hold_commits(&self) -> Result<()> {
-        self.gate.lock().held = true;
+        self.held.store(true, Ordering::SeqCst);
         self.sync(None)
     }
 
@@ -166,29 +136,25 @@ impl Volume {
             .ok();
     }
 
-    fn commit(&self) -> Result<()> {
-        let behind = self.options.freshness == Freshness::Async;
-        let _alone = (!behind).then(|| self.anchoring.lock());
+    /// Makes everything durable; returns the newest durable record.
+    fn commit(&self) -> Result<u64> {
         let mut log = self.log.lock();
         self.require_writable()?;
-        let outcome = self.commit_to(&mut log, behind);
+        let outcome = self.commit_to(&mut log);
         if outcome == Err(VolumeError::NoSpace) && self.release_retained(&mut log) {
-            return self.commit_to(&mut log, behind);
+            self.commit_to(&mut log)?;
+            return Ok(log.head.0);
         }
-        outcome
+        outcome.map(|()| log.head.0)
     }
 
-    fn commit_to(&self, log: &mut MutexGuard<'_, Log>, behind: bool) -> Result<()> {
-        if self.pending.lock().is_clean() && (behind || log.head == log.anchored) {
+    fn commit_to(&self, log: &mut Log) -> Result<()> {
+        if self.pending.lock().is_clean() {
             return Ok(());
         }
         self.flush_dirty()?;
         let captured = self.capture(self.is_snapshot_due(log).then_some(log.head.0 + 1))?;
-        self.write_captured(log, captured)?;
-        if behind {
-            return Ok(());
-        }
-        self.advance(log, self.options.anchor_deadline)
+        self.write_captured(log, captured)
     }
 
     /// Whether the journal is long enough for a snapshot: as long as the last one, and never longer than a reader takes.

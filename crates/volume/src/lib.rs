@@ -33,6 +33,7 @@ mod read;
 mod record;
 mod rekey;
 mod rename;
+mod rounds;
 mod salvage;
 mod seal;
 mod sealer;

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use crate::api::{Anchor, Environment, Freshness, Grant, Options, Store};
-use crate::commit::{Gate, Log};
+use crate::commit::Log;
 use crate::error::VolumeError;
 use crate::hot::Hot;
 use crate::inode::Node;
 use crate::mount;
+use crate::rounds::Rounds;
 use crate::seal::{Keys, Nonces};
 use crate::sealer::Sealer;
 use crate::segment::{self, Dead, Segments};
@@ -49,8 +50,10 @@ pub struct Volume {
     pub(crate) dirty_bytes: AtomicU64,
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) log: Mutex<Log>,
-    pub(crate) gate: Mutex<Gate>,
-    pub(crate) gate_changed: Condvar,
+    pub(crate) commits: Rounds,
+    /// Nothing is committed unless somebody asks for it.
+    pub(crate) held: AtomicBool,
+    pub(crate) advances: Rounds,
     /// Held by the one that moves the anchor.
     pub(crate) anchoring: Mutex<()>,
     /// Since when the anchor has been behind the store, at most.
@@ -165,8 +168,9 @@ impl Volume {
             dirty_bytes: AtomicU64::new(0),
             sealer: Sealer::new(),
             log: Mutex::new(log),
-            gate: Mutex::default(),
-            gate_changed: Condvar::new(),
+            commits: Rounds::default(),
+            held: AtomicBool::new(false),
+            advances: Rounds::default(),
             anchoring: Mutex::default(),
             behind: Mutex::default(),
             anchored: Mutex::new((grant.seq, grant.root)),

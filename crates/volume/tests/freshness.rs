@@ -269,6 +269,59 @@ fn test_async_fsync_does_not_wait_for_an_advance_that_is_under_way_and_nothing_i
     );
 }
 
+#[test]
+fn test_strict_fsync_becomes_durable_while_the_advance_before_is_under_way_and_returns_only_once_anchored()
+ {
+    let store = MemoryStore::new(Files::new());
+    let anchor = Arc::new(Held {
+        inner: TestAnchor::virgin(),
+        asked: Barrier::new(2),
+        answer: Barrier::new(2),
+        holding: AtomicBool::new(false),
+    });
+    let clock = Arc::new(TestEnvironment::default());
+    let grant = anchor.inner.grant(true);
+    let (held, asked) = (Arc::clone(&store), Arc::clone(&anchor));
+    let volume =
+        Volume::open_with(held, Some(asked), clock, grant, options(Freshness::Strict)).unwrap();
+    make(&volume, "first", b"1");
+    anchor.holding.store(true, Ordering::SeqCst);
+    let returned = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| volume.fsync(None));
+        anchor.asked.wait();
+        make(&volume, "second", b"2");
+        let second = scope.spawn(|| {
+            volume.fsync(None).unwrap();
+            returned.store(true, Ordering::SeqCst);
+        });
+        let before = std::time::Instant::now();
+        loop {
+            let at = TestAnchor::at(9, anchor.inner.position());
+            let next = open(&MemoryStore::new(store.snapshot()), &at, true).unwrap();
+            if view(&next).unwrap().contains_key("second") {
+                break;
+            }
+            assert!(
+                before.elapsed() < Duration::from_secs(60),
+                "it waits for the advance before"
+            );
+        }
+        assert!(!returned.load(Ordering::SeqCst), "not anchored yet");
+        let reader = reads_whole(&store, &anchor.inner);
+        assert_eq!(view(&reader).unwrap().len(), 0);
+        anchor.holding.store(false, Ordering::SeqCst);
+        anchor.answer.wait();
+        first.join().unwrap().unwrap();
+        second.join().unwrap();
+    });
+    assert_eq!(
+        view(&reads_whole(&store, &anchor.inner)).unwrap().len(),
+        2,
+        "what returned is anchored"
+    );
+}
+
 /// The anchored state is in the store as a whole.
 fn reads_whole(store: &MemoryStore, anchor: &Arc<TestAnchor>) -> Arc<Volume> {
     let copy = MemoryStore::new(store.snapshot());

@@ -1,11 +1,10 @@
 """HTTPS to one pinned CAS: the key is compared after the handshake and before a byte of the request.
 
-`http.client` instead of urllib3: half the time to import (the launcher waits for it) and half the time per
-request. TLS is `securetf.tls`'s, whose connections have an exporter.
+TLS is `securetf.tls`'s, whose connections have an exporter. HTTP is the little that a CAS speaks (`http1`): a
+volume's writer waits for a request with each fsync.
 """
 
 import hashlib
-import http.client
 import select
 import socket
 import ssl
@@ -13,9 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
 from urllib.parse import urlsplit
 
+from securetf.cas_client.http1 import Connection, CutError, ImproperError, UnansweredError
 from securetf.cas_client.spki import subject_public_key_info
 from securetf.errors import CasIdentityError, CasProtocolError, CasUnreachableError
 from securetf.tls.client import ClientSocket
@@ -23,25 +22,21 @@ from securetf.wire import MAX_BODY_BYTES
 
 _MAX_ANSWER_BYTES = 4 * MAX_BODY_BYTES  # a page of the audit log is the largest answer
 _MAX_IDLE = 16  # connections kept
-_UNREAD = (http.client.RemoteDisconnected, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-_CUT = (
-    http.client.IncompleteRead,
-    ssl.SSLEOFError,
-    ssl.SSLZeroReturnError,
-)  # as ConnectionError: its end is gone
+_UNREAD = (UnansweredError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_CUT = (CutError, ssl.SSLEOFError, ssl.SSLZeroReturnError)  # as ConnectionError: its end is gone
 
 
 class Line:
     """One connection that several requests share. Used by one thread."""
 
     def __init__(self) -> None:
-        self.connection: http.client.HTTPConnection | None = None
+        self.connection: Connection | None = None
 
     def exporter(self, label: str) -> bytes:
         """Return 32 bytes that only the two ends of the connection know, once a request was answered."""
-        if self.connection is None or self.connection.sock is None:
+        if self.connection is None or self.connection.is_last:
             raise CasUnreachableError("the CAS closed the connection", "try again")
-        return cast(ClientSocket, self.connection.sock).exporter(label)
+        return self.connection.secured.exporter(label)
 
 
 class Transport:
@@ -56,7 +51,7 @@ class Transport:
             )
         self._host, self._port = parts.hostname, parts.port or 443
         self._pin, self._deadline_s = spki_sha256, deadline_s
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self.seen_spki = b""
 
@@ -90,10 +85,14 @@ class Transport:
             held = None if over is None else over.connection
             connection, fresh = (held, True) if held is not None else self._connection(deadline)
             try:
-                answer = self._exchange(
-                    connection, method, target, body, headers, deadline, keep=over is None
+                if connection.is_last:
+                    raise UnansweredError
+                answer = connection.exchange(
+                    method, target, body, dict(headers), deadline=deadline, limit=_MAX_ANSWER_BYTES
                 )
-                if over is not None:
+                if over is None:
+                    self._keep(connection)
+                else:
                     over.connection = connection
                 return answer
             except (ConnectionError, *_CUT) as error:
@@ -104,10 +103,11 @@ class Transport:
             except TimeoutError:
                 connection.close()
                 raise self._unreachable(f"no answer within {self._deadline_s:g} s") from None
-            except (http.client.HTTPException, ssl.SSLError) as error:
+            except (ImproperError, ssl.SSLError) as error:
                 connection.close()
+                what = error if isinstance(error, ImproperError) else type(error).__name__
                 raise CasProtocolError(
-                    f"{self.address} gave no proper answer ({type(error).__name__})",
+                    f"{self.address} gave no proper answer ({what})",
                     "check that this is a CAS of this release",
                 ) from None
             except BaseException:
@@ -126,7 +126,7 @@ class Transport:
                 line.connection.close()
             raise
         if line.connection is not None:
-            self._keep(line.connection, line.connection.sock is None)
+            self._keep(line.connection)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -135,39 +135,7 @@ class Transport:
         for connection in idle:
             connection.close()
 
-    def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        target: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        deadline: float,
-        *,
-        keep: bool,
-    ) -> tuple[int, bytes]:
-        connection.sock.settimeout(self._left(deadline))
-        connection.request(method, target, body=body or None, headers=dict(headers))
-        response = connection.getresponse()
-        length = response.headers.get("content-length", "")
-        if not length and not response.read(1):
-            raise ConnectionResetError  # cut in the headers: `http.client` takes that for their end
-        if not length.isdigit() or int(length) > _MAX_ANSWER_BYTES:
-            raise CasProtocolError(
-                f"{self.address} announced an answer of {length or 'unknown'} bytes",
-                "check that this is a CAS of this release",
-            )
-        connection.sock.settimeout(self._left(deadline))
-        answer = response.read()
-        if len(answer) != int(length):
-            raise CasProtocolError(
-                f"{self.address} sent {len(answer)} of {length} bytes", "try again; the connection was cut"
-            )
-        if keep:
-            self._keep(connection, response.will_close)
-        return response.status, answer
-
-    def _connection(self, deadline: float) -> tuple[http.client.HTTPConnection, bool]:
+    def _connection(self, deadline: float) -> tuple[Connection, bool]:
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()
@@ -176,7 +144,7 @@ class Transport:
                 connection.close()
         return self._connect(deadline), True
 
-    def _connect(self, deadline: float) -> http.client.HTTPConnection:
+    def _connect(self, deadline: float) -> Connection:
         try:
             plain = socket.create_connection((self._host, self._port), timeout=self._left(deadline))
         except OSError as error:
@@ -197,10 +165,8 @@ class Transport:
         except BaseException:
             secured.close()
             raise
-        connection = http.client.HTTPConnection(self._host, self._port)
-        connection.sock = cast(socket.socket, secured)
-        connection.auto_open = 0
-        return connection
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return Connection(secured, f"{host}:{self._port}")
 
     def _check_pin(self, secured: ClientSocket) -> None:
         spki = subject_public_key_info(secured.certificate)
@@ -213,9 +179,9 @@ class Transport:
         self._pin = found  # later connections of this transport meet the same CAS
         self.seen_spki = spki
 
-    def _keep(self, connection: http.client.HTTPConnection, will_close: bool) -> None:
+    def _keep(self, connection: Connection) -> None:
         with self._lock:
-            if not will_close and len(self._idle) < _MAX_IDLE:
+            if not connection.is_last and len(self._idle) < _MAX_IDLE:
                 self._idle.append(connection)
                 return
         connection.close()
@@ -233,8 +199,8 @@ class Transport:
         )
 
 
-def _ended(connection: http.client.HTTPConnection) -> bool:
+def _ended(connection: Connection) -> bool:
     """Whether the other side of an idle connection has closed it: nothing else makes it readable."""
     waiting = select.poll()
-    waiting.register(connection.sock, select.POLLIN)
+    waiting.register(connection.secured, select.POLLIN)
     return bool(waiting.poll(0))

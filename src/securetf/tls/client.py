@@ -1,10 +1,8 @@
-"""A client's side: a blocking socket, as far as `http.client` needs one."""
+"""A client's side: a blocking socket."""
 
-import io
 import socket
 import ssl
 from contextlib import suppress
-from typing import Any
 
 from securetf._core import TlsSession
 from securetf.tls import fill
@@ -25,7 +23,6 @@ class ClientSocket:
             ssl.SSLError: no TLS 1.3; SSLEOFError: cut. OSError: as the socket's.
         """
         self._plain, self._session = plain, TlsSession.connect()
-        self._readers, self._closed = 0, False
         while self._session.is_handshaking:
             self._send()
             arrived = plain.recv(_READ)
@@ -76,44 +73,11 @@ class ClientSocket:
             fill(self._session, arrived)
             self._send()
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """As a socket's, for reading bytes."""
-        if mode != "rb":
-            raise ValueError(f"mode {mode!r}: only rb")
-        self._readers += 1
-        return io.BufferedReader(_Reader(self))
-
     def close(self) -> None:
-        """End the connection; once the files that read from it are closed, too."""
-        self._closed = True
-        if self._readers == 0:
-            self._plain.close()
-
-    def reader_closed(self) -> None:
-        """Count a closed file."""
-        self._readers -= 1
-        if self._closed:
-            self.close()
+        """End the connection."""
+        self._plain.close()
 
     def _send(self) -> None:
         out = self._session.take()
         if out:
             self._plain.sendall(out)
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, source: ClientSocket) -> None:
-        self._source = source
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        plain = self._source.receive(len(buffer))
-        buffer[: len(plain)] = plain
-        return len(plain)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._source.reader_closed()
-        super().close()

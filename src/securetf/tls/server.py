@@ -1,109 +1,143 @@
-"""A listener's side, for asyncio, whose TLS asks a context for an object: this one gives rustls'."""
+"""A listener's side: a layer between asyncio's TCP transport and the protocol that serves the plain text.
 
+Not asyncio's own layer: that asks for OpenSSL's objects, and sends each piece of an answer as a record and a
+segment of its own. Here what is written in one turn of the loop goes out together.
+"""
+
+import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Any, cast
 
 from securetf._core import TlsServer, TlsSession
 from securetf.tls import fill
 
+__all__ = ["TlsServer", "secured"]
+
 _ALL = 1 << 30  # bytes; more than a session ever holds
 
 
-class ServerContext(ssl.SSLContext):
-    """Proves one key; TLS 1.3 alone, and nothing is resumed: each connection proves the key.
+def secured(
+    server: TlsServer, make: Callable[..., asyncio.Protocol], handshake_s: float
+) -> Callable[..., asyncio.Protocol]:
+    """Return a maker of protocols for plain TCP, each of which serves one that `make` makes under TLS.
 
-    `ssl.SSLContext` by name only: asyncio calls `wrap_bio` for each connection; nothing else of it counts.
+    That one hears of a connection once it is secure. Its transport's extra info has `exporter`, which returns
+    32 bytes for a label that only the two ends of this connection know. A handshake that takes longer than
+    `handshake_s` ends the connection.
     """
 
-    _server: TlsServer
+    def layered(*arguments: Any, **named: Any) -> asyncio.Protocol:
+        return _Layer(server.accept(), make(*arguments, **named), handshake_s)
 
-    @classmethod
-    def of(cls, certificate: bytes, key: bytes, *, protocol: str) -> "ServerContext":
-        """certificate: DER. key: PKCS #8, DER. protocol: what ALPN may agree on."""
-        context = cls(ssl.PROTOCOL_TLS_SERVER)
-        context._server = TlsServer(certificate, key, protocol.encode())
-        return context
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,  # the signature is `ssl`'s
-        server_hostname: str | bytes | None = None,  # noqa: ARG002
-        session: ssl.SSLSession | None = None,  # noqa: ARG002
-    ) -> ssl.SSLObject:
-        """Return the server's end of a new connection, a `ServerConnection`."""
-        if not server_side:
-            raise ValueError("a server's context makes servers")
-        return cast(ssl.SSLObject, ServerConnection(self._server.accept(), incoming, outgoing))
+    return layered
 
 
-class ServerConnection:
-    """What asyncio uses of `ssl.SSLObject`, with its errors, and the exporter."""
+class _Layer(asyncio.Protocol):
+    """What comes from the network, until the connection ends."""
 
-    def __init__(self, session: TlsSession, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
-        self._session, self._incoming, self._outgoing = session, incoming, outgoing
-        self._closed = False
+    _raw: asyncio.Transport
+    _transport: "_Transport | None" = None  # once it is secure
 
-    def exporter(self, label: str) -> bytes:
-        """Return 32 bytes that only the two ends of this connection know."""
-        return self._session.exporter(label.encode())
+    def __init__(self, session: TlsSession, inner: asyncio.Protocol, handshake_s: float) -> None:
+        self._session, self._inner, self._handshake_s = session, inner, handshake_s
 
-    def do_handshake(self) -> None:
-        """Go on. Raises SSLWantReadError until the client has finished."""
-        self._receive()
-        if self._session.is_handshaking:
-            raise self._more()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast(asyncio.Transport, transport)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._handshake_s, self._raw.abort)
 
-    def read(self, size: int = 1024, buffer: Any = None) -> bytes | int:
-        """Return what arrived, empty once the client sends no more; with `buffer`, how much is in it."""
-        self._receive()
-        plain = self._session.read(size)
-        if not plain and not self._session.has_ended:
-            raise self._more()
-        if buffer is None:
-            return plain
-        buffer[: len(plain)] = plain
-        return len(plain)
+    def data_received(self, data: bytes) -> None:
+        if self._raw.is_closing():
+            return
+        try:
+            fill(self._session, data)
+        except ssl.SSLError:
+            self._raw.write(self._session.take())  # the alert
+            self._raw.close()
+            return
+        out = self._session.take()
+        if out:
+            self._raw.write(out)
+        if self._transport is None:
+            if self._session.is_handshaking:
+                return
+            self._timer.cancel()
+            self._transport = _Transport(self._raw, self._session)
+            self._inner.connection_made(self._transport)
+        plain = self._session.read(_ALL)
+        if plain:
+            self._inner.data_received(plain)
+        if self._session.has_ended:
+            self._inner.eof_received()
+            self._transport.close()
 
-    def write(self, data: Any) -> int:
-        """Encrypt, and return how much was taken."""
-        taken = self._session.write(data if isinstance(data, bytes) else bytes(data))
-        self._send()
-        return taken
+    def eof_received(self) -> None:
+        if self._transport is not None:
+            self._inner.eof_received()
 
-    def unwrap(self) -> None:
-        """Say that we send no more. Raises SSLWantReadError until the client has said so, too."""
-        if not self._closed:
-            self._closed = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        if self._transport is not None:
+            self._transport.lost()
+            self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        if self._transport is not None:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._inner.resume_writing()
+
+
+class _Transport(asyncio.Transport):
+    """What goes to the network: plain text in, records out at the end of the loop's turn."""
+
+    def __init__(self, raw: asyncio.Transport, session: TlsSession) -> None:
+        super().__init__({"sslcontext": session, "exporter": lambda label: session.exporter(label.encode())})
+        self._raw, self._session = raw, session
+        self._waiting: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        own = super().get_extra_info(name)
+        return self._raw.get_extra_info(name, default) if own is None else own
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(bytes(data))
+
+    def close(self) -> None:
+        if not self._raw.is_closing():
+            self._flush()
             self._session.close()
-            self._send()
-        self._receive()
-        self._session.read(_ALL)
-        if not self._session.has_ended:
-            raise self._more()
+            self._raw.write(self._session.take())
+            self._raw.close()
 
-    def getpeercert(self, binary_form: bool = False) -> None:
-        """Clients have no certificate."""
+    def abort(self) -> None:
+        self._raw.abort()
 
-    def cipher(self) -> None:
-        """Nobody asks."""
+    def is_closing(self) -> bool:
+        return self._raw.is_closing()
 
-    def compression(self) -> None:
-        """There is none in TLS 1.3."""
+    def pause_reading(self) -> None:
+        self._raw.pause_reading()
 
-    def _receive(self) -> None:
-        arrived = self._incoming.read()
-        if arrived:
-            try:
-                fill(self._session, arrived)
-            finally:
-                self._send()
+    def resume_reading(self) -> None:
+        self._raw.resume_reading()
 
-    def _send(self) -> None:
-        self._outgoing.write(self._session.take())
+    def lost(self) -> None:
+        """Forget what was not sent."""
+        self._waiting.clear()
 
-    def _more(self) -> ssl.SSLError:
-        if self._incoming.eof:
-            return ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the connection was cut")
-        return ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "more has to arrive")
+    def _flush(self) -> None:
+        plain = memoryview(b"".join(self._waiting))
+        self._waiting.clear()
+        if self._raw.is_closing():
+            return
+        while plain:
+            taken = self._session.write(bytes(plain))
+            self._raw.write(self._session.take())
+            plain = plain[taken:]

@@ -177,5 +177,5 @@ class TestIdentity:
         with CasClient(own.trust()) as client:
             client.status()
             idle = client._transport._idle[0]
-            idle.sock._plain.shutdown(socket.SHUT_RDWR)
+            idle.secured._plain.shutdown(socket.SHUT_RDWR)
             assert client.status().status == "ready"

@@ -3,7 +3,7 @@
 import pytest
 
 from securetf.errors import ConflictError, FencedError, LimitError, NotAuthorisedError, NotFoundError
-from securetf.keys import OwnerKey
+from securetf.keys import OwnerKey, WorkloadKey
 
 from .conftest import Cas
 
@@ -138,3 +138,31 @@ class TestAdvance:
         with pytest.raises(FencedError, match="does not hold the lease"):
             packed.advance(first.grant("model"), first.tls, seq=1, root=root, new_seq=2)
         packed.advance(second.grant("model"), second.tls)
+
+    def test_a_writer_that_was_fenced_is_refused_each_time_and_its_refusals_are_recorded(
+        self, packed: Cas
+    ) -> None:
+        first = packed.attest()
+        root = packed.advance(first.grant("model"), first.tls)  # from now on it is known by its key
+        second = packed.attest()
+        for _ in range(2):
+            with pytest.raises(FencedError, match="does not hold the lease"):
+                packed.advance(first.grant("model"), first.tls, seq=1, root=root, new_seq=2)
+        refused = [one for one in packed.audit() if one["verdict"] == "refused"]
+        assert [one["actor"] for one in refused] == 2 * [first.tls.key_id]
+        packed.advance(second.grant("model"), second.tls)
+
+    def test_a_forged_signature_is_refused_after_a_genuine_one_of_the_same_holder(self, packed: Cas) -> None:
+        writer = packed.attest()
+        grant = writer.grant("model")
+        root = packed.advance(grant, writer.tls)
+
+        class Impostor:
+            algorithm = writer.tls.algorithm
+            key_id = writer.tls.key_id
+
+            def sign(self, message: bytes) -> bytes:
+                return WorkloadKey.generate().sign(message)
+
+        with pytest.raises(NotAuthorisedError, match="does not hold"):
+            packed.advance(grant, Impostor(), seq=1, root=root, new_seq=2)

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import re
 import socket
 import ssl
 import threading
@@ -92,3 +93,51 @@ def test_send_when_the_cas_was_restarted_since_goes_on_over_a_new_connection(ser
         assert transport.send("POST", "/", b"x", {}, repeatable=False) == (200, b"0123456789")
         time.sleep(0.05)  # the server has closed its end now
     transport.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "its first line is not HTTP/1.1's"),
+        (ANSWER.replace(b"200", b"2000"), "its first line is not HTTP/1.1's"),
+        (ANSWER.replace(b"content-length: 10", b"x: y"), "it does not say how long it is"),
+        (ANSWER.replace(b"length: 10", b"length: -1"), "it does not say how long it is"),
+        (ANSWER.replace(b"10\r\n", b"10\r\nContent-Length: 9\r\n"), "it does not say how long it is"),
+        (
+            ANSWER.replace(b"10\r\n", b"10\r\nTransfer-Encoding: chunked\r\n"),
+            "a header that a CAS does not send",
+        ),
+        (ANSWER.replace(b"10\r\n", b"10\r\nno colon\r\n"), "a header that a CAS does not send"),
+        (ANSWER.replace(b"10", b"4194305"), "it announced 4194305 bytes"),
+        (ANSWER + b"x", "more than was announced"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"x" * (70 << 10), "a head without an end"),
+    ],
+)
+def test_send_when_the_answer_is_not_what_a_cas_sends_says_why(serve: Serve, answer: bytes, why: str) -> None:
+    with pytest.raises(CasProtocolError, match=re.escape(why)):
+        serve(answer).send("POST", "/", b"x", {}, repeatable=True)
+
+
+def test_send_when_the_cas_takes_no_further_request_goes_on_over_a_new_connection(serve: Serve) -> None:
+    transport = serve(ANSWER.replace(b"10\r\n", b"10\r\nConnection: close\r\n"), ANSWER)
+    for _ in range(2):
+        assert transport.send("POST", "/", b"x", {}, repeatable=False) == (200, b"0123456789")
+    transport.close()
+
+
+def test_line_when_the_cas_takes_no_further_request_has_no_exporter_and_takes_none(serve: Serve) -> None:
+    transport = serve(ANSWER.replace(b"10\r\n", b"10\r\nConnection: close\r\n"))
+    with transport.line() as line:
+        assert transport.send("POST", "/", b"x", {}, repeatable=False, over=line)[0] == 200
+        with pytest.raises(CasUnreachableError, match="closed the connection"):
+            line.exporter("EXPORTER-test")
+        with pytest.raises(CasUnreachableError, match="the connection was lost"):
+            transport.send("POST", "/", b"x", {}, repeatable=True, over=line)
+
+
+@pytest.mark.parametrize(("target", "headers"), [("/a b", {}), ("/a\r\nx: y", {}), ("/", {"a": "b\r\nc: d"})])
+def test_send_when_a_line_end_or_a_space_would_go_into_the_head_sends_nothing(
+    serve: Serve, target: str, headers: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="a line end in a header, or a space in a target"):
+        serve(ANSWER).send("POST", target, b"x", headers, repeatable=False)

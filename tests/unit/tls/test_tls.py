@@ -16,10 +16,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from securetf._core import TlsSession
 from securetf.tls.client import ClientSocket
-from securetf.tls.server import ServerContext
+from securetf.tls.server import TlsServer, secured
 
 LABEL = "EXPORTER-test"
+HANDSHAKE_S = 0.5
 LARGE = 3_000_000  # bytes; more than a session takes at once
 
 
@@ -42,7 +44,7 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.exporters.append(transport.get_extra_info("ssl_object").exporter(LABEL))
+        self.exporters.append(transport.get_extra_info("exporter")(LABEL))
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
@@ -53,8 +55,8 @@ def echo() -> Iterator[tuple[int, list[bytes]]]:
     """Port and exporters of an asyncio server with our context."""
     Echo.exporters = []
     loop = asyncio.new_event_loop()
-    context = ServerContext.of(CERTIFICATE, KEY, protocol="http/1.1")
-    server = loop.run_until_complete(loop.create_server(Echo, "127.0.0.1", 0, ssl=context))
+    layered = secured(TlsServer(CERTIFICATE, KEY, b"http/1.1"), Echo, HANDSHAKE_S)
+    server = loop.run_until_complete(loop.create_server(layered, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     yield server.sockets[0].getsockname()[1], Echo.exporters
@@ -125,19 +127,6 @@ def test_much_when_sent_both_ways_at_once_then_comes_whole(echo: tuple[int, list
     assert asyncio.run(echoed()) == data
 
 
-def test_connection_when_closed_is_kept_for_the_file_that_reads_from_it(
-    echo: tuple[int, list[bytes]],
-) -> None:
-    connection = ClientSocket(plain(echo[0]))
-    connection.sendall(b"a line\n")
-    reader = connection.makefile("rb")
-    connection.close()
-    assert reader.readline() == b"a line\n"
-    reader.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        connection.sendall(b"x")
-
-
 def serve_once(tmp_path: Path, answer: Any, **options: Any) -> int:
     """Have a server of Python's `ssl` take one connection; return its port."""
     pem = tmp_path / "server.pem"
@@ -165,7 +154,7 @@ def test_client_when_the_server_is_pythons_then_they_speak_and_see_the_end(tmp_p
 
     connection = ClientSocket(plain(serve_once(tmp_path, answer)))
     connection.sendall(b"123456789")
-    assert connection.makefile("rb").read() == b"123456789" * 100_000
+    assert b"".join(iter(lambda: connection.receive(1 << 16), b"")) == b"123456789" * 100_000
 
 
 def test_client_when_the_server_speaks_tls_12_at_most_then_refused(tmp_path: Path) -> None:
@@ -190,7 +179,7 @@ def test_client_when_the_other_side_speaks_no_tls_or_cuts_then_told_apart(tmp_pa
 def test_server_when_its_key_is_not_that_of_its_certificate_then_refused() -> None:
     other, _ = identity()
     with pytest.raises(ValueError, match=r"(?i)key"):
-        ServerContext.of(other, KEY, protocol="http/1.1")
+        TlsServer(other, KEY, b"http/1.1")
 
 
 def test_server_when_the_handshake_is_noise_then_the_connection_ends_and_others_go_on(
@@ -204,3 +193,48 @@ def test_server_when_the_handshake_is_noise_then_the_connection_ends_and_others_
     connection.sendall(b"x")
     assert connection.receive(1) == b"x"
     connection.close()
+
+
+def test_server_when_a_handshake_does_not_end_then_cut_and_the_server_protocol_never_hears_of_it(
+    echo: tuple[int, list[bytes]],
+) -> None:
+    with plain(echo[0]) as silent:
+        silent.sendall(b"\x16\x03\x01")
+        assert silent.recv(1) == b""
+    assert echo[1] == []
+
+
+def test_answer_when_written_in_pieces_within_one_turn_then_one_record() -> None:
+    class Pieces(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, _: bytes) -> None:
+            self.transport.write(b"head ")
+            self.transport.write(b"body")
+            self.transport.close()  # what was written comes before the end
+
+    async def records() -> list[bytes]:
+        layered = secured(TlsServer(CERTIFICATE, KEY, b"http/1.1"), Pieces, HANDSHAKE_S)
+        server = await asyncio.get_running_loop().create_server(layered, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        found = await asyncio.get_running_loop().run_in_executor(None, ask, port)
+        server.close()
+        return found
+
+    def ask(port: int) -> list[bytes]:
+        """Return the plain text of each record."""
+        session, found = TlsSession.connect(), []
+        with plain(port) as network, network.makefile("rb") as arriving:
+            network.sendall(session.take())
+            asked = False
+            while head := arriving.read(5):
+                session.feed(head + arriving.read(int.from_bytes(head[3:])))
+                if not asked and not session.is_handshaking:
+                    asked = session.write(b"x") == 1
+                network.sendall(session.take())
+                if text := session.read(100):
+                    found.append(text)
+        return found
+
+    assert asyncio.run(records()) == [b"head body"]

@@ -1,21 +1,21 @@
-"""The Starlette application: bytes in, one call of the service, bytes out."""
+"""The ASGI application: bytes in, one call of the service, bytes out.
+
+Without a framework between: a volume's writer waits for a call with each fsync (docs/decisions/0017).
+"""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
+from typing import Any
+from urllib.parse import parse_qsl
 
 from securetf.cas.http.call import Call, Incoming, Signed
 from securetf.cas.http.calls import CALLS
 from securetf.cas.http.limits import RateLimit
 from securetf.cas.http.openapi import document
+from securetf.cas.http.routes import Routes
 from securetf.cas.http.tpm_calls import TPM_CALLS
 from securetf.cas.http.waiting import LoopWaits
 from securetf.cas.service import AuditDraft, CasService, Connection
@@ -40,7 +40,8 @@ from securetf.wire import MAX_BODY_BYTES, Done, ErrorDocument, decode, encode
 from securetf.wire.messages import Message
 
 _log = logging.getLogger(__name__)
-_JSON = "application/json"
+_JSON = b"application/json"
+_OPENAPI = "/v1/openapi.json"
 _BODY_DEADLINE_S = 10.0
 EXPORTER = "securetf.exporter"  # ASGI extension: label to 32 bytes of the request's connection
 _MAX_TARGET = 1024  # characters of path and query
@@ -59,43 +60,56 @@ _STATUS: tuple[tuple[type[SecuretfError], int], ...] = (
     (CasStateError, 503),
 )
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+_SIGNATURE = {name.encode(): name for name in HEADERS}
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+_Answer = tuple[int, bytes]  # HTTP status, JSON text
 
 
-def application(service: CasService, workers: ThreadPoolExecutor) -> Starlette:
+class _GoneError(Exception):
+    """The caller has gone before its request was whole."""
+
+
+def application(
+    service: CasService, workers: ThreadPoolExecutor
+) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """Return the application. workers: threads in which calls that verify or write are carried out."""
     limit, waits = RateLimit(), LoopWaits(workers)
-    text = document()
+    routes, text = Routes((*CALLS, *TPM_CALLS)), document()
 
-    async def openapi(_: Request) -> Response:
-        return Response(text, media_type=_JSON)
-
-    routes = [
-        Route(call.path, _endpoint(call, service, limit, waits), methods=[call.method])
-        for call in (*CALLS, *TPM_CALLS)
-    ]
-    routes.append(Route("/v1/openapi.json", openapi, methods=["GET"]))
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
-    app.router.redirect_slashes = False
-    return app
-
-
-def _endpoint(call: Call, service: CasService, limit: RateLimit, waits: LoopWaits) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
+    async def respond(scope: Scope, receive: Receive) -> _Answer:
+        method, path = scope["method"], scope["raw_path"].decode("ascii")
+        if (method, path) == ("GET", _OPENAPI):
+            return 200, text
+        call, parameters = routes.find(method, path)
+        if call is None:
+            return _no_such_call(routes.knows(path) or path == _OPENAPI)
         try:
-            address = request.client.host if request.client else ""
+            address = scope["client"][0] if scope["client"] else ""
             limit.take(address, service.context.clock.monotonic_s())
-            body = await _body(request)
-            incoming = _incoming(call, service, request, body)
-            answer = await _answer(call, incoming, waits)
-        except ClientDisconnect:
-            return Response(status_code=400)
+            body = await _body(scope, path, receive)
+            incoming = _incoming(call, service, scope, path, parameters, body)
+            return 200, encode(await _answer(call, incoming, waits))
         except SecuretfError as error:
             _log.info("refused", extra={"action": call.action, "code": error.code})
             return refusal(error)
-        return Response(encode(answer), media_type=_JSON)
 
-    return endpoint
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            status, answer = await respond(scope, receive)
+        except _GoneError:
+            status, answer = 400, b""
+        except Exception as error:  # noqa: BLE001 - a defect is answered, too
+            _log.exception("defect", exc_info=error)
+            status, answer = _defect()
+        length = str(len(answer)).encode()
+        headers = [(b"content-length", length), (b"content-type", _JSON)]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    return app
 
 
 async def _answer(call: Call, incoming: Incoming, waits: LoopWaits) -> Message:
@@ -116,76 +130,90 @@ async def _answer(call: Call, incoming: Incoming, waits: LoopWaits) -> Message:
     return await waits.elsewhere(partial(call.handler, incoming))
 
 
-def _incoming(call: Call, service: CasService, request: Request, body: bytes) -> Incoming:
+def _incoming(
+    call: Call, service: CasService, scope: Scope, path: str, parameters: Mapping[str, str], body: bytes
+) -> Incoming:
     if call.request is None and body:
         raise UsageError(f"{call.method} {call.path} takes no body", "send none")
-    unknown = set(request.query_params) - set(call.query)
+    text = scope["query_string"].decode("latin-1")
+    query = dict(parse_qsl(text, keep_blank_values=True)) if text else {}
+    unknown = set(query) - set(call.query)
     if unknown:
         raise UsageError(f"unknown query parameter {min(unknown)[:64]!r}", "leave it out")
     signed = None
     if call.signed is not Signed.NOBODY:
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        headers = {name: values[0] for name in HEADERS if len(values := request.headers.getlist(name)) == 1}
-        signed = parse(method=request.method, target=target, body=body, headers=headers)
+        target = f"{path}?{text}" if text else path
+        signed = parse(method=call.method, target=target, body=body, headers=_signature_headers(scope))
     return Incoming(
         service=service,
-        parameters=request.path_params,
-        query=request.query_params,
+        parameters=parameters,
+        query=query,
         message=None if call.request is None else decode(body, call.request),
         signed=signed,
-        draft=AuditDraft(action=call.action, session=_session(request)),
-        connection=Connection(request.scope.get("extensions", {}).get(EXPORTER)),
+        draft=AuditDraft(action=call.action, session=_session(parameters)),
+        connection=Connection(scope.get("extensions", {}).get(EXPORTER)),
     )
 
 
-def _session(request: Request) -> str:
-    parameters = request.path_params
+def _signature_headers(scope: Scope) -> dict[str, str]:
+    """Return the headers that a signature needs, without those that came more than once."""
+    found: dict[str, str] = {}
+    repeated = set()
+    for raw, value in scope["headers"]:
+        name = _SIGNATURE.get(raw)
+        if name is not None:
+            if name in found:
+                repeated.add(name)
+            found[name] = value.decode("latin-1")
+    return {name: value for name, value in found.items() if name not in repeated} if repeated else found
+
+
+def _session(parameters: Mapping[str, str]) -> str:
     return f"{parameters['tenant']}/{parameters['name']}"[:129] if "tenant" in parameters else ""
 
 
-async def _body(request: Request) -> bytes:
-    if len(request.url.path) + len(request.url.query) > _MAX_TARGET:
+async def _body(scope: Scope, path: str, receive: Receive) -> bytes:
+    if len(path) + len(scope["query_string"]) > _MAX_TARGET:
         raise LimitError(f"the request target is longer than {_MAX_TARGET} characters", "shorten it")
-    declared = request.headers.get("content-length", "0")
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
         raise LimitError(f"the body is larger than {MAX_BODY_BYTES} bytes", "send a smaller message")
-    parts, size = [], 0
+    body, more = bytearray(), True
     try:
         async with asyncio.timeout(_BODY_DEADLINE_S):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY_BYTES:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _GoneError
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MAX_BODY_BYTES:
                     raise LimitError(
                         f"the body is larger than {MAX_BODY_BYTES} bytes", "send a smaller message"
                     )
-                parts.append(part)
     except TimeoutError:
         raise LimitError(
             f"the body did not arrive within {_BODY_DEADLINE_S:.0f} s", "send it at once"
         ) from None
-    return b"".join(parts)
+    return bytes(body)
 
 
-def refusal(error: SecuretfError) -> Response:
-    """Return the error document of a refusal with its HTTP status."""
+def refusal(error: SecuretfError) -> _Answer:
+    """Return the HTTP status of a refusal and its error document."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     return _document(error.code, error.problem, error.fix, status)
 
 
-def _document(code: str, problem: str, fix: str, status: int) -> Response:
-    message = ErrorDocument(code=code, problem=problem[:4096], fix=fix[:4096])
-    return Response(encode(message), status_code=status, media_type=_JSON)
+def _document(code: str, problem: str, fix: str, status: int) -> _Answer:
+    return status, encode(ErrorDocument(code=code, problem=problem[:4096], fix=fix[:4096]))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    problem = f"no such call: {error.detail}"
-    return _document(UsageError.code, problem, "see docs/reference/cas-api.md", error.status_code)
+def _no_such_call(known: bool) -> _Answer:
+    status, what = (405, "Method Not Allowed") if known else (404, "Not Found")
+    return _document(UsageError.code, f"no such call: {what}", "see docs/reference/cas-api.md", status)
 
 
-async def _defect(_: Request, error: Exception) -> Response:
-    _log.error("defect", exc_info=error)
+def _defect() -> _Answer:
     return _document(
         SecuretfError.code,
         "the CAS met a defect of its own",

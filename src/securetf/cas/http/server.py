@@ -15,10 +15,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from securetf.cas.http.app import EXPORTER, application
 from securetf.cas.service import CasIdentity, CasService
 from securetf.listening.heads import bounded
-from securetf.tls.server import ServerContext
+from securetf.tls.server import TlsServer, secured
 
 _THREADS = 32
 _MAX_CONNECTIONS = 2048
+_HANDSHAKE_S = 10.0
 _HEAD_S = 10.0
 _KEEP_ALIVE_S = 75
 _SHUTDOWN_S = 2
@@ -27,10 +28,10 @@ _SHUTDOWN_S = 2
 def serve(service: CasService, listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT. `ready` is called once requests are answered."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="cas-call") as workers:
-        context = _tls(service.context.identity)
+        protocol = _exporting(bounded(HttpToolsProtocol, _HEAD_S))
         config = uvicorn.Config(
             application(service, workers),
-            http=_exporting(bounded(HttpToolsProtocol, _HEAD_S)),
+            http=secured(_tls(service.context.identity), protocol, _HANDSHAKE_S),  # type: ignore[arg-type]
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -43,7 +44,6 @@ def serve(service: CasService, listening: socket.socket, ready: Callable[[], Non
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_SHUTDOWN_S,
-            ssl_context_factory=lambda *_: context,
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         asyncio.run(_Server(config, ready).serve(sockets=[listening]))
@@ -71,9 +71,9 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _tls(identity: CasIdentity) -> ServerContext:
+def _tls(identity: CasIdentity) -> TlsServer:
     key = identity.tls_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return ServerContext.of(identity.certificate, key, protocol="http/1.1")
+    return TlsServer(identity.certificate, key, b"http/1.1")
 
 
 def _exporting(base: type[HttpToolsProtocol]) -> type[HttpToolsProtocol]:
@@ -82,6 +82,6 @@ def _exporting(base: type[HttpToolsProtocol]) -> type[HttpToolsProtocol]:
     class Exporting(base):  # type: ignore[misc, valid-type]
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self.scope["extensions"] = {EXPORTER: self.transport.get_extra_info("ssl_object").exporter}
+            self.scope["extensions"] = {EXPORTER: self.transport.get_extra_info("exporter")}
 
     return Exporting

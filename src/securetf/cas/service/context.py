@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from securetf import manifest as manifests
 from securetf.attester import Attester
 from securetf.cas.service.entries import AuditDraft, record
+from securetf.cas.service.holders import Holders
 from securetf.cas.service.identity import CasIdentity
 from securetf.cas.service.leases import Leases
 from securetf.cas.service.rows import SessionRow
@@ -89,7 +90,7 @@ class Context:
     own_tpm: "OwnTpm | None" = None
 
     def __post_init__(self) -> None:
-        self.leases = Leases()
+        self.leases, self.holders = Leases(), Holders()
         self._refusals = Bucket(_REFUSALS_PER_S, _REFUSAL_BURST)
         self._suppressed = 0
         self._lock = threading.Lock()

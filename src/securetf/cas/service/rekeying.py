@@ -9,7 +9,7 @@ from securetf.cas.service.access import OwnerRequest, require_update
 from securetf.cas.service.context import Context
 from securetf.cas.service.entries import AuditDraft
 from securetf.cas.service.rows import put, session_of
-from securetf.cas.service.volumes import VOLUME_KEY_SIZE, authenticate, check_epoch, held_by, reach
+from securetf.cas.service.volumes import VOLUME_KEY_SIZE, authenticate, check_epoch, confirmed, reach
 from securetf.cas.store import Transaction
 from securetf.errors import ConflictError, SecuretfError
 from securetf.keys.signature import SignedRequest
@@ -68,7 +68,7 @@ class Rekeying:
             raise
 
         def operation(transaction: Transaction) -> None:
-            volume = held_by(transaction, volume_id, signed.key_id)
+            volume = confirmed(self.context, transaction, volume_id, signed.key_id)
             draft.session = volume.session
             draft.details |= {"volume": volume.name, "key_version": str(volume.key_version)}
             check_epoch(volume, request.epoch)

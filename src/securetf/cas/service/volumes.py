@@ -138,7 +138,7 @@ class Volumes:
         authenticate(self.context, signed, volume_id)
 
         def operation(transaction: Transaction) -> None:
-            volume = held_by(transaction, volume_id, signed.key_id)
+            volume = confirmed(self.context, transaction, volume_id, signed.key_id)
             draft.session = volume.session
             draft.details["volume"] = volume.name
             _swap(transaction, volume, request)
@@ -315,10 +315,24 @@ def make_volume(transaction: Transaction, session: str, name: str) -> str:
 
 
 def authenticate(context: Context, signed: SignedRequest, volume_id: bytes) -> None:
-    """Check that the holder of the volume's lease signed. Raises FencedError, NotAuthorisedError."""
+    """Check that the holder of the volume's lease signed: `confirmed` decides in the transaction whether it
+    still is. Raises FencedError, NotAuthorisedError."""
     check_window(context, signed)
+    if context.holders.has_verified(volume_id, signed):
+        return
     lease = held_by(context.store, volume_id, signed.key_id).lease
-    signed.verify(public_key(lease.spki) if lease is not None and lease.spki else None)
+    key = public_key(lease.spki) if lease is not None and lease.spki else None
+    signed.verify(key)
+    context.holders.remember(volume_id, signed.key_id, key)
+
+
+def confirmed(context: Context, transaction: Transaction, volume_id: bytes, key_id: str) -> VolumeRow:
+    """As `held_by`, of who was authenticated before the transaction."""
+    try:
+        return held_by(transaction, volume_id, key_id)
+    except FencedError:
+        context.holders.forget(volume_id)
+        raise
 
 
 def held_by(source: Store | Transaction, volume_id: bytes, key_id: str) -> VolumeRow:
