@@ -37,6 +37,21 @@ class Contender:
 
 
 @dataclass
+class Plain(Contender):
+    """The directory itself."""
+
+    def start(self) -> Path:
+        self.area.mkdir(parents=True, exist_ok=True)
+        return self.area
+
+    def again(self) -> None:
+        """Nothing is mounted."""
+
+    def stop(self) -> None:
+        """Nothing is mounted."""
+
+
+@dataclass
 class Securetf(Contender):
     chunk_size: int = 65536
     transport: str = "dev_fuse"
@@ -114,12 +129,20 @@ class Foreground(Contender, ABC):
 
     def start(self) -> Path:
         shutil.rmtree(self.area, ignore_errors=True)
-        store, mounted = self.area / "store", self.area / "mnt"
-        for directory in (store, mounted):
+        for directory in (self.area / "store", self.area / "mnt"):
             directory.mkdir(parents=True)
-        self.create(str(store))
+        self.create(str(self.area / "store"))
+        return self.serve()
+
+    def again(self) -> None:
+        """Mount what is there anew."""
+        self.stop()
+        self.serve()
+
+    def serve(self) -> Path:
+        mounted = self.area / "mnt"
         with (self.area / "log").open("w") as log:
-            command = self.command(str(store), str(mounted))
+            command = self.command(str(self.area / "store"), str(mounted))
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + SECONDS
         while not os.path.ismount(mounted):
@@ -169,8 +192,8 @@ class Passthrough(Foreground):
         options = f"source={store},cache=always,timeout=3600,writeback,clone_fd"
         return [self.program, "-f", "-o", options, mounted]
 
-    def start(self) -> Path:
-        mounted = super().start()
+    def serve(self) -> Path:
+        mounted = super().serve()
         read_ahead(mounted, READ_AHEAD_KIB)
         return mounted
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from _report import machine
-from _volume_contenders import Contender, Gocryptfs, Passthrough, Securefs, Securetf, over_io_uring
+from _volume_contenders import Contender, Gocryptfs, Passthrough, Plain, Securefs, Securetf, over_io_uring
 from securetf.shields.filesystem import enter_mount_namespace, mount_tmpfs
 
 MIB = 1 << 20
@@ -49,7 +49,7 @@ LIMITS = {
     "write_and_fsync": "FUSE copies through the page cache (1 MiB requests), then sealing and one commit",
     "cold_read": "copies to page cache and program; decryption (a third of the server)",
     "mmap_cold_read": "as cold_read, plus page faults",
-    "reopen_warm_read": "one copy out of the page cache: it is kept across opens",
+    "reopen_warm_read": "one copy out of the page cache, as of a file in memory (plain)",
     "random_4k": "one FUSE round trip and one 64 KiB chunk to decrypt for each 4 KiB",
     "small_create": "FUSE round trips for each file (LOOKUP, CREATE, WRITE), classic transport",
     "stat": "one FUSE round trip for each file: LOOKUP, which is answered from memory",
@@ -167,6 +167,15 @@ def one_round(contender: Any, sizes: Sizes) -> None:
     contender.stop()
 
 
+def warm_read(contender: Plain, sizes: Sizes) -> None:
+    """Measure what the machine reads from a file in memory, with no file system of ours or a peer's."""
+    big, mib = contender.start() / "big", sizes.sequential_mib
+    write_file(big, mib, random.Random(1).randbytes(MIB))
+    read_file(big)
+    contender.note("reopen_warm_read", mib * MIB / 1e6 / timed(lambda: read_file(big)))
+    big.unlink()
+
+
 def plain_tree(area: Path, count: int) -> Path:
     generator = random.Random(2)
     for number in range(count):
@@ -269,17 +278,19 @@ def main() -> None:
             Securefs("securefs", area / "sf"),
             Passthrough("P", area / "p").build(),
         ]
+        plain = Plain("plain", area / "plain")
         uring = over_io_uring(area)
         source = plain_tree(area, sizes.packed_files)
         for _ in range(sizes.rounds):
             for contender in (ours, *uring, *peers):
                 one_round(contender, sizes)
+            warm_read(plain, sizes)
             for contender in (ours, peers[0]):
                 contender.note("pack_small_files", sizes.packed_files / contender.take(source))  # type: ignore[attr-defined]
         subprocess.run(["umount", "-l", name], check=True)
-    found = rows(ours, peers)
+    found = rows(ours, [*peers, plain])
     for contender in uring:
-        found += rows(contender, [ours, *peers], contender.name)
+        found += rows(contender, [ours, *peers, plain], contender.name)
     show(found)
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     print(plot(found, options.plot))

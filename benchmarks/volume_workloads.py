@@ -5,7 +5,8 @@ other targets of a volume, beside those of `volume.py`, whose files lie in memor
 
 - reads from the disk: the page cache is dropped and the file system mounted anew before each;
 - `tf.data` over TFRecords, first epoch (from the disk) and second, parsed only and with JPEG images decoded;
-  and a checkpoint of TensorFlow's: beside the same program on plain files;
+  and a checkpoint of TensorFlow's: beside the same program on plain files, and on P, FUSE over plain files
+  without cryptography (`volume.py`), which is what the kernel's part takes;
 - fsync of a `strict` volume that a CAS on loopback anchors, the state of both on that disk, and in memory,
   which is what the software takes: one thread, sixteen;
 - how much more than its files a volume stores.
@@ -27,7 +28,7 @@ from typing import Any
 
 from _anchored import SEQUENTIAL, TOGETHER, fsyncs, mounted
 from _report import RESULTS, Row, panels, publish
-from _volume_contenders import OFFERED, Contender, Gocryptfs, Securetf
+from _volume_contenders import OFFERED, Gocryptfs, Passthrough, Plain, Securetf
 from securetf.shields.filesystem import closing, enter_mount_namespace, mount_tmpfs, open_volume
 from securetf.shields.local_trust import LocalTrust
 from volume import MIB, drop_caches, make_small, read_file, read_small, timed, write_file
@@ -63,21 +64,6 @@ class Sizes:
     fsyncs: int
     stored_mib: int
     rounds: int
-
-
-@dataclass
-class Plain(Contender):
-    """The directory itself."""
-
-    def start(self) -> Path:
-        self.area.mkdir(parents=True)
-        return self.area
-
-    def again(self) -> None:
-        """Nothing is mounted."""
-
-    def stop(self) -> None:
-        """Nothing is mounted."""
 
 
 @dataclass
@@ -237,7 +223,10 @@ def measured(area: Path, sizes: Sizes) -> list[Row]:
     )
     uring = [Securetf("io_uring", area / "u", transport="io_uring")] if OFFERED.exists() else []
     from_disk([ours, *uring, peer, plain], sizes, figures)
-    with_tensorflow([Securetf("securetf", area / "st"), Plain("plain", area / "pt")], sizes, figures)
+    passthrough = Passthrough("P", area / "pp").build()
+    with_tensorflow(
+        [Securetf("securetf", area / "st"), Plain("plain", area / "pt"), passthrough], sizes, figures
+    )
     rows = []
     for name, unit in ((LARGE, "MB/s"), (SMALL, "1/s")):
         rows.append(figures.row(name, "securetf", "gocryptfs", unit, LEAST[name], least=True))
@@ -247,6 +236,7 @@ def measured(area: Path, sizes: Sizes) -> list[Row]:
         rows.append(figures.row(SMALL_URING, "io_uring", "gocryptfs", "1/s", LEAST[SMALL_URING], least=True))
     for name, most in STEPS.values():
         rows.append(figures.row(name, "securetf", "plain", "s", most, least=False))
+        rows.append(figures.row(name, "securetf", "P", "s", None, least=False))
     rows += anchored(area / "anchored", sizes, "on disk")
     (area / "memory").mkdir()
     mount_tmpfs(str(area / "memory"), size_bytes=2 << 30, mode=0o700)
