@@ -50,22 +50,25 @@ impl Volume {
     /// Waits until the anchor is at record `seq` or beyond: one of those who wait moves it, for all of them.
     pub(crate) fn join_advance(&self, seq: u64) -> Result<()> {
         let anchored = || Some(self.anchored.lock().0).filter(|reached| *reached >= seq);
-        let advance = || {
-            self.catch_up(self.options.anchor_deadline)?;
-            Ok(self.anchored.lock().0)
-        };
+        let advance = || self.advance_alone(self.options.anchor_deadline);
         self.advances.join(anchored, advance).map(|_| ())
     }
 
-    /// Waits until the anchor is where the store is.
+    /// Moves the anchor to where the store is, if it is known to be behind.
     pub(crate) fn catch_up(&self, patience: Duration) -> Result<()> {
         if self.behind.lock().is_none() {
             return Ok(());
         }
+        self.advance_alone(patience).map(|_| ())
+    }
+
+    /// Moves the anchor to where the store is; returns the record at which it stands.
+    fn advance_alone(&self, patience: Duration) -> Result<u64> {
         let _alone = self.anchoring.lock();
         let mut log = self.log.lock();
         self.require_writable()?;
-        self.advance(&mut log, patience)
+        self.advance(&mut log, patience)?;
+        Ok(log.anchored.0)
     }
 
     /// Moves the anchor to the head, trying again while it does not answer. The log is free meanwhile, so that

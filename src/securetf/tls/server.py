@@ -14,6 +14,7 @@ from securetf.tls import fill
 
 __all__ = ["TlsServer", "secured"]
 
+_CLOSING_S = 30.0
 _ALL = 1 << 30  # bytes; more than a session ever holds
 
 
@@ -115,6 +116,8 @@ class _Transport(asyncio.Transport):
             self._session.close()
             self._raw.write(self._session.take())
             self._raw.close()
+            if self._raw.get_write_buffer_size():
+                self._loop.call_later(_CLOSING_S, self._raw.abort)  # the peer may never read it
 
     def abort(self) -> None:
         self._raw.abort()

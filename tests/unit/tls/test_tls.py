@@ -21,7 +21,7 @@ from securetf.tls.client import ClientSocket
 from securetf.tls.server import TlsServer, secured
 
 LABEL = "EXPORTER-test"
-HANDSHAKE_S = 0.5
+HANDSHAKE_S = 60.0  # never, for who means it
 LARGE = 3_000_000  # bytes; more than a session takes at once
 
 
@@ -50,20 +50,28 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-@pytest.fixture
-def echo() -> Iterator[tuple[int, list[bytes]]]:
-    """Port and exporters of an asyncio server with our context."""
+@contextlib.contextmanager
+def echoing(handshake_s: float) -> Iterator[tuple[int, list[bytes]]]:
+    """Port and exporters of an asyncio server with our layer."""
     Echo.exporters = []
     loop = asyncio.new_event_loop()
-    layered = secured(TlsServer(CERTIFICATE, KEY, b"http/1.1"), Echo, HANDSHAKE_S)
+    layered = secured(TlsServer(CERTIFICATE, KEY, b"http/1.1"), Echo, handshake_s)
     server = loop.run_until_complete(loop.create_server(layered, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield server.sockets[0].getsockname()[1], Echo.exporters
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    server.close()
-    loop.close()
+    try:
+        yield server.sockets[0].getsockname()[1], Echo.exporters
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.close()
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[int, list[bytes]]]:
+    with echoing(HANDSHAKE_S) as made:
+        yield made
 
 
 def plain(port: int) -> socket.socket:
@@ -195,13 +203,41 @@ def test_server_when_the_handshake_is_noise_then_the_connection_ends_and_others_
     connection.close()
 
 
-def test_server_when_a_handshake_does_not_end_then_cut_and_the_server_protocol_never_hears_of_it(
-    echo: tuple[int, list[bytes]],
-) -> None:
-    with plain(echo[0]) as silent:
+def test_server_when_a_handshake_does_not_end_then_cut_and_the_server_protocol_never_hears_of_it() -> None:
+    with echoing(0.1) as (port, exporters), plain(port) as silent:
         silent.sendall(b"\x16\x03\x01")
         assert silent.recv(1) == b""
-    assert echo[1] == []
+        assert exporters == []
+
+
+def test_end_when_the_client_reads_nothing_of_what_is_left_then_cut_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("securetf.tls.server._CLOSING_S", 0.1)
+    lost = threading.Event()
+
+    class Much(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.write(bytes(10 * LARGE))  # more than both sockets hold
+            transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+            lost.set()
+
+    async def answered() -> bool:
+        loop = asyncio.get_running_loop()
+        layered = secured(TlsServer(CERTIFICATE, KEY, b"http/1.1"), Much, HANDSHAKE_S)
+        server = await loop.create_server(layered, "127.0.0.1", 0)
+        client = await loop.run_in_executor(None, connect, server.sockets[0].getsockname()[1])
+        found = await loop.run_in_executor(None, lost.wait, 30)
+        client.close()
+        server.close()
+        return found
+
+    def connect(port: int) -> ClientSocket:
+        return ClientSocket(plain(port))
+
+    assert asyncio.run(answered())
 
 
 def test_answer_when_written_in_pieces_within_one_turn_then_one_record() -> None:
